@@ -1,0 +1,1 @@
+"""ViT pieces that teachers and the student share, and safe checkpoint loading."""

@@ -1,0 +1,1 @@
+"""Measures and pictures what students learnt."""

@@ -1,0 +1,1 @@
+"""Runs teachers over datasets once: catalogue, views, teachers, stages, engine."""

@@ -1,0 +1,1 @@
+"""Teachers: frozen networks behind one small interface."""

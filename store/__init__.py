@@ -1,0 +1,1 @@
+"""The offline teacher-feature cache: format, reading, writing, sealing, checking. Imports no torch."""

@@ -1,0 +1,53 @@
+"""What the four command-line programs share: subcommands from functions, one clear line per error, exit codes."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tyro
+
+from store.errors import CodistillError
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+def run(
+    prog: str,
+    description: str,
+    commands: Mapping[str, Callable[..., Any]],
+    *,
+    argv: list[str] | None = None,
+) -> int:
+    """Parse `argv` into a call of one of `commands` and return the exit code.
+
+    A command is a function with type hints and a docstring; it returns None or an exit code. Its docstring's first
+    line is the help line, and an `example:` line in it is what users copy.
+
+    Args:
+        prog: program name shown in usage, for example `codistill store`.
+        description: one sentence.
+        commands: subcommand name -> function.
+        argv: arguments without the program name; None reads `sys.argv`.
+
+    Returns:
+        0 done, 1 problems found (the command's own), 2 bad input, 130 interrupted.
+    """
+    app = tyro.extras.SubcommandApp()
+    for name, function in commands.items():
+        app.command(name=name)(function)
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        result = app.cli(prog=prog, description=description, args=arguments or ["--help"])
+        sys.stdout.flush()
+    except CodistillError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("\ninterrupted: nothing stored is lost; run the same command again to go on", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `codistill store info CACHE | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return int(result) if isinstance(result, int) else 0

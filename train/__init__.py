@@ -1,0 +1,1 @@
+"""Trains students from sealed caches, without a teacher in memory."""

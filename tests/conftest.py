@@ -3,7 +3,6 @@
 import os
 import random
 import socket
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -24,7 +23,7 @@ def fixed_seeds() -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     connect = socket.socket.connect
 
     def only_loopback(self: socket.socket, address: object) -> None:
@@ -34,4 +33,3 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", only_loopback)
-    yield

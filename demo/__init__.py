@@ -1,0 +1,1 @@
+"""The demo: photographs and small pretrained teachers that come inside Python wheels."""

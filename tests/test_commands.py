@@ -1,0 +1,33 @@
+"""The console command: dispatch, help, and one clear line for bad input."""
+
+import importlib
+
+import pytest
+
+import codistill
+
+PROGRAMS = ["store", "extract", "train", "eval"]
+
+
+def test_unknown_program_is_named_with_the_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    assert codistill.main(["extrct"]) == 2
+    message = capsys.readouterr().err
+    assert "unknown program 'extrct'" in message
+    assert all(program in message for program in PROGRAMS)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_program_has_help_with_an_example(program: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        codistill.main([program, "--help"])
+    assert exit_info.value.code == 0
+    assert f"codistill {program}" in capsys.readouterr().out
+    assert importlib.import_module(f"{program}.__main__").main.__doc__
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_unknown_subcommand_exits_2(program: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        codistill.main([program, "frobnicate"])
+    assert exit_info.value.code == 2
+    assert "frobnicate" in capsys.readouterr().err

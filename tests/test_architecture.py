@@ -38,7 +38,6 @@ def imported_packages(source: Path) -> set[str]:
 def test_packages_import_only_what_the_design_allows(package: str) -> None:
     for source in (ROOT / package).rglob("*.py"):
         ours = imported_packages(source) & {*MAY_IMPORT, "benchmarks", "tests", "demo"}
-        # `store verify --repair` hands the recomputation over to extract where that is installed, by name and lazily.
         allowed = {package, *MAY_IMPORT[package]}
         assert ours <= allowed, f"{source.relative_to(ROOT)} imports {sorted(ours - allowed)}"
 

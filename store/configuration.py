@@ -1,0 +1,110 @@
+"""Configurations (catalogues, recipes, sweeps) from plain data: every problem at once, dotted paths, near misses."""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from store.errors import InvalidConfig, MissingFile
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def parse(model: type[M], data: Mapping[str, Any], *, subject: str) -> M:
+    """Validate `data` as `model`.
+
+    Args:
+        model: a pydantic model with `extra="forbid"`.
+        data: plain data, as from TOML or JSON.
+        subject: what the messages are about, for example `catalogue 'dune.toml'`.
+
+    Raises:
+        InvalidConfig: listing all problems, each with its dotted path and, for unknown keys, the nearest known one.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise InvalidConfig(subject, problems(error, model)) from None
+
+
+def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """One line for each problem of `error`, which was raised while validating `model`."""
+    return [_problem(dict(entry), model) for entry in error.errors(include_url=False)]
+
+
+def near_miss(name: str, known: Iterable[str]) -> str:
+    """A ` (did you mean '...'?)` for the closest of `known`, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def read_toml(path: Path, *, subject: str) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        MissingFile: if there is no such file.
+        InvalidConfig: if it is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MissingFile(f"{subject}: cannot read '{path}' ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidConfig(subject, [f"not valid TOML: {error}"]) from None
+
+
+def _problem(entry: dict[str, Any], model: type[BaseModel]) -> str:
+    location = tuple(entry["loc"])
+    where = _dotted(location)
+    if entry["type"] == "extra_forbidden":
+        return f"{where}: unknown key{near_miss(str(location[-1]), _keys_at(model, location[:-1]))}"
+    if entry["type"] == "missing":
+        return f"{where}: missing"
+    message = str(entry["msg"]).removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if not where:
+        return message
+    if entry["type"] == "value_error":
+        return f"{where}: {message}"
+    return f"{where}: {message}, found {entry['input']!r}"
+
+
+def _dotted(location: tuple[int | str, ...]) -> str:
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that are known at `location` inside `model`."""
+    current: Any = model
+    for part in location:
+        if not isinstance(part, str):
+            continue  # an index into a list: the element's model was found with the list itself
+        fields = _fields(current)
+        found = [field for name, field in fields.items() if part in (name, field.alias)]
+        if not found:
+            return []
+        current = _model_inside(found[0].annotation)
+    return [field.alias or name for name, field in _fields(current).items()]
+
+
+def _fields(model: Any) -> dict[str, Any]:
+    return dict(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else {}
+
+
+def _model_inside(annotation: Any) -> Any:
+    """The model that an annotation such as `list[Entry]` or `Entry | None` holds."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (Union, UnionType) or get_args(annotation):
+        for argument in get_args(annotation):
+            inside = _model_inside(argument)
+            if inside is not None:
+                return inside
+    return None

@@ -1,0 +1,146 @@
+"""Reading weight files without running what is in them (invariant I8).
+
+safetensors, or `torch.load(weights_only=True)` within an allow-list that covers what the authors of the teachers put
+beside their weights: `argparse.Namespace` and numeric numpy arrays, under the names of numpy 1 and 2.
+"""
+
+import argparse
+import contextlib
+import json
+import pickle
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from store.errors import Damaged, InvalidInput, MissingFile, UnsafeFile
+
+ZIP_MAGIC = b"PK\x03\x04"
+PICKLE_MAGIC = b"\x80"
+SAFETENSORS_MAX_HEADER = 100_000_000
+NUMERIC_DTYPES = (
+    "Bool",
+    *(f"{sign}Int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)),
+    *(f"Float{bits}" for bits in (16, 32, 64)),
+)
+FOREIGN = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself. Fetch it with: git lfs pull"),
+    (b"<!DOCTYPE", "an HTML page, not weights. Download the file again"),
+    (b"<html", "an HTML page, not weights. Download the file again"),
+)
+
+
+def load(path: str | Path) -> Any:
+    """Read a weight file on the CPU; what it would have to execute is refused.
+
+    Args:
+        path: a `.safetensors` file or a file written by `torch.save`; told apart by content, not by name.
+
+    Returns:
+        The checkpoint as stored: a flat dict of tensors, or nested dicts with `argparse.Namespace` beside them.
+        Tensors of zip-format files are memory-mapped, so unused parts of a large checkpoint cost nothing.
+
+    Raises:
+        MissingFile: no such file.
+        UnsafeFile: the file names code that is not on the allow-list; nothing of it was run.
+        Damaged: truncated or corrupt.
+        InvalidInput: not a weight file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        found = "a directory" if path.is_dir() else "nothing"
+        raise MissingFile(f"weights '{path}': expected a file, found {found}. Check the path")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head.startswith(ZIP_MAGIC) or head.startswith(PICKLE_MAGIC):
+        return _load_torch(path, size=size, mapped=head.startswith(ZIP_MAGIC))
+    header_bytes = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and header_bytes <= SAFETENSORS_MAX_HEADER:
+        return _load_safetensors(path, size=size, header_bytes=header_bytes)
+    raise InvalidInput(f"weights '{path}': expected safetensors or a PyTorch file, found {_describe(head, size)}")
+
+
+def _describe(head: bytes, size: int) -> str:
+    if not size:
+        return "an empty file. Download it again"
+    for magic, description in FOREIGN:
+        if head.lower().startswith(magic.lower()):
+            return description
+    return f"{size} bytes beginning with {head[:8]!r}. Give a .safetensors file or one written by torch.save"
+
+
+def _load_safetensors(path: Path, *, size: int, header_bytes: int) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        expected = _safetensors_size(path, header_bytes)
+        if expected is not None and expected != size:
+            raise Damaged(
+                f"weights '{path}': expected {expected} bytes, as its header says, found {size}. Download it again"
+            ) from error
+        raise Damaged(f"weights '{path}': not readable as safetensors ({error}). Download it again") from error
+
+
+def _safetensors_size(path: Path, header_bytes: int) -> int | None:
+    with path.open("rb") as file:
+        file.seek(8)
+        try:
+            header = json.loads(file.read(header_bytes))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            return None
+    return 8 + header_bytes + max(ends, default=0)
+
+
+def _allow_list() -> list[Any]:
+    """What may be named in a pickle beside torch's own: data holders only, nothing that opens, imports or calls."""
+    reconstruct = np.empty(0).__reduce__()[0]  # numpy's own function, whatever it is called in this version
+    scalar = np.float64(0).__reduce__()[0]
+    allowed: list[Any] = [argparse.Namespace, np.ndarray, np.dtype]
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+        allowed += [(reconstruct, f"{module}._reconstruct"), (scalar, f"{module}.scalar")]
+    return allowed + [getattr(np.dtypes, f"{name}DType") for name in NUMERIC_DTYPES]
+
+
+def _load_torch(path: Path, *, size: int, mapped: bool) -> Any:
+    with torch.serialization.safe_globals(_allow_list()), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")  # refused below, with a reason
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        except pickle.UnpicklingError as error:
+            refused = _refused(path, str(error), mapped=mapped)
+            if not refused:
+                raise _damaged(path, size, error) from error
+            raise UnsafeFile(
+                f"weights '{path}': reading it needs {refused}. Expected tensors, argparse.Namespace and numeric numpy "
+                "arrays only; nothing was run. If you trust the file, load it yourself once and save its tensors as "
+                ".safetensors"
+            ) from error
+        except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError) as error:
+            raise _damaged(path, size, error) from error
+
+
+def _damaged(path: Path, size: int, error: Exception) -> Damaged:
+    reason = re.split(r"[.\n]", str(error))[0] or type(error).__name__
+    return Damaged(
+        f"weights '{path}': expected a whole PyTorch file, found {size} bytes, cut short or damaged ({reason}). "
+        "Download it again"
+    )
+
+
+def _refused(path: Path, message: str, *, mapped: bool) -> str:
+    """Name what a refused pickle asks for: all of it where torch can list it, else the first thing met."""
+    names: list[str] = []
+    if mapped:
+        with contextlib.suppress(pickle.UnpicklingError, ValueError, RuntimeError):
+            names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+    if not names:
+        names = re.findall(r"GLOBAL ([\w.]+\.[\w.]+\w)", message)[:1]
+    operand = re.search(r"Unsupported operand \d+", message)
+    return ", ".join(f"'{name}'" for name in names) or (f"a pickle instruction ({operand.group()})" if operand else "")

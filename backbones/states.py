@@ -1,0 +1,124 @@
+"""State dicts: finding them in a checkpoint, renaming, checking against a module, and their fingerprint."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from store.errors import InvalidInput
+
+State = dict[str, Tensor]
+WRAPPERS = ("module", "_orig_mod")  # DistributedDataParallel's and torch.compile's; both at once occur
+LISTED = 5  # names of a kind that an error message shows
+
+
+def find(checkpoint: Any, names: Sequence[str], *, source: str) -> State:
+    """Return the state dict of a checkpoint: under the first of `names` that it has, else the checkpoint itself.
+
+    Entries that are not tensors are left out.
+
+    Raises:
+        InvalidInput: no tensors there; the message lists what there is.
+    """
+    if not isinstance(checkpoint, Mapping):
+        raise InvalidInput(f"{source}: expected a dict of tensors, found {type(checkpoint).__name__}")
+    inner = next((checkpoint[name] for name in names if isinstance(checkpoint.get(name), Mapping)), checkpoint)
+    state = {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
+    if not state:
+        raise InvalidInput(
+            f"{source}: expected tensors at the top or under {_quoted(names)}, found keys {_some(checkpoint)}"
+        )
+    return state
+
+
+def strip_wrappers(state: Mapping[str, Tensor]) -> State:
+    """Remove `module.` at the front and `_orig_mod.` anywhere, also several of them.
+
+    Raises:
+        InvalidInput: two names become one.
+    """
+    renamed: State = {}
+    for name, tensor in state.items():
+        parts = [part for part in name.split(".") if part != "_orig_mod"]
+        while len(parts) > 1 and parts[0] in WRAPPERS:
+            parts.pop(0)
+        short = ".".join(parts)
+        if short in renamed:
+            raise InvalidInput(f"state dict: '{name}' and another tensor are both '{short}' without their wrappers")
+        renamed[short] = tensor
+    return renamed
+
+
+def select(state: Mapping[str, Tensor], prefix: str) -> State:
+    """Keep the tensors whose name begins with `prefix`, and remove it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def check(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], *, source: str) -> None:
+    """Compare names and shapes; every problem is told at once.
+
+    Args:
+        expected: the module's own state dict.
+        state: what was read.
+        source: what the message calls it, for example `weights 'a.pth' as DINOv2`.
+
+    Raises:
+        InvalidInput: missing, unexpected or differently shaped tensors.
+    """
+    missing = [name for name in expected if name not in state]
+    unexpected = [name for name in state if name not in expected]
+    shapes = [
+        f"{name} expected {_shape(expected[name])}, found {_shape(state[name])}"
+        for name in expected
+        if name in state and expected[name].shape != state[name].shape
+    ]
+    problems = [
+        f"{len(names)} {kind} ({_some(names)})"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        if names
+    ]
+    if problems:
+        raise InvalidInput(
+            f"{source}: of {len(expected)} tensors expected, "
+            + "; ".join(problems)
+            + ". Check that the file holds this "
+            "model"
+        )
+
+
+def load_into(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Copy a state dict into a module, strictly; a module on the meta device is given CPU memory first.
+
+    Raises:
+        InvalidInput: as `check`.
+    """
+    check(module.state_dict(), state, source=source)
+    if any(parameter.is_meta for parameter in module.parameters()):
+        module.to_empty(device="cpu")
+    module.load_state_dict(dict(state), strict=True)
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """Return the sha256 over sorted (name, dtype, shape, bytes): the same for the same tensors in any container."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{str(tensor.dtype).removeprefix('torch.')}\0{_shape(tensor)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
+
+
+def _some(names: Iterable[Any]) -> str:
+    listed = [str(name) for name in names]
+    more = f" and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
+    return ", ".join(listed[:LISTED]) + more

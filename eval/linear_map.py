@@ -1,0 +1,90 @@
+"""Least squares from streamed tokens: what a linear map can read from an encoder.
+
+Only the normal equations are kept, in float64, so the memory is that of two matrices however many tokens pass.
+Shapes: N tokens, D input channels, C output channels, F folds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+RIDGES = (1e-6, 1e-4, 1e-2, 1e-1, 1.0, 10.0)
+FOLDS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearMap:
+    """tokens (..., D) -> tokens @ weight + bias (..., C), float32."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    ridge: float
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Apply the map to (..., D) tokens."""
+        return tokens.float() @ self.weight + self.bias
+
+
+class NormalEquations:
+    """Accumulates what ridge regression with an intercept needs, apart for each fold of images.
+
+    Folds make the ridge a choice by cross-validation without a second pass over the data: the error of a map on a
+    fold follows from the fold's own sums.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, device: torch.device | str = "cpu", folds: int = FOLDS) -> None:
+        size = inputs + 1
+        self.gram = torch.zeros(folds, size, size, dtype=torch.float64, device=device)
+        self.cross = torch.zeros(folds, size, outputs, dtype=torch.float64, device=device)
+        self.power = torch.zeros(folds, dtype=torch.float64, device=device)
+
+    def add(self, tokens: torch.Tensor, targets: torch.Tensor, *, fold: int) -> None:
+        """Add (N, D) input tokens and their (N, C) targets to one fold (taken modulo the number of folds)."""
+        fold %= len(self.gram)
+        inputs = torch.cat([tokens, torch.ones_like(tokens[:, :1])], dim=1).double()
+        outputs = targets.double()
+        self.gram[fold] += inputs.T @ inputs
+        self.cross[fold] += inputs.T @ outputs
+        self.power[fold] += outputs.square().sum()
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were added."""
+        return int(self.gram[:, -1, -1].sum())
+
+    def solve(self, ridges: Sequence[float] = RIDGES) -> LinearMap:
+        """The ridge regression whose ridge does best in cross-validation over the folds.
+
+        A ridge is relative to the mean variance of the input channels; the intercept is never shrunk. With fewer
+        than two folds filled the smallest ridge is taken.
+        """
+        filled = [fold for fold in range(len(self.gram)) if self.gram[fold, -1, -1] > 0]
+        gram, cross = self.gram.sum(0), self.cross.sum(0)
+        best = min(ridges)
+        if len(filled) > 1:
+            errors = {ridge: self._validation_error(ridge, filled) for ridge in ridges}
+            best = min(ridges, key=lambda ridge: errors[ridge])
+        solution = _ridge(gram, cross, ridge=best).float()
+        return LinearMap(weight=solution[:-1], bias=solution[-1], ridge=best)
+
+    def _validation_error(self, ridge: float, folds: Sequence[int]) -> float:
+        gram, cross = self.gram.sum(0), self.cross.sum(0)
+        total = 0.0
+        for fold in folds:
+            solution = _ridge(gram - self.gram[fold], cross - self.cross[fold], ridge=ridge)
+            quadratic = (solution * (self.gram[fold] @ solution)).sum()
+            total += float(self.power[fold] - 2 * (solution * self.cross[fold]).sum() + quadratic)
+        return total
+
+
+def _ridge(gram: torch.Tensor, cross: torch.Tensor, *, ridge: float) -> torch.Tensor:
+    """Solve for (D + 1, C) weights, the last row the intercept, by centring on the last input, which is one."""
+    count = gram[-1, -1]
+    mean_in, mean_out = gram[-1, :-1] / count, cross[-1] / count
+    covariance = gram[:-1, :-1] / count - torch.outer(mean_in, mean_in)
+    joint = cross[:-1] / count - torch.outer(mean_in, mean_out)
+    shrink = ridge * covariance.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
+    values, vectors = torch.linalg.eigh(covariance)
+    weight = vectors @ ((vectors.T @ joint) / (values.clamp_min(0) + shrink)[:, None])
+    return torch.cat([weight, (mean_out - mean_in @ weight)[None]])

@@ -1,0 +1,77 @@
+"""AdamW with the released decay rule, and gradient clipping of each parameter tensor by itself."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+NORM_EPS = 1e-6  # added to a norm before dividing by it
+
+
+def decays(name: str, parameter: Tensor) -> bool:
+    """Say whether weight decay applies: to tensors of two or more dimensions that are no biases.
+
+    CLS, registers and the position embedding have three dimensions, so they decay, as in the released code.
+    """
+    return parameter.ndim >= 2 and not name.endswith("bias")
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Split the trainable parameters into those that decay and those that do not, in the model's order."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for name, p in named if decays(name, p)], "weight_decay": weight_decay},
+        {"params": [p for name, p in named if not decays(name, p)], "weight_decay": 0.0},
+    ]
+
+
+def adamw(
+    model: nn.Module,
+    *,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.99),
+    eps: float = 1e-15,
+    weight_decay: float = 0.03,
+    fused: bool | None = None,
+) -> torch.optim.AdamW:
+    """Build AdamW over the trainable parameters.
+
+    Args:
+        model: its parameters must be on their device already.
+        lr: first learning rate; `set_lr` changes it every step.
+        betas: decay rates of the moments.
+        eps: added to the root of the second moment.
+        weight_decay: of the tensors that decay.
+        fused: one kernel per step instead of many; None means yes (CPU and CUDA have it).
+    """
+    groups = parameter_groups(model, weight_decay)
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True if fused is None else fused)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of every group for the coming step."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+@torch.no_grad()
+def clip_per_tensor(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
+    """Scale each gradient tensor down to a norm of at most `max_norm`, each for itself and not all together.
+
+    Nothing is copied to the host; parameters without a gradient are passed over.
+
+    Args:
+        parameters: those whose `.grad` is to be clipped in place.
+        max_norm: largest Euclidean norm that remains.
+
+    Returns:
+        float32 (number of gradients,): the norms before clipping, in the order of `parameters`.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return torch.zeros(0)
+    norms = torch.stack(torch._foreach_norm(gradients))
+    factors = (max_norm / (norms + NORM_EPS)).clamp_(max=1.0)
+    torch._foreach_mul_(gradients, list(factors.unbind()))
+    return norms

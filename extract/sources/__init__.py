@@ -1,0 +1,14 @@
+"""Where images come from. `open_source` gives the source that a catalogue entry describes."""
+
+from extract.catalogue import DatasetEntry
+from extract.sources.base import UNKNOWN_BYTES, Listing, Source
+from extract.sources.files import FolderSource, ListSource
+
+__all__ = ["UNKNOWN_BYTES", "Listing", "Source", "open_source"]
+
+
+def open_source(entry: DatasetEntry) -> Source:
+    """The source of a dataset's images; nothing is read yet."""
+    if entry.list_file is not None:
+        return ListSource(entry.root, list_file=entry.list_file, exclude=entry.exclude)
+    return FolderSource(entry.root, patterns=entry.pattern, exclude=entry.exclude)

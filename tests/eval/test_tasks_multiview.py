@@ -157,7 +157,7 @@ def test_pose_files_are_scored_per_category(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="'car/1': not in"):
         predictions.score_poses(write_poses(tmp_path / "part.json", {"apple": {"1": good, "2": good}}), true)
     (tmp_path / "list.json").write_text("[1, 2]")
-    with pytest.raises(InvalidInput, match="expected .category: .sequence"):
+    with pytest.raises(InvalidInput, match=r"expected \{category"):
         predictions.score_poses(tmp_path / "list.json", true)
 
 

@@ -109,6 +109,12 @@ class JobFailed(CodistillError):
     kind = "job_failed"
 
 
+class Diverged(CodistillError):
+    """A training produced numbers that are not finite; the weights of its last checkpoint are from before."""
+
+    kind = "diverged"
+
+
 class MissingExtra(CodistillError, ImportError):
     """An optional dependency is not installed; the message names the extra."""
 

@@ -23,7 +23,7 @@ class UpdateCorrelation:
         defined = np.isfinite(self.pearson)
         total = np.where(defined, self.pearson, 0.0).sum(0)
         count = defined.sum(0)
-        return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+        return np.asarray(np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0))
 
 
 def pearson(first: np.ndarray, second: np.ndarray) -> float:

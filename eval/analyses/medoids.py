@@ -42,7 +42,7 @@ def k_medoids(points: np.ndarray, k: int, *, seed: int = 0, max_rounds: int = 10
 
 def _assign(distances: np.ndarray, medoids: np.ndarray) -> np.ndarray:
     """The nearest medoid of every point; a medoid belongs to itself even among duplicates."""
-    labels = distances[:, medoids].argmin(1)
+    labels = np.asarray(distances[:, medoids].argmin(1))
     labels[medoids] = np.arange(len(medoids))
     return labels
 
@@ -51,7 +51,7 @@ def _distances(values: np.ndarray) -> np.ndarray:
     squares = (values * values).sum(1)
     squared = squares[:, None] + squares[None, :] - 2.0 * values @ values.T
     np.fill_diagonal(squared, 0.0)
-    return np.sqrt(squared.clip(min=0.0))
+    return np.asarray(np.sqrt(squared.clip(min=0.0)))
 
 
 def _spread_out(distances: np.ndarray, k: int, *, seed: int) -> np.ndarray:

@@ -76,7 +76,7 @@ def cumulative_explained_variance(covariance: Covariance, *, standardised: bool 
     total = values.sum()
     if total <= 0:
         return np.full(len(values), np.nan)
-    return np.cumsum(values) / total
+    return np.asarray(np.cumsum(values) / total)
 
 
 def components_for(curve: np.ndarray, share: float) -> int:

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-import numpy as np
-
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 14, 44
 COLOURS = 8
@@ -122,15 +120,6 @@ def dot_chart(rows: Sequence[tuple[str, Sequence[Dot]]], *, x_label: str, best: 
             legend.setdefault(dot.label, Line(label=dot.label, x=(), y=(), colour=dot.colour))
     svg = _svg(parts, height=height, title=x_label)
     return f'<figure class="chart">{svg}{_legend(list(legend.values()))}</figure>'
-
-
-def smooth(values: Sequence[float], *, window: int) -> list[float]:
-    """Centred running mean over about `window` values, narrower at the ends so that nothing is invented there."""
-    array = np.asarray(values, np.float64)
-    total = np.concatenate([[0.0], np.cumsum(array)])
-    at = np.arange(len(array))
-    half = np.minimum(np.minimum(at, len(array) - 1 - at), window // 2)
-    return [float(value) for value in (total[at + half + 1] - total[at - half]) / (2 * half + 1)]
 
 
 def _finite(line: Line, *, log_x: bool) -> Line:

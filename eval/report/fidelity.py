@@ -1,0 +1,193 @@
+"""The fidelity part of the page, and the final table on the terminal: what the student learnt, against what."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eval.metrics import SCORES
+from eval.predictors import BASELINES, LINEAR_STUDENT, MEAN, ORDER, ROUNDING, STUDENT, UNTRAINED
+from eval.report.blocks import Block, Card, Chart, ChartsBlock, Section, TableBlock
+from eval.report.charts import Dot, dot_chart
+from eval.report.tables import MISSING, Cell, Column, Table, interval_cell, number_cell, text_cell
+from eval.summary import KINDS, PATCH, PREFIX, Score, ordered, pick
+
+SCORE_TITLES = {
+    "cosine": "Cosine similarity (higher is better)",
+    "smooth_l1": "Smooth-L1 distance (lower is better)",
+    "explained_variance": "Explained variance (higher is better, the mean token has 0)",
+}
+SHORT_TITLES = {
+    UNTRAINED: "Before training",
+    MEAN: "Mean token",
+    STUDENT: "Student",
+    ROUNDING: "Float16 ceiling",
+}
+COLOURS = {STUDENT: 0, UNTRAINED: 7, MEAN: 4, BASELINES[2]: 1, LINEAR_STUDENT: 2, ROUNDING: 3}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunScores:
+    """The scores of one run: pooled by kind of held-out row, and by dataset."""
+
+    name: str
+    by_kind: Sequence[Score]
+    by_dataset: Sequence[Score]
+
+
+def section(runs: Sequence[RunScores]) -> Section:
+    """Tables and charts of the scores of one or several runs."""
+    blocks: list[Block] = []
+    for run in runs:
+        prefix = f"{run.name}: " if len(runs) > 1 else ""
+        charts = [
+            Chart(svg=_chart(run.by_kind, kind), title=f"{prefix}{kind}, cosine similarity")
+            for kind in ordered((score.group for score in run.by_kind), KINDS)
+        ]
+        blocks.append(ChartsBlock(charts=charts))
+    blocks += [TableBlock(table=score_table(runs, score), title=SCORE_TITLES[score]) for score in SCORES[:2]]
+    title = SCORE_TITLES["explained_variance"]
+    blocks.append(
+        TableBlock(table=score_table(runs, "explained_variance"), title=title, folded="Show explained variance")
+    )
+    blocks.append(
+        TableBlock(
+            table=score_table(runs, "cosine", by_dataset=True),
+            title=SCORE_TITLES["cosine"],
+            folded="Show cosine similarity dataset by dataset",
+        )
+    )
+    return Section(
+        anchor="fidelity",
+        short="Fidelity",
+        title="Fidelity: how near the student comes to its teachers",
+        intro=(
+            "All on rows that training never used. Held-out views are new crops of photographs that were trained on; "
+            "held-out photographs were never seen in any form, so they tell what was learnt rather than remembered. "
+            "Small numbers under a value are its 95 % interval, from a bootstrap over photographs; with one "
+            "photograph there is none.",
+        ),
+        blocks=blocks,
+    )
+
+
+def score_table(runs: Sequence[RunScores], score: str, *, by_dataset: bool = False) -> Table:
+    """One row for each run, group of held-out rows, teacher and token type; one column for each predictor."""
+    everything = [s for run in runs for s in (run.by_dataset if by_dataset else run.by_kind)]
+    predictors = _columns_of(everything)
+    prefixed = any(s.token_type == PREFIX for s in everything)
+    columns = [
+        *([Column(title="Run")] if len(runs) > 1 else []),
+        Column(title="Dataset" if by_dataset else "Held out"),
+        Column(title="Teacher"),
+        *([Column(title="Tokens")] if prefixed else []),
+        Column(title="Images", numeric=True, hint="photographs that the rows show"),
+        *(Column(title=title_of(name), numeric=True, hint=name) for name in predictors),
+    ]
+    rows = []
+    for run in runs:
+        found = run.by_dataset if by_dataset else run.by_kind
+        for group in ordered((s.group for s in found), KINDS):
+            for teacher, token_type in _keys(found, group):
+                here = [s for s in found if (s.group, s.teacher, s.token_type) == (group, teacher, token_type)]
+                lead = [text_cell(run.name)] if len(runs) > 1 else []
+                lead += [text_cell(group), text_cell(teacher)]
+                lead += [text_cell(token_type)] if prefixed else []
+                lead.append(number_cell(here[0].images, digits=0))
+                rows.append([*lead, *_score_cells(here, predictors, score)])
+    return Table(columns=columns, rows=rows)
+
+
+def cards(run: RunScores) -> list[Card]:
+    """One figure for each kind of held-out row: the cosine averaged over teachers, beside the best baseline."""
+    found = []
+    for kind in ordered((s.group for s in run.by_kind), KINDS):
+        student = mean_score(run.by_kind, kind, STUDENT)
+        rivals = {name: mean_score(run.by_kind, kind, name) for name in BASELINES}
+        rivals = {name: value for name, value in rivals.items() if math.isfinite(value)}
+        beside = ""
+        if rivals:
+            best = max(rivals, key=lambda name: rivals[name])
+            beside = f"best baseline {rivals[best]:.3f} ({best})"
+        found.append(Card(what=f"cosine on {kind}, mean over teachers", figure=f"{student:.3f}", beside=beside))
+    return found
+
+
+def verdict(run: RunScores) -> list[str]:
+    """Sentences that say for how many teachers the student is above all baselines."""
+    sentences = []
+    for kind in ordered((s.group for s in run.by_kind), KINDS):
+        teachers = ordered((s.teacher for s in run.by_kind if s.group == kind), ())
+        above = [teacher for teacher in teachers if _beats(run.by_kind, kind, teacher)]
+        missing = [teacher for teacher in teachers if teacher not in above]
+        text = f"On {kind} the student's cosine is above every baseline for {len(above)} of {len(teachers)} teachers"
+        sentences.append(text + (f" (not for {', '.join(missing)})." if missing else "."))
+    return sentences
+
+
+def mean_score(found: Sequence[Score], group: str, predictor: str, score: str = "cosine") -> float:
+    """A score of patch tokens averaged over teachers; NaN if there is none."""
+    values = [s.of(score)[0] for s in found if (s.group, s.predictor, s.token_type) == (group, predictor, PATCH)]
+    return sum(values) / len(values) if values else math.nan
+
+
+def title_of(predictor: str) -> str:
+    """A predictor's name as a heading."""
+    return SHORT_TITLES.get(predictor, predictor[:1].upper() + predictor[1:])
+
+
+def _score_cells(here: Sequence[Score], predictors: Sequence[str], score: str) -> list[Cell]:
+    """The cells of one row, the best of student and baselines in bold."""
+    rivals = {s.predictor: s.of(score)[0] for s in here if s.predictor != ROUNDING}
+    finite = {name: value for name, value in rivals.items() if math.isfinite(value)}
+    choose = min if score == "smooth_l1" else max
+    best = choose(finite, key=lambda name: finite[name]) if finite else ""
+    cells = []
+    for name in predictors:
+        found = pick(here, predictor=name)
+        if found is None:
+            cells.append(text_cell(MISSING))
+        elif name == ROUNDING:
+            cells.append(_ceiling_cell(found.of(score)[0]))
+        else:
+            cells.append(interval_cell(*found.of(score), css="best" if name == best else ""))
+    return cells
+
+
+def _ceiling_cell(value: float) -> Cell:
+    """The ceiling to as many digits as tell it from a perfect score."""
+    return Cell(text=f"{value:.6f}" if math.isfinite(value) else MISSING, sort=value if math.isfinite(value) else "")
+
+
+def _columns_of(found: Sequence[Score]) -> list[str]:
+    """Predictors in the order of the table: what there was before, what must be beaten, the student, peers, ceiling."""
+    names = {s.predictor for s in found}
+    known = [*BASELINES, STUDENT, LINEAR_STUDENT]
+    peers = sorted(names - set(ORDER))
+    return [name for name in [*known, *peers, ROUNDING] if name in names]
+
+
+def _keys(found: Sequence[Score], group: str) -> list[tuple[str, str]]:
+    keys = {(s.teacher, s.token_type) for s in found if s.group == group}
+    return sorted(keys, key=lambda key: (key[0], key[1] == PATCH))
+
+
+def _beats(found: Sequence[Score], kind: str, teacher: str) -> bool:
+    mine = {s.predictor: s for s in found if (s.group, s.teacher, s.token_type) == (kind, teacher, PATCH)}
+    rivals = [mine[name].of("cosine")[0] for name in BASELINES if name in mine]
+    return STUDENT in mine and all(mine[STUDENT].of("cosine")[0] > value for value in rivals)
+
+
+def _chart(found: Sequence[Score], kind: str) -> str:
+    rows = []
+    for teacher, token_type in _keys(found, kind):
+        here = [s for s in found if (s.group, s.teacher, s.token_type) == (kind, teacher, token_type)]
+        label = teacher if token_type == PATCH else f"{teacher}, {token_type}"
+        dots = []
+        for name in _columns_of(here):
+            if name == ROUNDING:
+                continue
+            value, low, high = next(s for s in here if s.predictor == name).of("cosine")
+            colour = COLOURS.get(name, 5)
+            dots.append(Dot(label=title_of(name), value=value, low=low, high=high, colour=colour))
+        rows.append((label, dots))
+    return dot_chart(rows, x_label="cosine similarity to the teacher's tokens", best=1.0)

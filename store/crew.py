@@ -1,0 +1,46 @@
+"""A few threads that share a list of tasks with the caller."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias
+
+Task: TypeAlias = Callable[[], None]
+
+
+class Crew:
+    """Runs tasks on the calling thread and up to `threads - 1` others, kept between calls; survives a fork."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self._pid = 0
+
+    def run(self, tasks: Sequence[Task]) -> None:
+        """Run all tasks; the first error is raised once every thread has stopped."""
+        pending = iter(tasks)
+        helpers = min(self._threads, len(tasks)) - 1
+        running = [self._helpers().submit(_drain, pending) for _ in range(helpers)] if helpers > 0 else []
+        try:
+            _drain(pending)
+        finally:  # also on Ctrl-C: the others must leave the caller's buffers first
+            for _ in pending:
+                pass
+            failures = [future.exception() for future in running]
+        for failure in failures:
+            if failure is not None:
+                raise failure
+
+    def _helpers(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._pool is None or self._pid != os.getpid():  # threads do not survive a fork
+                self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="codistill-read")
+                self._pid = os.getpid()
+            return self._pool
+
+
+def _drain(pending: Iterator[Task]) -> None:
+    for task in pending:
+        task()

@@ -1,0 +1,219 @@
+"""Writing one shard: rows are streamed to their slots as they come, then trailer and index, then published."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from store import errors, manifest
+from store.layout import CHECKSUM_BYTES, Layout, checksum
+from store.schema import FAILED, OK, PIXELS, ArrayNode
+from store.statistics import Accumulator, Moments, all_finite
+from store.storage import Sink, Storage
+from store.trailer import Trailer
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardPlan:
+    """What a shard will be, known before its first row.
+
+    Attributes:
+        dataset, array: where it belongs; array is `pixels` or a teacher's name.
+        shard: its number.
+        node: the array.
+        layout: the array's.
+        prefix_tokens: how many tokens lead each row; None for pixels, which have no moments.
+        identity_digest, pixels_digest, provenance: as in the trailer.
+    """
+
+    dataset: str
+    array: str
+    shard: int
+    node: ArrayNode
+    layout: Layout
+    prefix_tokens: int | None
+    identity_digest: str
+    pixels_digest: str | None
+    provenance: Mapping[str, Any]
+
+    @property
+    def rows(self) -> range:
+        return self.layout.rows_of(self.shard)
+
+
+class ShardWriter:
+    """Takes the rows of one shard in order; nothing is visible before `finish`.
+
+    Use as a context manager: leaving it without `finish` removes what was written.
+    """
+
+    def __init__(self, storage: Storage, plan: ShardPlan) -> None:
+        self._plan = plan
+        self._rows = plan.rows
+        self._next = 0
+        self._crc32c = np.zeros(len(self._rows), np.uint32)
+        self._status = np.zeros(len(self._rows), np.uint8)
+        self._errors: dict[int, str] = {}
+        self._moments = _RowMoments(plan) if plan.prefix_tokens is not None else None
+        self._sink: Sink | None = storage.create(plan.node.shard_key(plan.shard))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
+
+    @property
+    def row(self) -> int:
+        """The row that comes next, in the array's numbering."""
+        return self._rows.start + self._next
+
+    def append(self, row: npt.NDArray[Any]) -> None:
+        """Write the next row.
+
+        Args:
+            row: of the array's row shape and data type. May be reused when the call returns.
+
+        Raises:
+            errors.InvalidInput: another shape or type, a value that is not finite, or no row left.
+        """
+        node = self._plan.node
+        if row.shape != node.row_shape or row.dtype != node.dtype:
+            found = f"{row.dtype} {row.shape}"
+            raise errors.InvalidInput(f"{self._where()}: expected {node.dtype} {node.row_shape}, found {found}")
+        if self._moments is not None and not all_finite(row):
+            message = "a value is not finite (float16 overflow?). Call fail(reason) for such a row"
+            raise errors.InvalidInput(f"{self._where()}: {message}")
+        sink = self._open_sink()
+        data = np.ascontiguousarray(row, dtype=node.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
+        if self._moments is not None:
+            self._moments.start(row)
+        try:
+            crc = checksum(data)
+            sink.write([data, crc.to_bytes(CHECKSUM_BYTES, "little")], self._next * self._plan.layout.stride)
+        finally:
+            if self._moments is not None:
+                self._moments.wait()
+        self._crc32c[self._next] = crc
+        self._status[self._next] = OK
+        self._next += 1
+
+    def fail(self, reason: str) -> None:
+        """Leave the next row out.
+
+        Args:
+            reason: for people, `kind: details`; kinds are counted by seal.
+
+        Raises:
+            errors.InvalidInput: no reason, or no row left.
+        """
+        if not reason:
+            raise errors.InvalidInput(f"{self._where()}: a failed row needs a reason")
+        self._open_sink()
+        self._errors[self.row] = reason
+        self._status[self._next] = FAILED
+        self._next += 1
+
+    def finish(self, manifest: pa.Table | None = None) -> bool:
+        """Write trailer and index, sync and publish.
+
+        Args:
+            manifest: the manifest rows of a pixel shard (`store.manifest.SCHEMA`); None for tokens.
+
+        Returns:
+            False if another writer published this shard first; ours is discarded.
+
+        Raises:
+            errors.InvalidInput: rows are missing, or the manifest is not that of this shard.
+        """
+        sink = self._open_sink(finishing=True)
+        trailer = self._trailer(manifest).encode()
+        end = self._plan.layout.slots_bytes(self._plan.shard)
+        sink.write([trailer, self._plan.layout.index(self._status == OK)], end)
+        published = sink.publish()
+        self._sink = None
+        self._close_moments()
+        return published
+
+    def discard(self) -> None:
+        """Forget what was written; nothing happens after `finish`."""
+        if self._sink is not None:
+            self._sink.discard()
+            self._sink = None
+        self._close_moments()
+
+    def _close_moments(self) -> None:
+        if self._moments is not None:
+            self._moments.close()
+
+    def _open_sink(self, *, finishing: bool = False) -> Sink:
+        count = len(self._rows)
+        if self._sink is None:
+            raise errors.InvalidInput(f"{self._where()}: the shard is finished or discarded")
+        if finishing and self._next < count:
+            raise errors.InvalidInput(f"{self._where()}: {self._next} of {count} rows given. Append or fail the others")
+        if not finishing and self._next >= count:
+            raise errors.InvalidInput(f"{self._where()}: all {count} rows were given already")
+        return self._sink
+
+    def _where(self) -> str:
+        return f"shard {self._plan.shard} of '{self._plan.dataset}/{self._plan.array}', row {self.row}"
+
+    def _trailer(self, table: pa.Table | None) -> Trailer:
+        plan = self._plan
+        if (table is None) == (plan.array == PIXELS):
+            raise errors.InvalidInput(f"{self._where()}: a manifest is required for pixels and refused for tokens")
+        manifest_bytes = None
+        if table is not None:
+            checked = manifest.check_rows(table, rows=self._rows, dataset=plan.dataset, status=self._status)
+            manifest_bytes = manifest.parquet_bytes(checked)
+        return Trailer(
+            dataset=plan.dataset,
+            array=plan.array,
+            shard=plan.shard,
+            rows=self._rows,
+            crc32c=self._crc32c,
+            status=self._status,
+            errors=self._errors,
+            identity_digest=plan.identity_digest,
+            pixels_digest=plan.pixels_digest,
+            provenance=dict(plan.provenance),
+            moments=self._moments.result() if self._moments is not None else None,
+            manifest_bytes=manifest_bytes,
+        )
+
+
+class _RowMoments:
+    """Moments of prefix and patch tokens, computed in a thread while the row is being written."""
+
+    def __init__(self, plan: ShardPlan) -> None:
+        self._prefix_tokens = plan.prefix_tokens or 0
+        channels = plan.node.shape[-1]
+        self._prefix, self._patch = Accumulator(channels), Accumulator(channels)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="codistill-moments")
+
+    def start(self, row: npt.NDArray[Any]) -> None:
+        """Take in a row, which must not change before `wait`."""
+        self._running = self._thread.submit(self._add, row)
+
+    def wait(self) -> None:
+        """Wait for the row of `start`."""
+        self._running.result()
+
+    def result(self) -> tuple[Moments | None, Moments]:
+        prefix = self._prefix.moments() if self._prefix_tokens else None
+        return prefix, self._patch.moments()
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True)
+
+    def _add(self, row: npt.NDArray[Any]) -> None:
+        self._prefix.add(row[: self._prefix_tokens])
+        self._patch.add(row[self._prefix_tokens :])

@@ -65,8 +65,7 @@ def infer(state: Mapping[str, Tensor], *, num_heads: int | None = None, source: 
     """
     missing = [name for name in REQUIRED if name not in state]
     if missing:
-        found = ", ".join(sorted({name.split(".")[0] for name in state})[:8]) or "nothing"
-        raise InvalidInput(f"{source}: expected tensors {', '.join(missing)}, found groups {found}")
+        raise InvalidInput(f"{source}: expected tensors {', '.join(missing)}, found groups {states.groups(state)}")
     fc1, proj = state["blocks.0.mlp.fc1.weight"], state["patch_embed.proj.weight"]
     channels, patches = proj.shape[0], state["pos_embed"].shape[1] - 1
     side = round(patches**0.5)

@@ -110,6 +110,11 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def groups(state: Mapping[str, Tensor]) -> str:
+    """List the first components of the names, to tell in an error message what a file holds."""
+    return _some(sorted({name.split(".")[0] for name in state}))
+
+
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
 

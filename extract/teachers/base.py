@@ -1,0 +1,247 @@
+"""The interface of a teacher: a frozen network with its own preprocessing and the identity of its weights.
+
+Shapes: B batch, H W pixels, P prefix tokens, N patches (rows * cols of the student's grid), C channels.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from backbones import states
+from backbones.images import IMAGENET_MEAN, IMAGENET_STD, normalise
+from extract.teachers.precision import tf32
+from store.errors import InvalidInput
+
+Rule = Literal["dune", "hub"]
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a teacher is built from. `num_heads` and `stride` are for the kinds that know them."""
+
+    model: str
+    weights: Path
+    student_patch: int = 14
+    rule: Rule = "dune"
+    num_heads: int | None = None
+    stride: int | None = None
+
+    @property
+    def source(self) -> str:
+        """How error messages call the weights."""
+        return f"weights '{self.weights}' as {self.model}"
+
+    def refuse(self, *options: str) -> None:
+        """Refuse options that this kind of teacher would ignore.
+
+        Raises:
+            InvalidInput: one of `options` was given.
+        """
+        defaults = {"rule": "dune", "num_heads": None, "stride": None}
+        given = [f"{name}={getattr(self, name)!r}" for name in options if getattr(self, name) != defaults[name]]
+        if given:
+            raise InvalidInput(f"teacher '{self.model}': does not know {', '.join(given)}. Leave it out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """How a teacher runs. `dtype` and `tf32` change the features and are part of its identity."""
+
+    dtype: str = "float32"
+    tf32: bool = False
+    channels_last: bool = False
+    compile: bool = False
+
+
+def dune_resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize normalised images (B, 3, H, W) as DUNE does, only if the size differs.
+
+    Source: naver/dune; bicubic, align_corners=True, no antialias, overshoot not clamped. align_corners=False would
+    change MASt3R's features by 0.09.
+    """
+    if size == tuple(images.shape[-2:]):
+        return images
+    return functional.interpolate(images, size=size, mode="bicubic", align_corners=True)
+
+
+class Teacher(nn.Module, ABC):
+    """A frozen network: stored pixels in, float32 prefix and patch tokens out.
+
+    A subclass says how images become tokens; a kind with its own resize or normalisation also overrides `prepare`
+    and `resize_rule`. Weights stay float32; `dtype` is autocast's.
+
+    Args:
+        network: the loaded network.
+        request: what it was built from.
+        architecture: JSON description that goes into the identity.
+        patch_size: pixels per side that one patch token stands for (a stage's stride in a CNN).
+        channels: of a token.
+        prefix_tokens: tokens before the patches that are kept (CLS), 0 or more.
+        position_rule: how positions follow the grid, by name; goes into the identity.
+        mean: normalisation, per channel, of values in [0, 1].
+        std: normalisation, per channel.
+    """
+
+    resize_rule = "bicubic, align_corners=True, no antialias, after normalisation"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        request: Request,
+        architecture: Mapping[str, Any],
+        patch_size: int,
+        channels: int,
+        prefix_tokens: int,
+        position_rule: str = "none",
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.request = request
+        self.model = request.model
+        self.architecture = dict(architecture)
+        self.patch_size = patch_size
+        self.channels = channels
+        self.prefix_tokens = prefix_tokens
+        self.position_rule = position_rule
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+        self.compute = Compute()
+        self._run = self.tokens
+        self.requires_grad_(False)
+        self.eval()
+
+    @abstractmethod
+    def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Map prepared images (B, 3, rows * patch, cols * patch) to prefix (B, P, C) and patches (B, N, C)."""
+
+    def prepare(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
+        """Normalise pixels (B, H, W, 3) and resize them to `size` px by DUNE's rule."""
+        return dune_resize(normalise(pixels, mean=self.mean, std=self.std), size)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the tokens of stored pixels.
+
+        Args:
+            pixels: uint8 (B, H, W, 3) on any device.
+
+        Returns:
+            prefix (B, P, C) and patches (B, N, C) in float32 on the teacher's device, patches row-major.
+
+        Raises:
+            InvalidInput: not uint8 pixels, a size that the student's patch does not divide, or a network whose
+                output does not fit what it promises.
+        """
+        device = self.device
+        rows, cols = self.patch_grid(pixels.shape[1], pixels.shape[2])
+        dtype = DTYPES[self.compute.dtype]
+        with torch.no_grad(), tf32(self.compute.tf32) if device.type == "cuda" else nullcontext():
+            images = self.prepare(
+                pixels.to(device, non_blocking=True), (rows * self.patch_size, cols * self.patch_size)
+            )
+            if self.compute.channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+                prefix, patches = self._run(images)
+        expected = ((len(pixels), self.prefix_tokens, self.channels), (len(pixels), rows * cols, self.channels))
+        if (tuple(prefix.shape), tuple(patches.shape)) != expected:
+            raise InvalidInput(
+                f"teacher '{self.model}': expected prefix and patches of shapes {expected[0]} and {expected[1]}, found "
+                f"{tuple(prefix.shape)} and {tuple(patches.shape)}"
+            )
+        return prefix.float(), patches.float()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode: a teacher is frozen, also inside a module that trains."""
+        return super().train(False)
+
+    def run_with(self, compute: Compute, device: torch.device | str) -> Self:
+        """Set device and precision; returns itself.
+
+        Raises:
+            InvalidInput: unknown dtype.
+        """
+        if compute.dtype not in DTYPES:
+            raise InvalidInput(f"teacher '{self.model}': dtype '{compute.dtype}', expected one of {', '.join(DTYPES)}")
+        self.compute = compute
+        self.to(device)
+        if compute.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        self._run = torch.compile(self.tokens, dynamic=False) if compute.compile else self.tokens
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def patch_grid(self, height_px: int, width_px: int) -> tuple[int, int]:
+        """Return (rows, cols) of the patch tokens: the student's grid, whatever the teacher's own patch size.
+
+        Raises:
+            InvalidInput: a side that is no multiple of the student's patch size.
+        """
+        patch = self.request.student_patch
+        if height_px < patch or width_px < patch or height_px % patch or width_px % patch:
+            raise InvalidInput(
+                f"image of {height_px}x{width_px} px: expected multiples of the student's patch, {patch}"
+            )
+        return height_px // patch, width_px // patch
+
+    def fingerprint(self) -> str:
+        """Return the sha256 of the tensors in use; the same for the same weights in another container."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return states.fingerprint(self.network.state_dict())
+
+    def identity(self, image_size: int | tuple[int, int]) -> dict[str, Any]:
+        """Return what decides the features of images of `image_size` px: JSON, to be hashed and enforced (I5)."""
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        rows, cols = self.patch_grid(height, width)
+        size = (rows * self.patch_size, cols * self.patch_size)
+        return {
+            "architecture": self.architecture,
+            "weights_sha256": self.fingerprint(),
+            "position_rule": self.position_rule,
+            "normalisation": {"mean": list(self.mean), "std": list(self.std)},
+            "input_px": list(size),
+            "resize": "none" if size == (height, width) else self.resize_rule,
+            "patch_grid": [rows, cols],
+            "prefix_tokens": self.prefix_tokens,
+            "channels": self.channels,
+            "compute_dtype": self.compute.dtype,
+            "tf32": self.compute.tf32,
+        }
+
+    def provenance(self) -> dict[str, Any]:
+        """Return where and with what it runs: JSON, shown and never enforced."""
+        device = self.device
+        cuda = device.type == "cuda"
+        return {
+            "model": self.model,
+            "weights_file": self.request.weights.name,
+            "weights_file_sha256": self._file_sha256,
+            "device": torch.cuda.get_device_name(device) if cuda else device.type,
+            "channels_last": self.compute.channels_last,
+            "compile": self.compute.compile,
+            "versions": {name: version(name) for name in ("codistill", "torch", "timm")},
+        }
+
+    @cached_property
+    def _file_sha256(self) -> str:
+        with self.request.weights.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,110 @@
+"""CroCo's encoder, which MASt3R and DUSt3R share: a ViT with rotary positions and nothing else timm does not have.
+
+Shapes: B batch, N tokens, D channels, h heads, d channels of a head.
+"""
+
+from functools import partial
+
+import torch
+from timm.layers import Mlp, PatchEmbed
+from torch import Tensor, nn
+from torch.nn import functional
+
+NORM_EPS = 1e-6
+ROPE_BASE = 100.0
+
+
+def rotary_table(grid: tuple[int, int], head_dim: int, *, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Return cos and sin of RoPE100 for a patch grid, float32 whatever autocast says.
+
+    The first half of a head's channels turns with the row, the second with the column; inside a half of width w,
+    channel i pairs with i + w / 2 and turns by position * 100^(-2i / w).
+
+    Args:
+        grid: (rows, cols); positions are the integers 0..rows-1 and 0..cols-1, not rescaled with resolution.
+        head_dim: d, a multiple of 4.
+        device: where the tables go.
+
+    Returns:
+        cos and sin, each (rows * cols, d), row-major.
+    """
+    width = head_dim // 2
+    frequency = ROPE_BASE ** (-torch.arange(0, width, 2, dtype=torch.float32, device=device) / width)
+    row = torch.arange(grid[0], dtype=torch.float32, device=device).repeat_interleave(grid[1])
+    col = torch.arange(grid[1], dtype=torch.float32, device=device).repeat(grid[0])
+    by_row, by_col = row[:, None] * frequency, col[:, None] * frequency
+    angle = torch.cat([by_row, by_row, by_col, by_col], dim=1)
+    return angle.cos(), angle.sin()
+
+
+def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn queries or keys (B, h, N, d) by tables (N, d), computed in float32 and returned in the dtype given."""
+    first_row, second_row, first_col, second_col = heads.float().chunk(4, dim=-1)
+    quarter_turn = torch.cat([-second_row, first_row, -second_col, first_col], dim=-1)
+    return (heads.float() * cos + quarter_turn * sin).to(heads.dtype)
+
+
+class RotaryAttention(nn.Module):
+    """Multi-head self-attention with rotary positions on queries and keys."""
+
+    def __init__(self, channels: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(self, tokens: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        batch, count, channels = tokens.shape
+        qkv = self.qkv(tokens).reshape(batch, count, 3, self.num_heads, channels // self.num_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = functional.scaled_dot_product_attention(rotate(query, cos, sin), rotate(key, cos, sin), value)
+        projected: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, count, channels))
+        return projected
+
+
+class CrocoBlock(nn.Module):
+    """Pre-norm transformer block with rotary attention; no LayerScale."""
+
+    def __init__(self, channels: int, num_heads: int, *, mlp_hidden: int) -> None:
+        super().__init__()
+        norm_layer = partial(nn.LayerNorm, eps=NORM_EPS)
+        self.norm1 = norm_layer(channels)
+        self.attn = RotaryAttention(channels, num_heads)
+        self.norm2 = norm_layer(channels)
+        self.mlp = Mlp(channels, mlp_hidden)
+
+    def forward(self, tokens: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        tokens = tokens + self.attn(self.norm1(tokens), cos, sin)
+        mixed: Tensor = tokens + self.mlp(self.norm2(tokens))
+        return mixed
+
+
+class CrocoEncoder(nn.Module):
+    """Patch embedding, blocks and final norm: no CLS, no registers, no position embedding added.
+
+    Args:
+        embed_dim: D.
+        depth: number of blocks.
+        num_heads: attention heads.
+        patch_size: pixels per side.
+        mlp_hidden: width of the MLP's hidden layer.
+    """
+
+    def __init__(self, *, embed_dim: int, depth: int, num_heads: int, patch_size: int, mlp_hidden: int) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.patch_size = patch_size
+        self.head_dim = embed_dim // num_heads
+        self.patch_embed = PatchEmbed(img_size=None, patch_size=patch_size, embed_dim=embed_dim)
+        self.blocks = nn.ModuleList(CrocoBlock(embed_dim, num_heads, mlp_hidden=mlp_hidden) for _ in range(depth))
+        self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the patch tokens after the final norm; (B, 3, H, W) -> (B, N, D), row-major."""
+        grid = (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
+        cos, sin = rotary_table(grid, self.head_dim, device=images.device)
+        tokens = self.patch_embed(images)
+        for block in self.blocks:
+            tokens = block(tokens, cos, sin)
+        normalised: Tensor = self.norm(tokens)
+        return normalised

@@ -1,0 +1,64 @@
+"""DINOv2 S, B, L and g, with and without registers (Apache-2.0; facebookresearch/dinov2)."""
+
+from torch import Tensor
+
+from backbones import checkpoints, dino, states
+from backbones.vit import DinoVisionTransformer
+from extract.teachers.base import Request, Teacher
+
+STATE_NAMES = ("model", "teacher", "state_dict")
+
+
+class DinoTeacher(Teacher):
+    """A DINOv2-type encoder: all tokens after the final norm, registers discarded.
+
+    Args:
+        network: the loaded encoder.
+        request: what it was built from.
+        architecture: as `dino.build` found it.
+        keep_cls: whether CLS is kept as the prefix token.
+    """
+
+    def __init__(
+        self,
+        network: DinoVisionTransformer,
+        *,
+        request: Request,
+        architecture: dino.DinoArchitecture,
+        keep_cls: bool,
+    ) -> None:
+        super().__init__(
+            network,
+            request=request,
+            architecture={"name": "dinov2"} | architecture.to_json(),
+            patch_size=network.patch_size,
+            channels=network.embed_dim,
+            prefix_tokens=int(keep_cls),
+            position_rule=network.pos_rule,
+        )
+        self.vit = network
+
+    def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        cls, _, patches = self.vit.split(self.vit(images))
+        return cls[:, : self.prefix_tokens], patches
+
+
+def build(request: Request) -> Teacher:
+    """Build a DINOv2 teacher from `dinov2_vit*_pretrain.pth`, or the same tensors in safetensors.
+
+    The position rule `hub` is what the public models with registers do; those without registers follow `dune`'s
+    rule anyway, and so does everything in DUNE.
+
+    Raises:
+        InvalidInput: another architecture.
+    """
+    request.refuse("stride")
+    state = states.strip_wrappers(states.find(checkpoints.load(request.weights), STATE_NAMES, source=request.source))
+    has_registers = "register_tokens" in state
+    network, architecture = dino.build(
+        state,
+        num_heads=request.num_heads,
+        pos_rule=request.rule if has_registers else "dune",
+        source=request.source,
+    )
+    return DinoTeacher(network, request=request, architecture=architecture, keep_cls=True)

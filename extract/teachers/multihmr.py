@@ -1,0 +1,29 @@
+"""Multi-HMR's backbone: DINOv2 without registers, fine-tuned on people (NAVER licence; naver/multi-hmr)."""
+
+from backbones import checkpoints, dino, states
+from extract.teachers.base import Request, Teacher
+from extract.teachers.dinov2 import DinoTeacher
+from store.errors import InvalidInput
+
+STATE_NAMES = ("model_state_dict",)
+PREFIXES = ("backbone.encoder.", "encoder.backbone.")  # the second in the checkpoints for the Anny body model
+
+
+def build(request: Request) -> Teacher:
+    """Build the backbone from `multiHMR_*.pt`; heads and body-model buffers in it are left out.
+
+    Patch tokens only: DUNE ignores this teacher's CLS. Both position rules are the same one here.
+
+    Raises:
+        InvalidInput: no Multi-HMR backbone in the file.
+    """
+    request.refuse("stride")
+    state = states.strip_wrappers(states.find(checkpoints.load(request.weights), STATE_NAMES, source=request.source))
+    encoder = next((found for prefix in PREFIXES if (found := states.select(state, prefix))), None)
+    if encoder is None:
+        raise InvalidInput(
+            f"{request.source}: expected tensors named {PREFIXES[0]}*, found groups {states.groups(state)}. "
+            "Give a multiHMR_*.pt file"
+        )
+    network, architecture = dino.build(encoder, num_heads=request.num_heads, source=request.source)
+    return DinoTeacher(network, request=request, architecture=architecture, keep_cls=False)

@@ -1,0 +1,150 @@
+"""`timm:<name>`: any timm model that keeps a patch grid, transformer or hierarchical, from a local weight file.
+
+Shapes: B batch, N patches, C channels.
+"""
+
+from typing import Any
+
+import torch
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+from torch.nn import functional
+
+from backbones.images import normalise
+from extract.teachers import timm_weights
+from extract.teachers.base import Request, Teacher
+from store.errors import InvalidInput
+
+PROBE_GRID = (4, 6)  # not square, so that rows, columns and channels are told apart
+REFUSALS = (AssertionError, IndexError, RuntimeError, TypeError, ValueError)
+
+
+class TimmTeacher(Teacher):
+    """A timm model's own final features, or the output of one of its stages.
+
+    Args:
+        network: the loaded model.
+        request: what it was built from.
+        reduction: input pixels per output cell.
+        stage: what `forward_intermediates` calls the stage; None for the final features.
+    """
+
+    resize_rule = "bicubic, antialias, clamped to the pixel range, before normalisation"
+
+    def __init__(self, network: nn.Module, *, request: Request, reduction: int, stage: int | None) -> None:
+        data = resolve_model_data_config(network)
+        super().__init__(
+            network,
+            request=request,
+            architecture={"name": request.model.removeprefix(timm_weights.PREFIX).partition(".")[0], "stage": stage},
+            patch_size=reduction,
+            channels=0,  # the probe tells
+            prefix_tokens=int(stage is None and getattr(network, "cls_token", None) is not None),
+            position_rule="timm",
+            mean=data["mean"],
+            std=data["std"],
+        )
+        self.stage = stage
+        self.channels_first = True
+        self.only_size: tuple[int, int] | None = None
+        self.resized = False
+        self._probe((data["input_size"][1], data["input_size"][2]))
+
+    def prepare(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
+        """Resize and normalise as timm's own loader does, but in float32 and on the device."""
+        if size == (pixels.shape[1], pixels.shape[2]):
+            return normalise(pixels, mean=self.mean, std=self.std)
+        images = normalise(pixels, mean=(0, 0, 0), std=(1, 1, 1))
+        images = functional.interpolate(images, size=size, mode="bicubic", antialias=True).clamp(0, 1)
+        mean = torch.tensor(self.mean, device=images.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=images.device).view(1, 3, 1, 1)
+        return (images - mean) / std
+
+    def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        self._fit((images.shape[-2], images.shape[-1]))
+        return self._split(self._features(images))
+
+    def _features(self, images: Tensor) -> Tensor:
+        network: Any = self.network
+        if self.stage is None:
+            features: Tensor = network.forward_features(images)
+            return features
+        stages: list[Tensor] = network.forward_intermediates(
+            images, indices=[self.stage], output_fmt="NCHW", intermediates_only=True
+        )
+        return stages[0]
+
+    def _split(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """CLS, where there is one, and patches; registers and distillation tokens are left out."""
+        if features.ndim == 3:
+            first_patch = int(getattr(self.network, "num_prefix_tokens", self.prefix_tokens))
+            return features[:, : self.prefix_tokens], features[:, first_patch:]
+        patches = features.flatten(2).transpose(1, 2) if self.channels_first else features.flatten(1, 2)
+        return patches[:, :0], patches
+
+    def _fit(self, size: tuple[int, int]) -> None:
+        """Set a model whose input size is fixed to the size that the student's grid asks for; once."""
+        if self.only_size in (None, size):
+            return
+        network: Any = self.network
+        if self.resized or not hasattr(network, "set_input_size"):
+            way_out = "Load it again for another size" if self.resized else "Choose an image size that gives this grid"
+            raise InvalidInput(
+                f"teacher '{self.model}': takes images of {self.only_size} px only; the student's "
+                f"grid asks for {size}. {way_out}"
+            )
+        self.fingerprint()  # before timm resamples its position tables
+        network.set_input_size(img_size=size)
+        self.only_size, self.resized = size, True
+
+    def _probe(self, native: tuple[int, int]) -> None:
+        """Learn channels, layout and whether the input size is free from one small forward pass.
+
+        Raises:
+            InvalidInput: the model does not run, or keeps no patch grid.
+        """
+        reasons: list[str] = []
+        for grid in (PROBE_GRID, (native[0] // self.patch_size, native[1] // self.patch_size)):
+            size = (grid[0] * self.patch_size, grid[1] * self.patch_size)
+            try:
+                with torch.no_grad():
+                    features = self._features(torch.zeros(1, 3, *size))
+            except REFUSALS as error:
+                reasons.append(f"{size[0]}x{size[1]} px: {error}")
+                self.only_size = native
+                continue
+            self.channels_first = features.ndim == 4 and tuple(features.shape[2:]) == grid
+            self.channels = features.shape[1 if self.channels_first else -1]
+            if features.ndim not in (3, 4) or self._split(features)[1].shape[1] != grid[0] * grid[1]:
+                raise InvalidInput(
+                    f"teacher '{self.model}': expected a grid of {grid} patches for {size[0]}x{size[1]} px, found "
+                    f"features of shape {tuple(features.shape)}. Choose a stage with stride, or another model"
+                )
+            return
+        raise InvalidInput(f"teacher '{self.model}': does not run on images. {'; '.join(reasons)}")
+
+
+def build(request: Request) -> Teacher:
+    """Build a teacher from any timm model and a local file, in timm's naming or its authors'.
+
+    Without `stride` the features are the model's final ones (`forward_features`: a transformer's tokens after its
+    final norm); with it, the raw output of the last stage with that many input pixels per cell, and what comes after
+    is dropped.
+
+    Raises:
+        InvalidInput: unknown model, wrong file, or a stride that it does not have.
+    """
+    request.refuse("rule", "num_heads")
+    network = timm_weights.load(request)
+    reductions = [int(info["reduction"]) for info in network.feature_info]
+    if request.stride is None:
+        return TimmTeacher(network, request=request, reduction=reductions[-1], stage=None)
+    if len(set(reductions)) == 1 or not hasattr(network, "prune_intermediate_layers"):
+        raise InvalidInput(f"teacher '{request.model}': has no stages to choose from. Leave out stride")
+    if request.stride not in reductions:
+        raise InvalidInput(
+            f"teacher '{request.model}': stride {request.stride}, expected one of {sorted(set(reductions))}"
+        )
+    stage = len(reductions) - 1 - reductions[::-1].index(request.stride)
+    (kept,) = network.prune_intermediate_layers([stage], prune_norm=True, prune_head=True)
+    return TimmTeacher(network, request=request, reduction=request.stride, stage=kept)

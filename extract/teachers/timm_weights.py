@@ -1,0 +1,99 @@
+"""Making a timm model and filling it from a local file; nothing is ever downloaded."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+from torch import Tensor, nn
+
+from backbones import checkpoints, states
+from extract.teachers import efficientnet_lite
+from extract.teachers.base import Request
+from store.configuration import near_miss
+from store.errors import InvalidInput
+
+PREFIX = "timm:"
+STATE_NAMES = ("state_dict_ema", "state_dict", "model_ema", "model")
+# Modules of timm's models that come after the features: not needed in the file and not part of the identity.
+HEADS = ("head", "head_dist", "head_drop", "fc", "fc_norm", "classifier", "last_linear", "attn_pool")
+# Keywords that make a model take any input size, for those that know them.
+ANY_SIZE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+FILTER_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+
+
+def load(request: Request) -> Any:
+    """Make the model that `request.model` names and load its weights strictly, heads apart.
+
+    Returns:
+        A timm model on the CPU, its heads replaced by identities.
+
+    Raises:
+        InvalidInput: unknown model, or a file that does not hold it.
+    """
+    network = create(request.model.removeprefix(PREFIX))
+    state = states.strip_wrappers(states.find(checkpoints.load(request.weights), STATE_NAMES, source=request.source))
+    states.load_into(network, without_heads(_timm_names(state, network, source=request.source)), source=request.source)
+    return network
+
+
+def create(name: str) -> Any:
+    """Make a timm model with random weights and without heads, for any input size where it can.
+
+    Raises:
+        InvalidInput: timm does not know it.
+    """
+    if not timm.is_model(name):
+        architecture = name.partition(".")[0]
+        raise InvalidInput(
+            f"teacher '{PREFIX}{name}': timm {timm.__version__} has no such model"
+            f"{near_miss(architecture, timm.list_models())}. See: python -c 'import timm; print(timm.list_models())'"
+        )
+    for keywords in ANY_SIZE:
+        try:
+            network = timm.create_model(name, pretrained=False, num_classes=0, **keywords)
+        except TypeError as error:
+            if "unexpected keyword" not in str(error):
+                raise
+        except RuntimeError as error:
+            raise InvalidInput(f"teacher '{PREFIX}{name}': timm cannot make it ({error})") from error
+        else:
+            break
+    _check_activation(network, name)
+    for head in HEADS:
+        if hasattr(network, head):
+            setattr(network, head, nn.Identity())
+    return network
+
+
+def _check_activation(network: Any, name: str) -> None:
+    """Refuse OpenAI's CLIP weights in the model with the wrong GELU, for which timm has them too."""
+    notes = (getattr(network, "pretrained_cfg", None) or {}).get("notes") or ()
+    if "quickgelu" not in name and any("natively QuickGELU" in note for note in notes):
+        wanted = name.replace("_clip_", "_clip_quickgelu_")
+        raise InvalidInput(
+            f"teacher '{PREFIX}{name}': its weights were trained with QuickGELU, this model has the exact GELU. "
+            f"Use '{PREFIX}{wanted}'"
+        )
+
+
+def without_heads(state: Mapping[str, Tensor]) -> states.State:
+    """Drop the tensors of classification heads and of attention pooling."""
+    return {name: tensor for name, tensor in state.items() if name.partition(".")[0] not in HEADS}
+
+
+def _timm_names(state: states.State, network: Any, *, source: str) -> states.State:
+    """Rename a file in its authors' naming by timm's own conversion for this model, if its names are not timm's."""
+    expected = network.state_dict()
+    if all(name in state for name in expected):
+        return state
+    if efficientnet_lite.is_original(state):
+        return efficientnet_lite.rename(state, [len(stage) for stage in network.blocks], source=source)
+    convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return state
+    try:
+        converted = convert(dict(state), network)
+    except FILTER_ERRORS:  # not what the conversion is for; the strict check then tells what the file holds
+        return state
+    return {name: tensor for name, tensor in converted.items() if isinstance(tensor, Tensor)}

@@ -118,9 +118,9 @@ def _fit(
     selection = rows.balanced(subject.mixture, rows=settings.fit_rows, seed=settings.seed)
     folds = torch.from_numpy(selection.images() % FOLDS)
     fitting = Fitting(encoders=encoders, teachers=subject.student.teachers, device=device)
-    for part, batch in _shown(selection, subject.mixture, device=device, title="fit baselines", progress=progress):
+    for numbers, batch in _shown(selection, subject.mixture, device=device, title="fit baselines", progress=progress):
         fitting.add(
-            batch.pixels, _targets(subject, batch), rows=_read_rows(subject, batch), folds=folds[part].to(device)
+            batch.pixels, _targets(subject, batch), rows=_read_rows(subject, batch), folds=folds[numbers].to(device)
         )
     return fitting.fitted()
 
@@ -137,7 +137,7 @@ def _score(
     selection = rows.spread(subject.mixture.held_out, rows_per_source=settings.rows_per_dataset, seed=settings.seed)
     collected = _Collected(selection, subject.mixture)
     generator = torch.Generator(device).manual_seed(settings.seed)
-    for part, batch in _shown(selection, subject.mixture, device=device, title="held-out rows", progress=progress):
+    for numbers, batch in _shown(selection, subject.mixture, device=device, title="held-out rows", progress=progress):
         chosen = _read_rows(subject, batch)
         targets = _targets(subject, batch)
         ceiling = (ROUNDING, _targets(subject, batch, generator=generator))
@@ -150,7 +150,7 @@ def _score(
                     targets[key][keep],
                     direction=fitted.directions[key] if name == MEAN else None,
                 )
-                collected.add(part.start + keep.cpu().numpy(), key=key, predictor=name, sums=sums)
+                collected.add(numbers[keep.cpu().numpy()], key=key, predictor=name, sums=sums)
     return collected.table()
 
 
@@ -202,11 +202,11 @@ def _read_rows(subject: Subject, batch: Batch) -> dict[str, Tensor]:
 
 def _shown(
     selection: rows.Selection, mixture: Mixture, *, device: torch.device, title: str, progress: bool
-) -> Iterator[tuple[slice, Batch]]:
+) -> Iterator[tuple[np.ndarray, Batch]]:
     with tqdm(total=len(selection), desc=title, unit="row", disable=not progress) as bar:
-        for part, batch in rows.batches(selection, mixture, device=device):
-            yield part, batch
-            bar.update(part.stop - part.start)
+        for numbers, batch in rows.batches(selection, mixture, device=device):
+            yield numbers, batch
+            bar.update(len(numbers))
 
 
 def _encoder(model: Distiller) -> StudentEncoder:

@@ -3,7 +3,6 @@
 Read off the image lists of the cache, never off names of datasets.
 """
 
-import posixpath
 from collections.abc import Iterable
 
 import numpy as np
@@ -14,30 +13,23 @@ from store.dataset import Dataset
 
 
 def image_keys(dataset: Dataset) -> pa.ChunkedArray:
-    """Name every image of a dataset by root and path, the same in every dataset over the same files (image order)."""
-    images = dataset.image_list().sort_by("image_index")
-    return pc.binary_join_element_wise(_root(dataset), images["path"], "/")
+    """Name every image of a dataset, the same in every dataset over the same files, in image order.
+
+    The cache does not record where a dataset's folder was, so a photograph is known by its path below that folder and
+    its size in bytes together: the path alone would confuse `train/0001.png` with `val/0001.png`.
+    """
+    images = dataset.image_list()
+    return pc.binary_join_element_wise(images["path"], pc.cast(images["bytes"], pa.string()), "#")
 
 
 def seen_in_training(dataset: Dataset, training: Iterable[Dataset]) -> np.ndarray:
-    """Which images of `dataset` are also images of a training dataset, bool (images,).
-
-    Two datasets hold the same photograph if root folder and relative path together name the same file. Lists of
-    folders that lie apart are not even read.
-    """
+    """Which images of `dataset` are also images of a training dataset, bool (images,)."""
+    seen = np.zeros(dataset.images, dtype=np.bool_)
     keys = image_keys(dataset)
-    seen = np.zeros(len(keys), dtype=np.bool_)
     for other in training:
-        if _nested(_root(dataset), _root(other)) and not seen.all():
-            seen |= pc.is_in(keys, value_set=image_keys(other)).to_numpy()
+        if other.image_list_sha256 == dataset.image_list_sha256:
+            return np.ones(dataset.images, dtype=np.bool_)
+        candidates = pc.is_in(other.image_list()["bytes"], value_set=dataset.image_list()["bytes"])
+        if pc.any(candidates).as_py():
+            seen |= pc.is_in(keys, value_set=image_keys(other).filter(candidates)).to_numpy()
     return seen
-
-
-def _root(dataset: Dataset) -> str:
-    """The folder that paths start at; a source that records none is told apart by its list of images alone."""
-    root = str(dataset.source.get("root") or "")
-    return posixpath.normpath(root) if root else ""
-
-
-def _nested(first: str, second: str) -> bool:
-    return f"{first}/".startswith(f"{second}/") or f"{second}/".startswith(f"{first}/")

@@ -56,19 +56,14 @@ def balanced(mixture: Mixture, *, rows: int, seed: int = 0) -> Selection:
 
 def batches(
     selection: Selection, mixture: Mixture, *, device: torch.device, batch: int = BATCH
-) -> Iterator[tuple[slice, Batch]]:
-    """Read a selection: (which of its rows, the batch on the device). A batch is valid until the next is asked for."""
-    count = -(-len(selection) // batch)
-
-    def part(step: int) -> slice:
-        return slice(step * batch, min((step + 1) * batch, len(selection)))
-
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Read a selection: (numbers of its rows (B,), the batch on the device), valid until the next is asked for."""
     with Loader(
-        selection.sources,
-        mixture.teachers,
+        sources=selection.sources,
+        teachers=mixture.teachers,
         image_size=mixture.image_size,
-        plan=lambda step: selection.picks[part(step)],
-        steps=range(count),
+        plan=lambda step: selection.picks[slice(step * batch, (step + 1) * batch)],
+        steps=range(-(-len(selection) // batch)),
         batch=batch,
         device=device,
         readers=READERS,
@@ -76,7 +71,7 @@ def batches(
         verify=True,
     ) as loader:
         for found in loader:
-            yield part(found.step), found
+            yield found.picks.slot, found
 
 
 def _draw(sources: Sequence[Source], limits: Sequence[int], *, seed: int) -> Selection:
@@ -87,5 +82,6 @@ def _draw(sources: Sequence[Source], limits: Sequence[int], *, seed: int) -> Sel
         rows.append(source.rows_at(places))
         numbers.append(np.full(limit, number, dtype=np.int64))
     empty = [np.zeros(0, dtype=np.int64)]
-    picks = Picks(source=np.concatenate(numbers or empty), row=np.concatenate(rows or empty))
+    source = np.concatenate(numbers or empty)
+    picks = Picks(source=source, row=np.concatenate(rows or empty), slot=np.arange(len(source)))
     return Selection(sources=tuple(sources), picks=picks)

@@ -1,0 +1,72 @@
+"""Tokens as colours: the first three principal components of patch tokens shown as red, green and blue.
+
+Shapes: N tokens, C channels.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from store import errors
+
+COLOURS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """Directions and range that turn tokens into colours; with one basis, equal colours mean equal tokens.
+
+    Attributes:
+        mean: float64 (C,), subtracted first.
+        components: float64 (3, C), the directions of red, green and blue; zeros where there are fewer.
+        low, high: the values of a component that become 0 and 255, the same for all three, so that a component which
+            varies less is paler.
+    """
+
+    mean: npt.NDArray[np.float64]
+    components: npt.NDArray[np.float64]
+    low: float
+    high: float
+
+
+def pca_basis(tokens: npt.NDArray[Any]) -> Basis:
+    """Find the first three principal components of tokens (N, C) and the range that their values span.
+
+    A component's sign is free in principle; here its largest entry is positive, so that pictures are reproducible.
+
+    Raises:
+        errors.InvalidInput: no token, or one that is not finite.
+    """
+    values = np.asarray(tokens, np.float64)
+    if values.ndim != 2 or not len(values) or not np.isfinite(values).all():
+        raise errors.InvalidInput(f"principal components need finite tokens (N, C), found shape {values.shape}")
+    mean = values.mean(axis=0)
+    centred = values - mean
+    _, vectors = np.linalg.eigh(centred.T @ centred)
+    found = vectors[:, ::-1].T[:COLOURS]
+    largest = np.take_along_axis(found, np.abs(found).argmax(axis=1)[:, None], axis=1)
+    components = np.zeros((COLOURS, values.shape[1]))
+    components[: len(found)] = found * np.where(largest < 0, -1.0, 1.0)
+    projected = centred @ components.T
+    return Basis(mean=mean, components=components, low=float(projected.min()), high=float(projected.max()))
+
+
+def pca_rgb(tokens: npt.NDArray[Any], basis: Basis | None = None) -> npt.NDArray[np.uint8]:
+    """Colour patch tokens.
+
+    Args:
+        tokens: (rows, cols, C).
+        basis: from `pca_basis`, to make pictures comparable; None takes that of this image alone.
+
+    Returns:
+        uint8 (rows, cols, 3); values outside the range of the basis are clipped.
+    """
+    rows, cols, channels = tokens.shape
+    flat = np.asarray(tokens, np.float64).reshape(-1, channels)
+    used = basis or pca_basis(flat)
+    projected = (flat - used.mean) @ used.components.T
+    span = used.high - used.low
+    scaled = (projected - used.low) / span if span > 0 else np.full_like(projected, 0.5)
+    return np.rint(scaled.clip(0.0, 1.0) * 255).astype(np.uint8).reshape(rows, cols, COLOURS)

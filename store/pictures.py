@@ -69,4 +69,4 @@ def pca_rgb(tokens: npt.NDArray[Any], basis: Basis | None = None) -> npt.NDArray
     projected = (flat - used.mean) @ used.components.T
     span = used.high - used.low
     scaled = (projected - used.low) / span if span > 0 else np.full_like(projected, 0.5)
-    return np.rint(scaled.clip(0.0, 1.0) * 255).astype(np.uint8).reshape(rows, cols, COLOURS)
+    return np.asarray(np.rint(scaled.clip(0.0, 1.0) * 255).astype(np.uint8).reshape(rows, cols, COLOURS))

@@ -1,0 +1,139 @@
+"""What a run says: one JSON line per step, TensorBoard, a progress bar. Reading the log back needs no torch."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from store.errors import MissingExtra
+
+LOG = "log.jsonl"
+STEP = "step"
+FIDELITY = "fidelity"
+
+Record = dict[str, Any]
+
+
+def read(run: Path, kind: str | None = None) -> list[Record]:
+    """The records of a run's log, in order; those of one kind (`STEP`, `FIDELITY`) if it is given.
+
+    A last line that a crash cut short is left out.
+    """
+    path = run / LOG
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            break
+        if kind is None or record["kind"] == kind:
+            records.append(record)
+    return records
+
+
+def cut(run: Path, step: int) -> None:
+    """Remove what was logged after `step`, so that a resumed run's log is that of an undisturbed one."""
+    kept = [record for record in read(run) if record["step"] <= step]
+    temporary = run / f".{LOG}"
+    temporary.write_text("".join(_line(record) for record in kept), encoding="utf-8")
+    os.replace(temporary, run / LOG)
+
+
+def flat(record: Record, prefix: str = "") -> dict[str, float]:
+    """The numbers of a record, nested names joined by `/`."""
+    numbers: dict[str, float] = {}
+    for name, value in record.items():
+        if isinstance(value, dict):
+            numbers |= flat(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            numbers[f"{prefix}{name}"] = float(value)
+    return numbers
+
+
+class Journal:
+    """Writes a run's log: JSON lines always, TensorBoard events if wanted, a progress bar on a terminal's stderr."""
+
+    def __init__(
+        self, run: Path, *, done: int, steps: int, tensorboard: bool, silent: bool = False, quiet: bool = False
+    ) -> None:
+        """Open for appending; close it by leaving it as a context manager.
+
+        Args:
+            run: run directory.
+            done: steps done already.
+            steps: of the whole run.
+            tensorboard: write events below `run/tensorboard`.
+            silent: write nothing at all, for ranks other than the first.
+            quiet: no progress bar.
+
+        Raises:
+            MissingExtra: TensorBoard is wanted and not installed.
+        """
+        self._file = None if silent else (run / LOG).open("a", encoding="utf-8")
+        self._events = _event_writer(run, purge_step=done + 1) if tensorboard and not silent else None
+        hidden = quiet or silent
+        self._bar = tqdm(total=steps, initial=done, unit="step", desc=run.name, disable=hidden, dynamic_ncols=True)
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        if self._file is not None:
+            self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+    def step(self, record: Record) -> None:
+        """Write the record of one step and move the bar."""
+        self._write({"kind": STEP, **record})
+        self._bar.set_postfix(
+            {
+                "loss": f"{record['loss']:.4f}",
+                "images/s": f"{record['images_per_s']:.1f}",
+                "data wait": f"{100 * record['data_wait_s'] / max(record['step_s'], 1e-9):.1f}%",
+            },
+            refresh=False,
+        )
+        self._bar.update()
+
+    def fidelity(self, record: Record) -> None:
+        """Write a measurement on held-out rows and show it above the bar."""
+        self._write({"kind": FIDELITY, **record})
+        for dataset, teachers in record["datasets"].items():
+            cosines = ", ".join(f"{name} {values['cosine']:.3f}" for name, values in teachers.items())
+            self.say(f"step {record['step']}, held-out '{dataset}': cosine {cosines}")
+
+    def say(self, text: str) -> None:
+        """Show a line without breaking the bar."""
+        if not self._bar.disable:
+            self._bar.write(text, file=self._bar.fp)
+
+    def _write(self, record: Record) -> None:
+        if self._file is None:
+            return
+        self._file.write(_line(record))
+        self._file.flush()
+        if self._events is not None:
+            step = record["step"]
+            for name, value in flat({key: value for key, value in record.items() if key != "step"}).items():
+                self._events.add_scalar(f"{record['kind']}/{name}", value, step)
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, separators=(",", ":")) + "\n"
+
+
+def _event_writer(run: Path, *, purge_step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise MissingExtra(
+            "log.tensorboard needs tensorboard. Install codistill[train], or --log.no-tensorboard"
+        ) from None
+    return SummaryWriter(str(run / "tensorboard"), purge_step=purge_step)

@@ -1,0 +1,163 @@
+"""Students as runs know them: built with their first weights, or read back as trained."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from backbones.states import load_into, select
+from store.errors import InvalidInput
+from train import checkpoints, dune_checkpoints, log
+from train.model import Distiller, build_distiller
+from train.projectors import ProjectorConfig
+from train.recipe import Recipe
+from train.rundir import CHECKPOINTS, RECIPE, Description, read_description, read_recipe
+from train.student import Encoder, EncoderConfig, resize_position
+from train.targets import TargetNorms, TeacherSpec
+
+DISTILLER, NORMS = "distiller.", "norms."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run read back; all modules in host memory.
+
+    Attributes:
+        directory: of the run.
+        recipe: as resolved when it began.
+        step: optimizer steps that its weights have seen.
+        distiller: the trained student with its projectors, in evaluation mode.
+        target_norms: statistics that teacher tokens are standardised with.
+        description: of the caches, as `cache.json` has it.
+    """
+
+    directory: Path
+    recipe: Recipe
+    step: int
+    distiller: Distiller
+    target_norms: TargetNorms
+    description: Description
+
+    @property
+    def teachers(self) -> Mapping[str, Mapping[str, Any]]:
+        """By name: identity, identity_digest, groups, patch_grid, prefix_tokens, channels."""
+        found: dict[str, dict[str, Any]] = self.description["teachers"]
+        return found
+
+    @property
+    def image_size(self) -> int:
+        """Side of the views that it was trained on, px."""
+        return int(self.description["image_size"])
+
+    @cached_property
+    def log(self) -> list[log.Record]:
+        """Every record of `log.jsonl`; see `train.log.read` for one kind only."""
+        return log.read(self.directory)
+
+    def initial(self) -> Distiller:
+        """The student as it was before its first step, rebuilt from the seed (and the start checkpoint)."""
+        return build(self.recipe, self.description)[0].eval()
+
+
+def load(directory: str | Path, *, step: int | None = None) -> Run:
+    """Read a run back.
+
+    Args:
+        directory: `--out` of the training.
+        step: of the checkpoint; None takes the newest.
+
+    Raises:
+        MissingFile: no run, or no such checkpoint; the available ones are listed.
+        Damaged: the checkpoint cannot be read.
+    """
+    place = Path(directory)
+    recipe, description = read_recipe(place), read_description(place)
+    checkpoint = checkpoints.load(place / CHECKPOINTS, step, optimizer=False)
+    distiller, norms = _fresh(recipe, description)
+    restore(distiller, norms, checkpoint.model, source=f"checkpoint of step {checkpoint.step} of run '{place}'")
+    return Run(
+        directory=place,
+        recipe=recipe,
+        step=checkpoint.step,
+        distiller=distiller.eval(),
+        target_norms=norms.eval(),
+        description=description,
+    )
+
+
+def build(recipe: Recipe, description: Description) -> tuple[Distiller, TargetNorms]:
+    """The student and target statistics that a run of this recipe begins with, in host memory.
+
+    Args:
+        recipe: of the run; `start.checkpoint` gives the weights if there is one.
+        description: of the caches, from `train.opening.describe` or a run's `cache.json`.
+
+    Raises:
+        InvalidInput: the recipe needs a checkpoint, or its tensors do not fit this student.
+    """
+    if recipe.start.required and not recipe.start.checkpoint:
+        raise InvalidInput(
+            f"recipe '{recipe.name}' fine-tunes. Name what to start from: --start.checkpoint RUN_OR_DUNE_FILE"
+        )
+    distiller, norms = _fresh(recipe, description)
+    if recipe.start.checkpoint:
+        _begin_from(Path(recipe.start.checkpoint), distiller, norms)
+    return distiller, norms
+
+
+def state_of(distiller: Distiller, norms: TargetNorms) -> dict[str, Tensor]:
+    """What a checkpoint holds of the model."""
+    parts: tuple[tuple[str, nn.Module], ...] = ((DISTILLER, distiller), (NORMS, norms))
+    return {prefix + name: tensor for prefix, module in parts for name, tensor in module.state_dict().items()}
+
+
+def restore(distiller: Distiller, norms: TargetNorms, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Put back what `state_of` gave.
+
+    Raises:
+        InvalidInput: the tensors are those of another student.
+    """
+    load_into(distiller, select(state, DISTILLER), source=source)
+    load_into(norms, select(state, NORMS), source=source)
+
+
+def _fresh(recipe: Recipe, description: Description) -> tuple[Distiller, TargetNorms]:
+    teachers = {
+        name: TeacherSpec(channels=info["channels"], prefix_tokens=info["prefix_tokens"])
+        for name, info in description["teachers"].items()
+    }
+    rows, columns = next(iter(description["teachers"].values()))["patch_grid"]
+    distiller = build_distiller(
+        encoder=EncoderConfig(**recipe.student.model_dump(exclude={"image_size"})),
+        projector=ProjectorConfig(**recipe.projector.model_dump()),
+        teachers=teachers,
+        image_size=description["image_size"],
+        patch_grid=(rows, columns),
+        seed=recipe.seed,
+    )
+    return distiller, TargetNorms(teachers)
+
+
+def _begin_from(path: Path, distiller: Distiller, norms: TargetNorms) -> None:
+    """Copy the encoder, and the projectors and statistics of the teachers that both know."""
+    source = f"start.checkpoint '{path}'"
+    encoder: Encoder
+    if (path / RECIPE).is_file():
+        run = load(path)
+        encoder, projectors, known = run.distiller.encoder, run.distiller.projectors, run.target_norms
+    else:
+        file = dune_checkpoints.load(path)
+        encoder = file.encoder
+        projectors = file.distiller.projectors if file.distiller else nn.ModuleDict()
+        known = file.norms or TargetNorms({})
+    if encoder.pos_grid != distiller.encoder.pos_grid:
+        resize_position(encoder, distiller.encoder.pos_grid)
+    load_into(distiller.encoder, encoder.state_dict(), source=source)
+    for name, projector in distiller.projectors.items():
+        if name in projectors:
+            load_into(projector, projectors[name].state_dict(), source=f"{source}, projector of '{name}'")
+        if name in known.norms:
+            load_into(norms.norms[name], known.norms[name].state_dict(), source=f"{source}, statistics of '{name}'")

@@ -1,0 +1,62 @@
+"""The exact statistics of a run's targets, put where the loss takes them from."""
+
+import numpy as np
+import torch
+
+from store.statistics import Accumulator, Moments, merge
+from train.mixture import Mixture, Source
+from train.targets import Standardisation, TargetNorms
+
+ROWS_AT_ONCE = 64
+
+
+def set_exact(norms: TargetNorms, mixture: Mixture, *, over_subset: bool) -> None:
+    """Set mean and std of every teacher to those under the training mixture.
+
+    Each group counts alike, as in a batch, and its datasets by their usable rows.
+
+    Args:
+        norms: changed in place.
+        mixture: whose sealed statistics are taken: of all ok rows of the datasets that hold the teacher's tokens. A
+            subset changes how much each dataset counts, not its moments.
+        over_subset: read the usable rows and compute their own moments instead; as slow as one pass over them.
+    """
+    for name in mixture.teachers:
+        prefixes: list[Moments] = []
+        patches: list[Moments] = []
+        weights: list[float] = []
+        for group, sources in mixture.groups.items():
+            for source in sources:
+                if name not in source.dataset.teachers or not len(source.rows):
+                    continue
+                prefix, patch = _computed(source, name) if over_subset else _sealed(source, name)
+                patches.append(patch)
+                weights.append(len(source.rows) / mixture.group_rows[group])
+                if prefix is not None:
+                    prefixes.append(prefix)
+        norms.set(
+            name,
+            patch=_standardisation(merge(patches, weights)),
+            prefix=_standardisation(merge(prefixes, weights)) if prefixes else None,
+        )
+
+
+def _sealed(source: Source, teacher: str) -> tuple[Moments | None, Moments]:
+    stored = source.dataset.statistics(teacher)
+    return stored.prefix, stored.patch
+
+
+def _computed(source: Source, teacher: str) -> tuple[Moments | None, Moments]:
+    info = source.dataset.teacher(teacher)
+    prefix, patch = Accumulator(info.channels), Accumulator(info.channels)
+    for begin in range(0, len(source.rows), ROWS_AT_ONCE):
+        places = np.arange(begin, min(begin + ROWS_AT_ONCE, len(source.rows)))
+        rows = source.dataset.read(source.rows_at(places), [teacher])[teacher]
+        for tokens in rows:
+            prefix.add(tokens[: info.prefix_tokens])
+            patch.add(tokens[info.prefix_tokens :])
+    return (prefix.moments() if info.prefix_tokens else None), patch.moments()
+
+
+def _standardisation(moments: Moments) -> Standardisation:
+    return Standardisation(torch.from_numpy(moments.mean).float(), torch.from_numpy(moments.std).float())

@@ -13,7 +13,8 @@ from store.errors import InvalidInput
 from train.targets import MIN_STD, Standardisation, TeacherNorm
 
 COSINE_EPS = 1e-8  # smallest norm that a vector is divided by
-CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 25}  # float32 working set of one pass, per device type
+CPU_CHUNK_ELEMENTS = 1 << 20  # float32 working set of one pass: fits the caches
+GPU_CHUNK_ELEMENTS = 1 << 25  # enough to fill the device, little beside the activations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +122,7 @@ class _TokenDistances(torch.autograd.Function):
         cosine = torch.empty(shape, dtype=torch.float32, device=device)
         smooth_l1 = torch.empty(shape, dtype=torch.float32, device=device)
         gradient = torch.empty_like(prediction) if ctx.needs_input_grad[0] else None
-        chunk = CHUNK_ELEMENTS.get(device.type, CHUNK_ELEMENTS["cuda"])
+        chunk = CPU_CHUNK_ELEMENTS if device.type == "cpu" else GPU_CHUNK_ELEMENTS
         step = max(1, chunk // max(1, prediction.shape[1] * prediction.shape[2]))
         for start in range(0, len(prediction), step):
             piece = slice(start, start + step)

@@ -1,0 +1,105 @@
+"""An exported encoder gives the same tokens in timm alone."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from backbones.vit import DinoVisionTransformer
+from store.errors import InvalidInput, OutputExists
+from tests.train import golden
+from train.export import CardFacts, export_encoder
+from train.student import EncoderConfig, build_encoder
+
+CARD = CardFacts(
+    name="Tiny student",
+    recipe="tiny",
+    steps=12,
+    teachers={"mast3r": "MASt3R ViT-L/16, weights 1234abcd"},
+    datasets=("bedlam", "habitat"),
+    fidelity={"cosine mast3r": 0.91234},
+)
+
+
+@pytest.mark.parametrize(("image_size", "tolerance"), [(336, 0.0), (112, 0.0), (448, 0.0)])
+@torch.no_grad()
+def test_timm_alone_gives_the_same_tokens(tmp_path: Path, image_size: int, tolerance: float) -> None:
+    encoder = golden.student().encoder
+    export_encoder(encoder, tmp_path / "model", image_size=image_size, card=CARD)
+    model = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True).eval()
+    images = torch.randn(1, 3, image_size, image_size)
+    assert golden.max_error(model.forward_features(images), encoder(images)) <= max(tolerance, 1e-6)
+    raw = model.forward_intermediates(images, indices=1, norm=False, output_fmt="NLC", intermediates_only=True)[0]
+    patches = encoder.split(encoder.forward_tokens(images)[0])[2]
+    assert golden.max_error(raw, patches) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        EncoderConfig(architecture="tiny", depth=1, registers=0, layer_scale=None),
+        EncoderConfig(architecture="tiny", depth=2, patch_size=16, registers=2),
+        EncoderConfig(architecture="timm:vit_tiny_patch16_224"),
+    ],
+)
+@torch.no_grad()
+def test_other_encoders(tmp_path: Path, config: EncoderConfig) -> None:
+    encoder = build_encoder(config, pos_grid=(4, 4)).eval()
+    size = 4 * encoder.patch_size
+    export_encoder(encoder, tmp_path, image_size=size)
+    model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    images = torch.randn(1, 3, size, size)
+    assert golden.max_error(model.forward_features(images), encoder(images)) <= 1e-6
+
+
+def test_a_process_that_has_only_timm(tmp_path: Path) -> None:
+    encoder = build_encoder(EncoderConfig(architecture="tiny", depth=1), pos_grid=(4, 4)).eval()
+    assert isinstance(encoder, DinoVisionTransformer)
+    export_encoder(encoder, tmp_path / "model", image_size=56)
+    images = torch.randn(1, 3, 56, 56)
+    save_file({"images": images}, tmp_path / "images.safetensors")
+    script = f"""
+import sys, timm, torch
+from safetensors.torch import load_file, save_file
+model = timm.create_model("local-dir:{tmp_path / "model"}", pretrained=True).eval()
+with torch.no_grad():
+    tokens = model.forward_features(load_file("{tmp_path / "images.safetensors"}")["images"])
+save_file({{"tokens": tokens}}, "{tmp_path / "tokens.safetensors"}")
+assert not {{"train", "backbones", "store"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
+    with torch.no_grad():
+        expected = encoder(images)
+    assert golden.max_error(load_file(tmp_path / "tokens.safetensors")["tokens"], expected) <= 1e-5
+
+
+def test_the_card_says_what_it_is_and_the_config_how_to_prepare(tmp_path: Path) -> None:
+    encoder = golden.student().encoder
+    export_encoder(encoder, tmp_path, image_size=336, card=CARD)
+    card = (tmp_path / "README.md").read_text()
+    for fact in (
+        "# Tiny student",
+        "`tiny`, 12 steps",
+        "bedlam, habitat",
+        "weights 1234abcd",
+        "| cosine mast3r | 0.9123 |",
+    ):
+        assert fact in card
+    assert "CLS, 4 registers, 576 patches" in card
+    assert len(card.splitlines()) < 60
+    prepared = json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]
+    assert prepared["mean"] == [0.485, 0.456, 0.406]
+    assert prepared["input_size"] == [3, 336, 336]
+    with pytest.raises(OutputExists, match="not empty"):
+        export_encoder(encoder, tmp_path, image_size=336)
+
+
+def test_a_size_that_the_patch_does_not_divide_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="multiples of the patch size"):
+        export_encoder(golden.student().encoder, tmp_path / "model", image_size=100)
+    assert not (tmp_path / "model" / "model.safetensors").exists()

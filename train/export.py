@@ -1,0 +1,163 @@
+"""The encoder alone as a folder that timm reads by itself, and a page that says what it is."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from backbones.images import IMAGENET_MEAN, IMAGENET_STD
+from backbones.position import resample_pos_embed
+from backbones.vit import DinoVisionTransformer
+from store.errors import OutputExists
+from train.student import Encoder, TimmEncoder, has_cls
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+TIMM_BASE = "vit_base_patch14_reg4_dinov2"  # only its class matters: every size is overridden by the arguments
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardFacts:
+    """What a model card tells beside the architecture.
+
+    Args:
+        name: of the model.
+        recipe: of the run.
+        steps: optimiser steps done.
+        teachers: teacher -> what identifies it.
+        datasets: that it was trained on.
+        fidelity: measure -> held-out value, for example `cosine mast3r`.
+    """
+
+    name: str
+    recipe: str
+    steps: int
+    teachers: Mapping[str, str]
+    datasets: Sequence[str]
+    fidelity: Mapping[str, float] = field(default_factory=dict)
+
+
+def export_encoder(encoder: Encoder, directory: str | Path, *, image_size: int, card: CardFacts | None = None) -> None:
+    """Write the encoder as `timm.create_model("local-dir:DIRECTORY", pretrained=True)` reads it.
+
+    For the timm model `forward_features` ends with the final norm, which distillation never trains (the released
+    encoders apply it too); `forward_intermediates(norm=False)` gives the tokens that projectors read.
+
+    Args:
+        encoder: to export.
+        directory: empty or new.
+        image_size: pixels per side that timm's model will take. The position embedding is resampled to it by DUNE's
+            rule here, since timm's own resampling gives other features.
+        card: writes a model card too.
+
+    Raises:
+        OutputExists: the directory is not empty.
+        InvalidInput: a size that is no multiple of the patch.
+    """
+    directory = Path(directory)
+    if directory.exists() and any(directory.iterdir()):
+        raise OutputExists(f"output '{directory}' is not empty. Choose another directory or delete it")
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file(timm_state(encoder, image_size=image_size), directory / WEIGHTS, metadata={"format": "pt"})
+    config = json.dumps(timm_config(encoder, image_size=image_size), indent=2)
+    (directory / CONFIG).write_text(config + "\n", encoding="utf-8")
+    if card is not None:
+        (directory / CARD).write_text(model_card(encoder, card, image_size=image_size), encoding="utf-8")
+
+
+@torch.no_grad()
+def timm_state(encoder: Encoder, *, image_size: int) -> dict[str, Tensor]:
+    """Return the weights under timm's names, for one image size; the CLS row of the embedding joins the CLS token."""
+    if isinstance(encoder, TimmEncoder):
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.vit.state_dict().items()}
+    state = dict(encoder.state_dict())
+    grid = encoder.patch_grid(image_size, image_size)
+    position = resample_pos_embed(encoder.pos_embed, grid, rule=encoder.pos_rule, stored_grid=encoder.pos_grid)
+    state["cls_token"] = encoder.cls_token + position[:, :1]
+    state["pos_embed"] = position[:, 1:]
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def timm_config(encoder: Encoder, *, image_size: int) -> dict[str, Any]:
+    """Return timm's `config.json`: an architecture, the arguments that make it this one, and the preprocessing."""
+    arguments: dict[str, Any] = {"img_size": image_size}
+    architecture = TIMM_BASE
+    if isinstance(encoder, TimmEncoder):
+        architecture = encoder.name
+        arguments["dynamic_img_size"] = True
+    else:
+        arguments |= _vit_arguments(encoder)
+    return {
+        "architecture": architecture,
+        "num_classes": 0,
+        "num_features": encoder.embed_dim,
+        "model_args": arguments,
+        "pretrained_cfg": {
+            "num_classes": 0,
+            "input_size": [3, image_size, image_size],
+            "mean": list(IMAGENET_MEAN),
+            "std": list(IMAGENET_STD),
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+        },
+    }
+
+
+def _vit_arguments(encoder: DinoVisionTransformer) -> dict[str, Any]:
+    names = {name for name, _ in encoder.named_parameters()}
+    return {
+        "patch_size": encoder.patch_size,
+        "embed_dim": encoder.embed_dim,
+        "depth": len(encoder.blocks),
+        "num_heads": encoder.num_heads,
+        "reg_tokens": encoder.register_tokens,
+        "init_values": 1e-4 if "blocks.0.ls1.gamma" in names else 0.0,  # timm would take its default for None
+        "no_embed_class": True,
+    }
+
+
+def model_card(encoder: Encoder, facts: CardFacts, *, image_size: int) -> str:
+    """Return one page of Markdown: what the model is, how to use it, what it was made from, and what to mind."""
+    parameters = sum(parameter.numel() for parameter in encoder.parameters())
+    teachers = "\n".join(f"- **{name}**: {identity}" for name, identity in sorted(facts.teachers.items()))
+    measured = "\n".join(f"| {measure} | {value:.4f} |" for measure, value in facts.fidelity.items())
+    table = f"| held-out measure | value |\n|---|---|\n{measured}\n" if measured else "Not measured.\n"
+    patches = (image_size // encoder.patch_size) ** 2
+    order = ["CLS"] * has_cls(encoder) + [f"{encoder.register_tokens} registers"] * bool(encoder.register_tokens)
+    return f"""# {facts.name}
+
+A vision transformer distilled from {len(facts.teachers)} teachers with codistill ({parameters / 1e6:.1f} M parameters,
+{encoder.embed_dim} channels, patch {encoder.patch_size}, made for {image_size} x {image_size} px).
+
+## Use
+
+```python
+import timm, torch
+model = timm.create_model("local-dir:PATH_OF_THIS_FOLDER", pretrained=True).eval()
+images = torch.zeros(1, 3, {image_size}, {image_size})  # RGB in [0, 1], minus mean, over std of config.json
+tokens = model.forward_features(images)  # {", ".join([*order, f"{patches} patches"])}; after the final norm
+raw = model.forward_intermediates(images, indices=1, norm=False, output_fmt="NLC", intermediates_only=True)[0]
+```
+
+`raw` are the patches before the final norm, which is what the teachers were matched on.
+
+## Made from
+
+Recipe `{facts.recipe}`, {facts.steps} steps, on {", ".join(facts.datasets)}.
+
+{teachers}
+
+## How close it is to its teachers
+
+{table}
+## Mind
+
+- The final norm was never trained; it only rescales, and downstream heads usually do better with it.
+- Another image size needs the position embedding resampled by DUNE's rule (export again with that size); timm's
+  `dynamic_img_size` uses another rule and gives other features.
+- It inherits what its teachers and their training images got wrong, and the licences of both apply to its use.
+"""

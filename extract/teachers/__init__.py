@@ -11,6 +11,18 @@ if TYPE_CHECKING:
     import torch
 
     from extract.teachers.base import Request, Rule, Teacher
+    from extract.teachers.batching import find_batch_size
+    from extract.teachers.checks import check_tokens
+
+__all__ = ["Request", "Teacher", "check_tokens", "find_batch_size", "load"]
+HEAVY = {"Request": "base", "Teacher": "base", "check_tokens": "checks", "find_batch_size": "batching"}
+
+
+def __getattr__(name: str) -> object:
+    """Import torch only when something that needs it is asked for: the listing of teachers does not."""
+    if name in HEAVY:
+        return getattr(importlib.import_module(f"{__name__}.{HEAVY[name]}"), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 
 def load(

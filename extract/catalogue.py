@@ -135,7 +135,11 @@ class DatasetEntry(_Entry):
 
 
 class TeacherEntry(_Entry):
-    """One teacher: which network, its weights, the groups it is the own teacher of, and its arithmetic."""
+    """One teacher: which network, its weights, the groups it is the own teacher of, and its arithmetic.
+
+    What `model`, `rule`, `num_heads`, `stride`, `dtype`, `tf32`, `channels_last` and `compile` mean is told by
+    `extract.teachers.load`. A relative `weights` starts at the catalogue's folder.
+    """
 
     name: TeacherName
     model: Text
@@ -145,6 +149,9 @@ class TeacherEntry(_Entry):
     rule: Literal["dune", "hub"] = "dune"
     num_heads: int | None = Field(default=None, ge=1)
     stride: int | None = Field(default=None, ge=1)
+    tf32: bool = False
+    channels_last: bool = False
+    compile: bool = False
 
 
 class Catalogue(_Entry):

@@ -1,0 +1,96 @@
+"""Who does the work of a job: here, threads of this process."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+
+from extract.ordered import ordered_map
+from extract.stages import ShardReport
+from extract.tasks import Task
+from extract.watch import JobWatch
+from extract.workshop import Settings, Workshop
+from store import errors
+from store.schema import PIXELS
+
+SHARDS_UNDER_WAY = 2  # one computes while the other reads its pixels, or waits for the disk
+
+
+class Crew(Protocol):
+    """Makes shards somewhere; a context manager."""
+
+    def prepare_teacher(self, name: str, datasets: Sequence[str]) -> int:
+        """Load a teacher, create its arrays and return the job's batch size for it."""
+
+    def make(self, tasks: Sequence[Task], watch: JobWatch, on_report: Callable[[ShardReport], None]) -> None:
+        """Make all of these shards, which belong to one array name, and report each.
+
+        Raises:
+            errors.JobFailed: too much failed, or the machine does not allow to go on.
+        """
+
+
+class LocalCrew:
+    """Threads of this process: `settings.threads` decode and draw, two shards are under way."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="codistill-views")
+        self._workshop = Workshop(settings, self._pool)
+
+    def __enter__(self) -> "LocalCrew":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def prepare_teacher(self, name: str, datasets: Sequence[str]) -> int:
+        """See `Crew.prepare_teacher`."""
+        return self._workshop.prepare_teacher(name, datasets)
+
+    def make(self, tasks: Sequence[Task], watch: JobWatch, on_report: Callable[[ShardReport], None]) -> None:
+        """See `Crew.make`."""
+        views = any(task.array == PIXELS for task in tasks)
+        with (
+            _torch_threads(1 if views else None),
+            ThreadPoolExecutor(SHARDS_UNDER_WAY, thread_name_prefix="codistill-shards") as shards,
+        ):
+            try:
+                made = ordered_map(
+                    shards, lambda task: make(self._workshop, task, watch), tasks, ahead=SHARDS_UNDER_WAY
+                )
+                for report in made:
+                    on_report(report)
+            except BaseException:
+                watch.stop()
+                raise
+
+
+def make(workshop: Workshop, task: Task, watch: JobWatch) -> ShardReport:
+    """Make one shard, telling trouble of the machine with the shard's name.
+
+    Raises:
+        errors.JobFailed: no space, no permission, a device error...
+    """
+    try:
+        return workshop.make(task, watch)
+    except errors.CodistillError:
+        raise
+    except OSError as error:
+        where = f"shard {task.shard} of '{task.dataset}/{task.array}'"
+        raise errors.JobFailed(
+            f"{where} could not be made: {error}. Everything published before is whole. Correct the cause (space, "
+            "permission, mount), then run the same command again"
+        ) from error
+
+
+@contextmanager
+def _torch_threads(count: int | None) -> Iterator[None]:
+    """Threads inside one torch operation: one where many operations run side by side. None leaves it alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,280 @@
+"""The stages that make shards. One call makes one shard: the unit of work, of commit, of retry and of distribution.
+
+Nothing here knows of other shards, of progress displays or of clusters.
+"""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from extract.catalogue import DatasetEntry, Recipe
+from extract.errors import DecodeError
+from extract.forward import TeacherLane
+from extract.images import decode
+from extract.ordered import ordered_map
+from extract.pixels import render
+from extract.records import ViewedRow, failed_row, manifest_table, ok_row
+from extract.sources import Listing, Source
+from extract.views import ViewParameters, center, draw
+from extract.watch import UNWATCHED, Watch
+from store import Cache, Dataset, Shard, errors
+from store.schema import OK, PIXELS
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardReport:
+    """What making one shard came to.
+
+    Attributes:
+        dataset, array, shard: which; array is `pixels` or a teacher's name.
+        rows: of the shard.
+        failed: rows that failed here; rows without pixels are not counted again for each teacher.
+        stored_bytes: bytes of the rows stored.
+        seconds: from start to publication.
+        published: False where another writer was first.
+        reasons: failed rows by kind of reason.
+    """
+
+    dataset: str
+    array: str
+    shard: int
+    rows: int
+    failed: int
+    stored_bytes: int
+    seconds: float
+    published: bool
+    reasons: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewsContext:
+    """What making pixels of one dataset needs, the same for all its shards.
+
+    Attributes:
+        dataset: with its stored image list.
+        images: that list.
+        recipe: of the cache.
+        entry: of the catalogue, for rotate rules.
+        source: where the images are.
+        provenance: kept in the shard.
+    """
+
+    dataset: Dataset
+    images: pa.Table
+    recipe: Recipe
+    entry: DatasetEntry
+    source: Source
+    provenance: Mapping[str, Any]
+
+
+def index(cache: Cache, entry: DatasetEntry, source: Source) -> tuple[Dataset, tuple[str, ...]]:
+    """List a dataset's images and create its nodes; if they exist, check that they would be the same.
+
+    Returns:
+        The dataset, and notes on the listing for people.
+
+    Raises:
+        errors.Conflict: the dataset exists with other images or settings.
+        errors.MissingFile: the images' place is not there.
+        errors.InvalidInput: there are no images.
+    """
+    listing = source.enumerate()
+    notes = list(listing.notes)
+    if entry.name in cache.datasets:
+        _refuse_other_images(cache[entry.name], listing)
+    if entry.expected_images not in (None, len(listing.paths)):
+        notes.append(f"{len(listing.paths)} images, expected {entry.expected_images}")
+    images = pa.table(
+        {
+            "image_index": pa.array(np.arange(len(listing.paths)), pa.int64()),
+            "path": pa.array(listing.paths, pa.string()),
+            "bytes": pa.array(listing.sizes_bytes, pa.int64()),
+        }
+    )
+    dataset = cache.create_dataset(
+        entry.name,
+        images=images,
+        group=entry.group,
+        split=entry.split,
+        mode=entry.mode,
+        views=entry.views,
+        first_view=entry.first_view,
+        source=source.describe() | {"rotate": [rule.model_dump() for rule in entry.rotate]},
+    )
+    return dataset, tuple(notes)
+
+
+def views_shard(
+    context: ViewsContext, shard: int, *, pool: Executor, ahead: int, watch: Watch = UNWATCHED
+) -> ShardReport:
+    """Make one shard of pixels: decode, crop, colour, store, with a manifest row for each. No image makes it fail.
+
+    Args:
+        context: of the dataset.
+        shard: number.
+        pool: threads that decode and draw.
+        ahead: images decoded before their rows are written.
+        watch: told of progress; may stop the shard.
+
+    Raises:
+        errors.MissingFile: the whole source has gone.
+        OSError: the machine, not an image, is at fault.
+    """
+    started = time.perf_counter()
+    dataset = context.dataset
+    rows = dataset.shard_rows_of(shard)
+    images = range(rows.start // dataset.views, (rows.stop - 1) // dataset.views + 1)
+    made: list[ViewedRow] = []
+    with dataset.write_shard(PIXELS, shard, provenance=context.provenance) as writer:
+        for views in ordered_map(pool, lambda image: _views_of(context, image, rows), images, ahead=ahead):
+            for view in views:
+                if view.pixels is None:
+                    writer.fail(str(view.error))
+                else:
+                    writer.append(view.pixels)
+                made.append(ViewedRow(pixels=None, error=view.error, record=view.record))
+            watch.advance(rows=len(views), failed=sum(view.error is not None for view in views))
+        reasons = [view.error for view in made if view.error is not None]
+        watch.admit(rows=len(rows), failed=len(reasons))
+        published = writer.finish(manifest=manifest_table(made))
+    return _report(dataset, PIXELS, shard, reasons=reasons, absent=len(reasons), started=started, published=published)
+
+
+def features_shard(
+    dataset: Dataset, shard: int, *, lane: TeacherLane, batch_size: int, watch: Watch = UNWATCHED
+) -> ShardReport:
+    """Make one shard of a teacher's tokens from the stored pixels; only rows whose tokens cannot be stored fail.
+
+    Args:
+        dataset: whose pixels shard exists and for which the teacher was created.
+        shard: number.
+        lane: the teacher on its device.
+        batch_size: rows that go through it together; recorded, as it may change last bits.
+        watch: told of progress; may stop the shard.
+
+    Raises:
+        errors.MissingShard: its pixels were not made yet.
+        errors.Damaged: its pixels are not what was written.
+    """
+    started = time.perf_counter()
+    rows = dataset.shard_rows_of(shard)
+    pixels = dataset.read_shard(PIXELS, shard)
+    own: list[str] = []
+    provenance = {**lane.provenance, "batch_size": batch_size}
+    with dataset.write_shard(lane.name, shard, provenance=provenance, pixels_digest=pixels.digest) as writer:
+        for start in range(0, len(rows), batch_size):
+            part = range(start, min(start + batch_size, len(rows)))
+            failed_before = len(own)
+            for offset, tokens in zip(part, _tokens_of(pixels, part, lane), strict=True):
+                if tokens is None:
+                    writer.fail(f"no pixels: {pixels.trailer.errors[rows[offset]]}")
+                elif isinstance(tokens, str):
+                    writer.fail(tokens)
+                    own.append(tokens)
+                else:
+                    writer.append(tokens)
+            watch.advance(rows=len(part), failed=len(own) - failed_before)
+        watch.admit(rows=len(rows), failed=len(own))
+        published = writer.finish()
+    absent = len(own) + int((pixels.status != OK).sum())
+    return _report(dataset, lane.name, shard, reasons=own, absent=absent, started=started, published=published)
+
+
+def _refuse_other_images(dataset: Dataset, listing: Listing) -> None:
+    """Say which images differ, where the store could only say that lists do."""
+    images = dataset.image_list()
+    stored = dict(zip(images["path"].to_pylist(), images["bytes"].to_pylist(), strict=True))
+    found = dict(zip(listing.paths, listing.sizes_bytes, strict=True))
+    kinds = {
+        "gone": sorted(stored.keys() - found.keys()),
+        "new": sorted(found.keys() - stored.keys()),
+        "of another size": sorted(path for path in stored.keys() & found.keys() if stored[path] != found[path]),
+    }
+    differences = [f"{len(paths)} {kind} (first '{paths[0]}')" for kind, paths in kinds.items() if paths]
+    if differences:
+        raise errors.Conflict(
+            f"dataset '{dataset.name}' was indexed with {len(stored)} images, now there are {len(found)}: "
+            f"{', '.join(differences)}. Restore them; or go on with the list as it was, where images that are gone or "
+            "changed fail: --stages views,features,seal; or extract them under another name"
+        )
+
+
+def _views_of(context: ViewsContext, image: int, rows: range) -> list[ViewedRow]:
+    """The views of one image that lie within `rows`."""
+    dataset, entry = context.dataset, context.entry
+    path = str(context.images["path"][image].as_py())
+    first = image * dataset.views
+    wanted = range(max(rows.start, first), min(rows.stop, first + dataset.views))
+    places = [
+        {
+            "row": row,
+            "dataset": dataset.name,
+            "image_index": image,
+            "path": path,
+            "view": dataset.first_view + row - first,
+        }
+        for row in wanted
+    ]
+    rotation = entry.rotation_of(path)
+    try:
+        content = context.source.read(path, context.images["bytes"][image].as_py())
+        upright = decode(content, rotation=rotation)
+    except DecodeError as error:
+        return [failed_row(place, str(error)) for place in places]
+    return [_view_of(context, place, upright, rotation) for place in places]
+
+
+def _view_of(context: ViewsContext, place: dict[str, Any], upright: np.ndarray, rotation: int) -> ViewedRow:
+    try:
+        parameters = _parameters(context, place, upright)
+        pixels = render(upright, parameters, image_size=context.recipe.image_size)
+    except DecodeError as error:
+        return failed_row(place, str(error))
+    return ok_row(place, pixels, parameters, source=upright, rotation=rotation)
+
+
+def _parameters(context: ViewsContext, place: dict[str, Any], upright: np.ndarray) -> ViewParameters:
+    height, width = upright.shape[:2]
+    if context.dataset.mode == "center":
+        return center(context.recipe.image_size, width=width, height=height)
+    return draw(
+        context.recipe,
+        dataset=place["dataset"],
+        path=place["path"],
+        view=place["view"],
+        width=width,
+        height=height,
+    )
+
+
+def _tokens_of(pixels: Shard, part: range, lane: TeacherLane) -> Iterator[np.ndarray | str | None]:
+    """For each row of `part`: its tokens, why it has none, or None where it has no pixels."""
+    usable = pixels.status[part.start : part.stop] == OK
+    batch = pixels.data[part.start : part.stop]
+    results = iter(lane.tokens(batch if usable.all() else batch[usable]) if usable.any() else ())
+    return (next(results) if has_pixels else None for has_pixels in usable)
+
+
+def _report(
+    dataset: Dataset, array: str, shard: int, *, reasons: list[str], absent: int, started: float, published: bool
+) -> ShardReport:
+    rows = len(dataset.shard_rows_of(shard))
+    node = dataset.array(array)
+    return ShardReport(
+        dataset=dataset.name,
+        array=array,
+        shard=shard,
+        rows=rows,
+        failed=len(reasons),
+        stored_bytes=(rows - absent) * math.prod(node.row_shape) * node.dtype.itemsize,
+        seconds=time.perf_counter() - started,
+        published=published,
+        reasons=Counter(reason.partition(":")[0] for reason in reasons),
+    )

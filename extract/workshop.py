@@ -1,0 +1,178 @@
+"""What one process needs to make any shard of a job: open cache, sources, the loaded teacher. Made once a process."""
+
+import importlib.metadata
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import PIL
+import PIL.features
+import torch
+
+from extract import stages, teachers
+from extract.catalogue import STUDENT_PATCH_PX, Catalogue, TeacherEntry
+from extract.forward import TeacherLane
+from extract.sources import open_source
+from extract.stages import ShardReport, ViewsContext
+from extract.tasks import Task
+from extract.teachers.base import Teacher
+from extract.teachers.batching import find_batch_size
+from extract.watch import Watch
+from store import Cache, errors
+from store import open as open_cache
+from store.schema import PIXELS
+
+LARGEST_BATCH = 64  # where ViT-L keeps a large GPU busy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A job, as every process of it must know it.
+
+    Attributes:
+        location: of the cache.
+        catalogue: what is extracted.
+        device: "cpu", "cuda", "cuda:1" ..., or "auto".
+        batch_size: rows that go through a teacher together; None finds one that fits twice (two shards are under way).
+        threads: that decode and draw views.
+    """
+
+    location: str
+    catalogue: Catalogue
+    device: str
+    batch_size: int | None
+    threads: int
+
+
+class Workshop:
+    """Makes shards of a job. Safe to use from several threads; keeps one teacher loaded at a time."""
+
+    def __init__(self, settings: Settings, pool: Executor) -> None:
+        self.settings = settings
+        self._pool = pool
+        self._lock = threading.Lock()
+        self._views: dict[str, ViewsContext] = {}
+        self._lane: TeacherLane | None = None
+
+    @cached_property
+    def cache(self) -> Cache:
+        return open_cache(self.settings.location)
+
+    def make(self, task: Task, watch: Watch) -> ShardReport:
+        """Make one shard; see `extract.stages` for what it raises."""
+        if task.array == PIXELS:
+            context = self._views_context(task.dataset)
+            ahead = self.settings.threads + 2
+            return stages.views_shard(context, task.shard, pool=self._pool, ahead=ahead, watch=watch)
+        dataset, lane = self.cache[task.dataset], self.lane(task.array)
+        return stages.features_shard(dataset, task.shard, lane=lane, batch_size=task.batch_size, watch=watch)
+
+    def prepare_teacher(self, name: str, datasets: Sequence[str]) -> int:
+        """Load a teacher and create its arrays; arrays that exist must agree.
+
+        Returns:
+            The batch size for this job.
+
+        Raises:
+            errors.Conflict: an array of this name was made by another teacher.
+            errors.MissingFile, errors.InvalidInput: the weights cannot be used.
+        """
+        lane, entry = self.lane(name), self.settings.catalogue.teacher_named(name)
+        for dataset_name in datasets:
+            dataset = self.cache[dataset_name]
+            size = dataset.image_size
+            dataset.create_teacher(
+                name,
+                identity=lane.teacher.identity(size),
+                groups=entry.groups,
+                patch_grid=lane.teacher.patch_grid(size, size),
+                prefix_tokens=lane.teacher.prefix_tokens,
+                channels=lane.teacher.channels,
+            )
+        return self._batch_size(lane.teacher)
+
+    def lane(self, name: str) -> TeacherLane:
+        """The named teacher, loaded; another one is let go first."""
+        with self._lock:
+            if self._lane is None or self._lane.name != name:
+                self._lane = None
+                entry = self.settings.catalogue.teacher_named(name)
+                teacher = load_teacher(entry, device=resolve_device(self.settings.device))
+                self._lane = TeacherLane(name, teacher, provenance={"machine": instruction_set()})
+            return self._lane
+
+    def _batch_size(self, teacher: Teacher) -> int:
+        """As asked for; else what keeps the device busy and fits it twice, as two shards are under way."""
+        if self.settings.batch_size is not None:
+            return self.settings.batch_size
+        recipe = self.settings.catalogue.recipe
+        limit = min(recipe.shard_rows, LARGEST_BATCH)
+        if teacher.device.type != "cuda":
+            return find_batch_size(teacher, recipe.image_size, limit=limit)
+        return max(1, find_batch_size(teacher, recipe.image_size, limit=2 * limit) // 2)
+
+    def _views_context(self, name: str) -> ViewsContext:
+        with self._lock:
+            if name not in self._views:
+                entry, dataset = self.settings.catalogue.dataset_named(name), self.cache[name]
+                self._views[name] = ViewsContext(
+                    dataset=dataset,
+                    images=dataset.image_list().combine_chunks(),
+                    recipe=self.settings.catalogue.recipe,
+                    entry=entry,
+                    source=open_source(entry),
+                    provenance=views_provenance(),
+                )
+            return self._views[name]
+
+
+def load_teacher(entry: TeacherEntry, *, device: str) -> Teacher:
+    """Load the teacher that a catalogue entry describes."""
+    return teachers.load(
+        entry.model,
+        weights=entry.weights,
+        device=device,
+        dtype=entry.dtype,
+        student_patch=STUDENT_PATCH_PX,
+        rule=entry.rule,
+        num_heads=entry.num_heads,
+        stride=entry.stride,
+        tf32=entry.tf32,
+        channels_last=entry.channels_last,
+        compile=entry.compile,
+    )
+
+
+def resolve_device(name: str) -> str:
+    """`auto` becomes `cuda` where there is one, else `cpu`.
+
+    Raises:
+        errors.InvalidInput: torch knows no such device, or it is not there.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise errors.InvalidInput(
+            f"--device {name} cannot be used: {reason}. Choose auto, cpu, cuda or cuda:N"
+        ) from error
+    return name
+
+
+def views_provenance() -> dict[str, Any]:
+    """What pixels may depend on in their last bits: library versions and the processor's vector instructions."""
+    versions = {
+        name: importlib.metadata.version(name) for name in ("codistill", "numpy", "pillow", "torch", "torchvision")
+    }
+    versions["libjpeg-turbo"] = PIL.features.version("libjpeg_turbo") or "unknown"
+    return {"versions": versions, "machine": instruction_set()}
+
+
+def instruction_set() -> str:
+    """The processor's vector instructions as torch uses them, for example `AVX512`."""
+    return str(torch.backends.cpu.get_cpu_capability())

@@ -82,6 +82,6 @@ def _draw(sources: Sequence[Source], limits: Sequence[int], *, seed: int) -> Sel
         rows.append(source.rows_at(places))
         numbers.append(np.full(limit, number, dtype=np.int64))
     empty = [np.zeros(0, dtype=np.int64)]
-    source = np.concatenate(numbers or empty)
-    picks = Picks(source=source, row=np.concatenate(rows or empty), slot=np.arange(len(source)))
+    which = np.concatenate(numbers or empty)
+    picks = Picks(source=which, row=np.concatenate(rows or empty), slot=np.arange(len(which)))
     return Selection(sources=tuple(sources), picks=picks)

@@ -65,11 +65,12 @@ class PictureColumn:
 
 @dataclass(frozen=True, kw_only=True)
 class PicturesBlock:
-    """A grid of pictures with a heading for each column."""
+    """A grid of pictures with a heading for each column and a line above each row."""
 
     kind: ClassVar[str] = "pictures"
     columns: Sequence[PictureColumn]
     rows: Sequence[Sequence[Picture]]
+    labels: Sequence[str]
     title: str = ""
 
 

@@ -1,0 +1,185 @@
+"""Pictures of what networks see (Fig. 2): patch tokens of held-out views as colours, teachers beside student.
+
+One basis a model over all views shown, so that equal colours mean equal tokens from row to row. A student's
+projection is drawn in the basis of its teacher: where it has learnt the teacher, the two look alike.
+Shapes: K views, (rows, cols) of the patch grid, C channels.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from backbones.images import normalise
+from eval import rows
+from eval.encoders import StudentEncoder
+from eval.fidelity import Subject
+from eval.held_out import seen_in_training
+from eval.predictors import statistics
+from eval.summary import HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS, PATCH
+from store.dataset import Dataset
+from store.pictures import pca_basis, pca_rgb
+from train.mixture import Mixture, Picks, Source
+from train.targets import MIN_STD
+
+PHOTOGRAPH, ENCODER = "photograph", "student encoder"
+TEACHER, PROJECTION = "teacher ", "projection to "
+CANDIDATES = 512
+COLUMNS = ("row", "image_index", "path", "view", "crop_height", "crop_width", "grayscale", "solarize", "blur_sigma")
+PICTURES = pa.schema(
+    [
+        ("model", pa.string()),
+        ("number", pa.int64()),
+        ("caption", pa.string()),
+        ("height", pa.int64()),
+        ("width", pa.int64()),
+        ("rgb", pa.binary()),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A held-out row worth looking at."""
+
+    source: int
+    row: int
+    caption: str
+    image: str
+    seen: bool
+    spoilt: int
+    area_px: int
+
+
+def choose(mixture: Mixture, *, count: int) -> tuple[rows.Selection, list[str]]:
+    """Up to `count` views of different held-out photographs: never seen ones first, then large crops in plain colours.
+
+    The choice depends on the cache alone, so every run on it is shown on the same photographs. Datasets take turns.
+
+    Returns:
+        The rows and a caption for each.
+    """
+    training = [source.dataset for source in mixture.sources]
+    queues = [_candidates(number, source, training) for number, source in enumerate(mixture.held_out)]
+    chosen: list[Shown] = []
+    for seen in (False, True):
+        turns = [[shown for shown in queue if shown.seen == seen] for queue in queues]
+        depth = max((len(turn) for turn in turns), default=0)
+        chosen += [turn[place] for place in range(depth) for turn in turns if place < len(turn)]
+    by_image = {shown.image: shown for shown in reversed(chosen)}  # the first of each photograph stays
+    kept = [shown for shown in chosen if by_image[shown.image] is shown][:count]
+    picks = Picks(
+        source=np.array([shown.source for shown in kept], dtype=np.int64),
+        row=np.array([shown.row for shown in kept], dtype=np.int64),
+        slot=np.arange(len(kept)),
+    )
+    return rows.Selection(sources=mixture.held_out, picks=picks), [shown.caption for shown in kept]
+
+
+def pictures(subject: Subject, *, device: torch.device, count: int = 6) -> tuple[dict[str, object], pa.Table]:
+    """Draw photographs, teachers, the student's encoder (after its final norm) and its projections.
+
+    Args:
+        subject: whose pictures; its modules are on `device`.
+        device: to compute on.
+        count: how many views.
+
+    Returns:
+        The models in order (JSON), and the pictures with schema `PICTURES`.
+    """
+    selection, captions = choose(subject.mixture, count=count)
+    photographs, tokens = _tokens(subject, selection, device=device)
+    drawn: dict[str, list[np.ndarray]] = {PHOTOGRAPH: photographs}
+    for teacher in subject.student.teachers:
+        basis = pca_basis(_flat(tokens[TEACHER + teacher]))
+        drawn[TEACHER + teacher] = [pca_rgb(image, basis) for image in tokens[TEACHER + teacher]]
+        drawn[PROJECTION + teacher] = [pca_rgb(image, basis) for image in tokens[PROJECTION + teacher]]
+    basis = pca_basis(_flat(tokens[ENCODER]))
+    drawn[ENCODER] = [pca_rgb(image, basis) for image in tokens[ENCODER]]
+    names = list(subject.student.teachers)
+    models = [PHOTOGRAPH, *(TEACHER + n for n in names), ENCODER, *(PROJECTION + n for n in names)]
+    return {"models": models, "captions": captions}, _table(drawn, captions)
+
+
+def images_of(table: pa.Table) -> dict[str, list[np.ndarray]]:
+    """Model -> its pictures uint8 (H, W, 3), from a table with schema `PICTURES`."""
+    found: dict[str, list[np.ndarray]] = {}
+    for row in table.sort_by("number").to_pylist():
+        pixels = np.frombuffer(row["rgb"], np.uint8).reshape(row["height"], row["width"], 3)
+        found.setdefault(row["model"], []).append(pixels)
+    return found
+
+
+def _candidates(number: int, source: Source, training: Sequence[Dataset]) -> list[Shown]:
+    """The best view of each photograph of some rows of a source, best first."""
+    places = np.random.default_rng(0).permutation(len(source.rows))[:CANDIDATES].astype(np.int64)
+    wanted = pa.array(source.rows_at(places))
+    table = source.dataset.manifest(columns=list(COLUMNS), filter=pc.field("row").isin(wanted))
+    seen = seen_in_training(source.dataset, training)
+    best: dict[int, Shown] = {}
+    for row in table.to_pylist():
+        kind = HELD_OUT_VIEWS if seen[row["image_index"]] else HELD_OUT_PHOTOGRAPHS
+        shown = Shown(
+            source=number,
+            row=row["row"],
+            caption=f"{row['path']}, view {row['view']} ({kind.removesuffix('s')})",
+            image=row["path"],
+            seen=bool(seen[row["image_index"]]),
+            spoilt=bool(row["grayscale"]) + bool(row["solarize"]) + (row["blur_sigma"] is not None),
+            area_px=(row["crop_height"] or 0) * (row["crop_width"] or 0),
+        )
+        known = best.get(row["image_index"])
+        if known is None or _rank(shown) < _rank(known):
+            best[row["image_index"]] = shown
+    return sorted(best.values(), key=_rank)
+
+
+def _rank(shown: Shown) -> tuple[int, int, int]:
+    return shown.spoilt, -shown.area_px, shown.row
+
+
+def _tokens(
+    subject: Subject, selection: rows.Selection, *, device: torch.device
+) -> tuple[list[np.ndarray], Mapping[str, list[np.ndarray]]]:
+    """Photographs, and model -> patch tokens (rows, cols, C) of each, projections in the teacher's own units."""
+    encoder = StudentEncoder(subject.student.encoder, cell_px=subject.student.cell_px, final_norm=True)
+    grid = subject.mixture.patch_grid
+    photographs: list[np.ndarray] = []
+    tokens: dict[str, list[np.ndarray]] = {}
+
+    def keep(model: str, values: torch.Tensor) -> None:
+        tokens.setdefault(model, []).extend(values.float().cpu().numpy().reshape(len(values), *grid, -1))
+
+    with torch.inference_mode():
+        for numbers, batch in rows.batches(selection, subject.mixture, device=device):
+            photographs += list(batch.pixels.cpu().numpy().copy())
+            keep(ENCODER, encoder(batch.pixels)[1])
+            predicted = subject.student(normalise(batch.pixels))
+            for teacher, spec in subject.student.teachers.items():
+                norm = statistics(subject.norms, (teacher, PATCH))
+                keep(TEACHER + teacher, batch.tokens[teacher][:, spec.prefix_tokens :])
+                keep(PROJECTION + teacher, predicted[teacher][1] * norm.std.clamp(min=MIN_STD) + norm.mean)
+    return photographs, tokens
+
+
+def _flat(images: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([image.reshape(-1, image.shape[-1]) for image in images])
+
+
+def _table(drawn: Mapping[str, Sequence[np.ndarray]], captions: Sequence[str]) -> pa.Table:
+    entries = [
+        {
+            "model": model,
+            "number": number,
+            "caption": captions[number],
+            "height": picture.shape[0],
+            "width": picture.shape[1],
+            "rgb": picture.tobytes(),
+        }
+        for model, images in drawn.items()
+        for number, picture in enumerate(images)
+    ]
+    return pa.Table.from_pylist(entries, schema=PICTURES)

@@ -5,7 +5,7 @@ Shapes: B images, N patches, P prefix tokens of the teacher (0 or 1), D student 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import Literal
 
 import torch
@@ -133,7 +133,9 @@ class LadderProjector(nn.Module):
 
     def _climb(self, kind: str, features: Sequence[Tensor]) -> Tensor:
         rungs = self.heads[kind].children()
-        return torch.stack([rung(tokens) for rung, tokens in zip(rungs, features, strict=True)]).sum(dim=0)
+        outputs = (rung(tokens) for rung, tokens in zip(rungs, features, strict=True))
+        climbed: Tensor = reduce(torch.add, outputs)  # one at a time: a stack of them would hold a batch per rung
+        return climbed
 
 
 Projector = TransformerProjector | LadderProjector

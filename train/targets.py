@@ -114,7 +114,7 @@ class RunningStatistics(nn.Module):
 
 
 class TargetNorms(nn.Module):
-    """Statistics of every teacher and token type; the state dict has `TEACHER.{cls|patch}.{mean|std}`."""
+    """Statistics of every teacher and token type; the state dict has `norms.TEACHER.{cls|patch}.{mean|std}`."""
 
     def __init__(self, teachers: Mapping[str, TeacherSpec]) -> None:
         super().__init__()

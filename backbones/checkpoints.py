@@ -58,11 +58,11 @@ def load(path: str | Path) -> Any:
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(64)
-    if head.startswith(ZIP_MAGIC) or head.startswith(PICKLE_MAGIC):
-        return _load_torch(path, size=size, mapped=head.startswith(ZIP_MAGIC))
     header_bytes = int.from_bytes(head[:8], "little")
-    if head[8:9] == b"{" and header_bytes <= SAFETENSORS_MAX_HEADER:
+    if head[8:9] == b"{" and header_bytes <= SAFETENSORS_MAX_HEADER:  # first: its length may begin like a pickle
         return _load_safetensors(path, size=size, header_bytes=header_bytes)
+    if head.startswith((ZIP_MAGIC, PICKLE_MAGIC)):
+        return _load_torch(path, size=size, mapped=head.startswith(ZIP_MAGIC))
     raise InvalidInput(f"weights '{path}': expected safetensors or a PyTorch file, found {_describe(head, size)}")
 
 
@@ -122,7 +122,9 @@ def _load_torch(path: Path, *, size: int, mapped: bool) -> Any:
                 "arrays only; nothing was run. If you trust the file, load it yourself once and save its tensors as "
                 ".safetensors"
             ) from error
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # torch has no closed set of errors for bytes that are not what it wrote
             raise _damaged(path, size, error) from error
 
 

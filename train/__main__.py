@@ -82,9 +82,19 @@ def sweep(file: Annotated[Path, tyro.conf.Positional], cache: CacheList, out: Di
         cache: sealed caches, separated by commas.
         out: directory of the runs and of comparison.md, .csv and .png.
     """
-    from train.sweep import run_sweep
+    from train import comparison
+    from train.sweep import FAILED, STOPPED, plan, run_all
 
-    return run_sweep(file, cache=cache, out=out)
+    wanted, runs = plan(file, out)
+    done = []
+    for number, item in enumerate(run_all(runs, caches=cache.split(",")), start=1):
+        done.append(item)
+        what = f"{item.run.row.name}, seed {item.run.seed}"
+        print(f"[{number}/{len(runs)}] {what}: {item.status}{f': {item.problem}' if item.problem else ''}", flush=True)
+    files = comparison.write(out, title=wanted.title, rows=wanted.rows, baseline=wanted.baseline, done=done)
+    print("comparison: " + ", ".join(str(path) for path in files))
+    ends = {item.status for item in done}
+    return INTERRUPTED if STOPPED in ends else 1 if FAILED in ends else 0
 
 
 def _named_recipe(arguments: list[str]) -> Recipe:

@@ -76,6 +76,7 @@ class Mixture:
         teachers: by name, sorted.
         groups: sources of each group, by name, sorted; datasets of one name lie side by side whatever their cache.
         held_out: sources that fidelity is measured on, with all their usable rows.
+        reference: sources that the exact statistics of the targets are over, by group.
     """
 
     caches: tuple[Cache, ...]
@@ -83,6 +84,7 @@ class Mixture:
     teachers: Mapping[str, TeacherInfo]
     groups: Mapping[str, tuple[Source, ...]]
     held_out: tuple[Source, ...]
+    reference: Mapping[str, tuple[Source, ...]]
 
     @cached_property
     def sources(self) -> tuple[Source, ...]:

@@ -43,24 +43,24 @@ def open_mixture(recipe: Recipe, locations: Sequence[str]) -> Mixture:
     choice.raise_problems()
     reads = choice.reads(training, teachers)
     choice.raise_problems()
-    groups: dict[str, list[Source]] = {}
-    for cache, dataset in sorted(training, key=lambda member: (member[1].name, member[0])):
-        rows = _usable_rows(dataset, reads[dataset.group], subset=recipe.data.subset)
-        source = Source(cache=cache, dataset=dataset, rows=rows, reads=reads[dataset.group])
-        groups.setdefault(dataset.group, []).append(source)
-    measured = [
-        Source(cache=cache, dataset=dataset, rows=_usable_rows(dataset, known), reads=known)
-        for cache, dataset in sorted(held_out, key=lambda member: (member[1].name, member[0]))
-        if (known := tuple(name for name in teachers if name in dataset.teachers))
+    sources = [
+        _source(cache, dataset, reads=reads[dataset.group], subset=recipe.data.subset)
+        for cache, dataset in _in_order(training)
     ]
-    choice.check_rows(groups)
+    choice.check_rows(sources)
     choice.raise_problems()
+    everything = sources
+    if recipe.targets.statistics == "cache":
+        everything = [_source(*member, reads=_held(member, teachers)) for member in _in_order(choice.members("train"))]
     return Mixture(
         caches=caches,
         image_size=choice.image_size,
         teachers=teachers,
-        groups={name: tuple(groups[name]) for name in sorted(groups)},
-        held_out=tuple(measured),
+        groups=_by_group(sources),
+        held_out=tuple(
+            _source(*member, reads=_held(member, teachers)) for member in _in_order(held_out) if _held(member, teachers)
+        ),
+        reference=_by_group(everything),
     )
 
 
@@ -125,25 +125,25 @@ class _Choice:
 
     def datasets(self) -> tuple[list[Member], list[Member]]:
         """Those to train on and those to measure on."""
-        members = [(number, dataset) for number, cache in enumerate(self.caches) for dataset in cache]
-        training = self._named("data.datasets", self.recipe.data.datasets, members, split="train")
-        held_out = self._named("data.val_datasets", self.recipe.data.val_datasets, members, split="val")
+        training = self._named("data.datasets", self.recipe.data.datasets, split="train")
+        held_out = self._named("data.val_datasets", self.recipe.data.val_datasets, split="val")
         if not training and not self.problems:
             self.problems.append("no dataset with split 'train' in these caches")
         return training, held_out
 
-    def _named(self, key: str, names: Sequence[str], members: Sequence[Member], *, split: str) -> list[Member]:
-        available = {dataset.name: dataset.split for _, dataset in members}
+    def members(self, split: str) -> list[Member]:
+        """All datasets of a split."""
+        found = [(number, dataset) for number, cache in enumerate(self.caches) for dataset in cache]
+        return [member for member in found if member[1].split == split]
+
+    def _named(self, key: str, names: Sequence[str], *, split: str) -> list[Member]:
+        available = {dataset.name: dataset.split for cache in self.caches for dataset in cache}
         for place, name in enumerate(names):
             if name not in available:
                 self._unknown(f"{key}[{place}]", name, available)
             elif available[name] != split:
                 self.problems.append(f"{key}[{place}]: '{name}' has split '{available[name]}', not '{split}'")
-        return [
-            (number, dataset)
-            for number, dataset in members
-            if dataset.split == split and (not names or dataset.name in names)
-        ]
+        return [member for member in self.members(split) if not names or member[1].name in names]
 
     def teachers(self, training: Sequence[Member]) -> dict[str, TeacherInfo]:
         """Those wanted, each the same network everywhere and all with one patch grid."""
@@ -188,10 +188,10 @@ class _Choice:
                 )
         return reads
 
-    def check_rows(self, groups: Mapping[str, Iterable[Source]]) -> None:
-        for name, sources in groups.items():
-            if not any(len(source.rows) for source in sources):
-                needed = sorted({array for source in sources for array in source.reads})
+    def check_rows(self, sources: Sequence[Source]) -> None:
+        for name, members in _by_group(sources).items():
+            if not any(len(source.rows) for source in members):
+                needed = sorted({array for source in members for array in source.reads})
                 subset = f" and meets {self.recipe.data.subset!r}" if self.recipe.data.subset else ""
                 self.problems.append(f"group '{name}': no row is ok in pixels, {', '.join(needed)}{subset}")
 
@@ -209,7 +209,29 @@ class _Choice:
         self.problems.append(f"{where}: '{name}' is not in this cache{near_miss(name, known)}; available: {listed}")
 
 
-def _usable_rows(dataset: Dataset, teachers: Sequence[str], *, subset: str = "") -> RowList:
+def _in_order(members: Iterable[Member]) -> list[Member]:
+    """By name and then cache, so that datasets of one name are concatenated."""
+    return sorted(members, key=lambda member: (member[1].name, member[0]))
+
+
+def _held(member: Member, teachers: Iterable[str]) -> tuple[str, ...]:
+    """Those of `teachers` whose tokens a dataset has."""
+    available = member[1].teachers
+    return tuple(name for name in teachers if name in available)
+
+
+def _source(cache: int, dataset: Dataset, *, reads: tuple[str, ...], subset: str = "") -> Source:
+    return Source(cache=cache, dataset=dataset, rows=_usable_rows(dataset, reads, subset=subset), reads=reads)
+
+
+def _by_group(sources: Iterable[Source]) -> dict[str, tuple[Source, ...]]:
+    groups: dict[str, list[Source]] = {}
+    for source in sources:
+        groups.setdefault(source.dataset.group, []).append(source)
+    return {name: tuple(groups[name]) for name in sorted(groups)}
+
+
+def _usable_rows(dataset: Dataset, teachers: Sequence[str], *, subset: str) -> RowList:
     rows = np.asarray(dataset.valid_rows(teachers), dtype=np.int64)
     if subset:
         rows = np.intersect1d(rows, _subset_rows(dataset, subset), assume_unique=True)

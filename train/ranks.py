@@ -68,7 +68,7 @@ def joined(device: str) -> Iterator[Ranks]:
         InvalidInput: a GPU is asked for and there is none.
     """
     world, rank, local = (int(os.environ.get(name, default)) for name, default in _ENVIRONMENT)
-    chosen = _device(device, local if world > 1 else None)
+    chosen = _device(device, local)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if world == 1:
@@ -85,15 +85,15 @@ def joined(device: str) -> Iterator[Ranks]:
 _ENVIRONMENT = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
 
 
-def _device(name: str, local_rank: int | None) -> torch.device:
+def _device(name: str, local_rank: int) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{local_rank}"
     try:
         wanted = torch.device(name)
     except RuntimeError:
         raise InvalidInput(f"machine.device: '{name}' is no device. Use auto, cpu, cuda or cuda:0") from None
     if wanted.type == "cuda" and not torch.cuda.is_available():
         raise InvalidInput(f"machine.device: '{name}', but torch sees no GPU here. Use auto or cpu")
-    if wanted.type == "cuda" and wanted.index is None:
-        return torch.device("cuda", local_rank or 0)
     return wanted

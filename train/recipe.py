@@ -80,6 +80,12 @@ class Loss(Section):
     cosine: NotNegativeFloat = 0.5
     smooth_l1: NotNegativeFloat = 0.5
 
+    @model_validator(mode="after")
+    def _not_both_zero(self) -> Self:
+        if self.cosine == 0 and self.smooth_l1 == 0:
+            raise ValueError("both weights are 0")
+        return self
+
 
 class Sharing(Section):
     """Which teachers an image is for, and which of those count in a step.
@@ -104,13 +110,14 @@ class Targets(Section):
 
     Attributes:
         norm: "exact" mean and std over the training mixture, or "ema" over batches as released.
-        statistics: rows that the exact ones are over: "all" of the datasets used, or those of "data.subset".
+        statistics: what the exact ones are over: the datasets that are "used"; all of the "cache", so that students
+            of different datasets have the same targets; or the rows of data.subset alone ("subset").
         ema_start: momentum of the first step.
         ema_end: momentum of the last step.
     """
 
     norm: Literal["exact", "ema"] = "exact"
-    statistics: Literal["all", "subset"] = "all"
+    statistics: Literal["used", "cache", "subset"] = "used"
     ema_start: Share = 1.0
     ema_end: Share = 1e-3
 
@@ -255,8 +262,6 @@ class Recipe(Section):
         problems = []
         if self.optim.micro_batches > self.data.batch:
             problems.append(f"optim.micro_batches: {self.optim.micro_batches} parts of {self.data.batch} images")
-        if self.loss.cosine == 0 and self.loss.smooth_l1 == 0:
-            problems.append("loss: both weights are 0")
         if self.targets.statistics == "subset" and not self.data.subset:
             problems.append("targets.statistics: 'subset' needs data.subset")
         if problems:

@@ -17,21 +17,22 @@ def set_exact(norms: TargetNorms, mixture: Mixture, *, over_subset: bool) -> Non
 
     Args:
         norms: changed in place.
-        mixture: whose sealed statistics are taken: of all ok rows of the datasets that hold the teacher's tokens. A
-            subset changes how much each dataset counts, not its moments.
+        mixture: its `reference` datasets that hold the teacher's tokens are taken, with the sealed statistics of all
+            their ok rows. A subset changes how much each dataset counts, not its moments.
         over_subset: read the usable rows and compute their own moments instead; as slow as one pass over them.
     """
     for name in mixture.teachers:
         prefixes: list[Moments] = []
         patches: list[Moments] = []
         weights: list[float] = []
-        for group, sources in mixture.groups.items():
+        for sources in mixture.reference.values():
+            rows = sum(len(source.rows) for source in sources)
             for source in sources:
                 if name not in source.dataset.teachers or not len(source.rows):
                     continue
                 prefix, patch = _computed(source, name) if over_subset else _sealed(source, name)
                 patches.append(patch)
-                weights.append(len(source.rows) / mixture.group_rows[group])
+                weights.append(len(source.rows) / rows)
                 if prefix is not None:
                     prefixes.append(prefix)
         norms.set(
@@ -53,8 +54,8 @@ def _computed(source: Source, teacher: str) -> tuple[Moments | None, Moments]:
         places = np.arange(begin, min(begin + ROWS_AT_ONCE, len(source.rows)))
         rows = source.dataset.read(source.rows_at(places), [teacher])[teacher]
         for tokens in rows:
-            prefix.add(tokens[: info.prefix_tokens])
-            patch.add(tokens[info.prefix_tokens :])
+            prefix.add_tokens(tokens[: info.prefix_tokens])
+            patch.add_tokens(tokens[info.prefix_tokens :])
     return (prefix.moments() if info.prefix_tokens else None), patch.moments()
 
 

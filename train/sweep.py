@@ -1,0 +1,201 @@
+"""Ablations: a grid of runs from one TOML file, each resumable, and one table at the end. Nothing stops the rest.
+
+base = "demo"                       # a recipe's name or file
+baseline = "tp"                     # the row that others are compared with
+seeds = [0, 1]
+overrides = { "schedule.steps" = 400 }
+[[row]]
+name = "tp"
+[[row]]
+name = "sp"
+set = { "projector.kind" = "sp" }
+[grid]                              # instead of or besides rows: every combination is a row
+"sharing.mode" = ["full", "none"]
+"""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from store.configuration import near_miss, parse, read_toml
+from store.errors import CodistillError, InvalidConfig
+from train.interrupt import StopRequest
+from train.recipe import Recipe, flattened, overridden
+from train.recipes import find
+
+FINISHED, FAILED, STOPPED = "finished", "failed", "stopped"
+PROBLEM = "problem.txt"
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._=,+-]+$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Row(_Strict):
+    """One student of the comparison.
+
+    Attributes:
+        name: directory and key.
+        label: what the table says; the name if empty.
+        set: recipe values, by dotted key or nested.
+    """
+
+    name: Name
+    label: str = ""
+    set: dict[str, Any] = {}
+
+
+class SweepFile(_Strict):
+    """What a sweep file says; see the module's text."""
+
+    title: str = ""
+    base: str
+    baseline: str = ""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    overrides: dict[str, Any] = {}
+    row: tuple[Row, ...] = ()
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+
+    @model_validator(mode="after")
+    def _rows_make_sense(self) -> Self:
+        names = [row.name for row in self.rows]
+        repeated = sorted(name for name, times in Counter(names).items() if times > 1)
+        problems = [f"row '{name}' appears more than once" for name in repeated]
+        if not names:
+            problems.append("nothing to run: give [[row]] tables or a [grid]")
+        elif self.baseline and self.baseline not in names:
+            problems.append(f"baseline: no row '{self.baseline}'{near_miss(self.baseline, names)}")
+        if problems:
+            raise ValueError(". ".join(problems))
+        return self
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows, then those of the grid."""
+        if not self.grid:
+            return self.row
+        combinations = [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+        return self.row + tuple(Row(name=_grid_name(values), set=values) for values in combinations)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One run of a sweep."""
+
+    row: Row
+    seed: int
+    recipe: Recipe
+    directory: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """How one run ended: `status` FINISHED, FAILED or STOPPED; `problem` says why it failed."""
+
+    run: Planned
+    status: str
+    problem: str = ""
+
+
+def plan(file: Path, out: Path) -> tuple[SweepFile, list[Planned]]:
+    """Read a sweep file and resolve the recipe of every run.
+
+    Args:
+        file: TOML.
+        out: directory of the runs; each gets `ROW/seed-N` below it.
+
+    Raises:
+        MissingFile: there is no such file.
+        InvalidConfig: every problem of the file and of all recipes.
+    """
+    subject = f"sweep '{file}'"
+    sweep = parse(SweepFile, read_toml(file, subject=subject), subject=subject)
+    base = find(str(file.parent / sweep.base) if (file.parent / sweep.base).is_file() else sweep.base)
+    runs, problems = [], []
+    for row, seed in itertools.product(sweep.rows, sweep.seeds):
+        values = {"name": f"{base.name}/{row.name}", **dict(flattened(sweep.overrides)), **dict(flattened(row.set))}
+        try:
+            recipe = overridden(base, {**values, "seed": seed}, subject=f"row '{row.name}'")
+        except InvalidConfig as error:
+            problems += [f"row '{row.name}': {problem}" for problem in error.problems]
+            continue
+        runs.append(Planned(row=row, seed=seed, recipe=recipe, directory=out / row.name / f"seed-{seed}"))
+    if problems:
+        raise InvalidConfig(subject, dict.fromkeys(problems))
+    return sweep, runs
+
+
+def run_all(runs: Sequence[Planned], *, caches: Sequence[str]) -> Iterator[Done]:
+    """Run what is not finished, one after another, each in a process of its own.
+
+    A run that fails is reported and the next one begins. Ctrl-C and SIGTERM let the current run write a checkpoint;
+    the rest is reported as stopped.
+
+    Args:
+        runs: from `plan`.
+        caches: locations.
+    """
+    with StopRequest() as stop:
+        for run in runs:
+            if stop.requested:
+                yield Done(run=run, status=STOPPED)
+                continue
+            yield _run_apart(run, caches, stop)
+
+
+def _run_apart(run: Planned, caches: Sequence[str], stop: StopRequest) -> Done:
+    problem = run.directory.with_name(f"{run.directory.name}.{PROBLEM}")
+    problem.parent.mkdir(parents=True, exist_ok=True)
+    problem.unlink(missing_ok=True)
+    arguments = (run.recipe.model_dump(mode="json"), list(caches), str(run.directory), str(problem))
+    process = multiprocessing.get_context("spawn").Process(target=_train_here, args=arguments)
+    process.start()
+    told = False
+    while process.is_alive():
+        process.join(0.2)
+        if stop.requested and not told and process.pid is not None:
+            os.kill(process.pid, signal.SIGTERM)
+            told = True
+    if process.exitcode == 0:
+        return Done(run=run, status=FINISHED)
+    if problem.exists():
+        return Done(run=run, status=FAILED, problem=problem.read_text().strip().splitlines()[-1])
+    if stop.requested:
+        return Done(run=run, status=STOPPED)
+    return Done(run=run, status=FAILED, problem=f"the process ended with exit code {process.exitcode}")
+
+
+def _train_here(recipe: Mapping[str, Any], caches: list[str], directory: str, problem: str) -> None:
+    """The child process: not in the terminal's group, so Ctrl-C reaches it through the parent alone."""
+    os.setpgrp()
+    from train.loop import train
+
+    try:
+        outcome = train(Recipe.model_validate(recipe), caches=caches, out=Path(directory), resume=True)
+    except CodistillError as error:
+        Path(problem).write_text(f"{error}\n")
+        raise SystemExit(1) from None
+    except Exception:
+        Path(problem).write_text(traceback.format_exc())
+        raise SystemExit(1) from None
+    raise SystemExit(0 if outcome.finished else 130)
+
+
+def _grid_name(values: Mapping[str, Any]) -> str:
+    return ",".join(f"{key.split('.')[-1]}={_plain(value)}" for key, value in values.items())
+
+
+def _plain(value: Any) -> str:
+    text = "+".join(map(str, value)) if isinstance(value, list) else str(value)
+    return "".join(letter if letter.isalnum() or letter in "._+-" else "-" for letter in text) or "none"

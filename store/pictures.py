@@ -1,6 +1,6 @@
-"""Tokens as colours: the first three principal components of patch tokens shown as red, green and blue.
+"""Pictures of tokens: three principal components shown as red, green and blue, norms, similarity to one patch.
 
-Shapes: N tokens, C channels.
+Shapes: N tokens, C channels, rows x cols the patch grid.
 """
 
 from dataclasses import dataclass
@@ -31,10 +31,15 @@ class Basis:
     high: float
 
 
-def pca_basis(tokens: npt.NDArray[Any]) -> Basis:
+def pca_basis(tokens: npt.NDArray[Any], *, clip_percent: float = 0.0) -> Basis:
     """Find the first three principal components of tokens (N, C) and the range that their values span.
 
     A component's sign is free in principle; here its largest entry is positive, so that pictures are reproducible.
+
+    Args:
+        tokens: (N, C), of all images that shall share colours.
+        clip_percent: of the values, how many may lie outside the range at either end: a few outlying patches would
+            otherwise make all others pale.
 
     Raises:
         errors.InvalidInput: no token, or one that is not finite.
@@ -50,7 +55,8 @@ def pca_basis(tokens: npt.NDArray[Any]) -> Basis:
     components = np.zeros((COLOURS, values.shape[1]))
     components[: len(found)] = found * np.where(largest < 0, -1.0, 1.0)
     projected = centred @ components.T
-    return Basis(mean=mean, components=components, low=float(projected.min()), high=float(projected.max()))
+    low, high = np.percentile(projected, (clip_percent, 100.0 - clip_percent))
+    return Basis(mean=mean, components=components, low=float(low), high=float(high))
 
 
 def pca_rgb(tokens: npt.NDArray[Any], basis: Basis | None = None) -> npt.NDArray[np.uint8]:
@@ -70,3 +76,30 @@ def pca_rgb(tokens: npt.NDArray[Any], basis: Basis | None = None) -> npt.NDArray
     span = used.high - used.low
     scaled = (projected - used.low) / span if span > 0 else np.full_like(projected, 0.5)
     return np.asarray(np.rint(scaled.clip(0.0, 1.0) * 255).astype(np.uint8).reshape(rows, cols, COLOURS))
+
+
+def norms(tokens: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return the Euclidean norms [...] of tokens [..., C]."""
+    return np.asarray(np.linalg.norm(np.asarray(tokens, np.float64), axis=-1))
+
+
+def cosine_map(tokens: npt.NDArray[Any], patch: tuple[int, int]) -> npt.NDArray[np.float64]:
+    """Return the cosine similarity of every patch to one of them.
+
+    Args:
+        tokens: (rows, cols, C).
+        patch: (row, col) of the one compared with.
+
+    Returns:
+        float64 (rows, cols) in [-1, 1]; 0 where a token is zero.
+
+    Raises:
+        errors.InvalidInput: there is no such patch.
+    """
+    values = np.asarray(tokens, np.float64)
+    if not all(0 <= index < size for index, size in zip(patch, values.shape[:2], strict=True)):
+        rows, cols = values.shape[:2]
+        raise errors.InvalidInput(f"patch {patch[0]},{patch[1]} is not in a grid of {rows} x {cols}, counted from 0")
+    lengths = np.linalg.norm(values, axis=-1, keepdims=True)
+    unit = np.divide(values, lengths, out=np.zeros_like(values), where=lengths > 0)
+    return np.asarray(np.clip(unit @ unit[patch], -1.0, 1.0))

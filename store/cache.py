@@ -133,6 +133,23 @@ class Cache:
             raise errors.Conflict(f"'{name}/pixels' exists with shape {found}, asked for {(rows, size, size, 3)}")
         return dataset
 
+    def delete_dataset(self, name: str) -> None:
+        """Delete a dataset: the tokens first, because they depend on the pixels, and its own node last.
+
+        Raises:
+            errors.MissingName: there is none of this name; the available ones are listed.
+        """
+        dataset = self[name]
+        for teacher in dataset.teachers:
+            dataset.delete_teacher(teacher)
+        for key in (schema.record_key(name, PIXELS), schema.manifest_key(name)):
+            self.storage.delete(key)
+        for path in (schema.status_path(name, PIXELS), schema.array_path(name, PIXELS)):
+            self.storage.delete_all(path)
+        self.storage.delete(schema.images_key(name))
+        self.storage.delete_all(f"{HIERARCHY}/{name}")
+        del self._datasets[name]
+
     def _existing(self, path: str) -> Node | None:
         try:
             return schema.parse_node(path, self.storage.read(f"{path}/zarr.json"))

@@ -320,9 +320,19 @@ class Dataset:
         return sealed.read_manifest(self.storage, dataset=self.name, columns=columns, filter=filter)
 
     def sweep(self) -> list[str]:
-        """Remove what dead writers left in this dataset's arrays; return the keys removed."""
-        paths = [self.array(name).path for name in (PIXELS, *self.teachers)]
-        return [key for path in paths for key in self.storage.sweep(path)]
+        """Remove what dead writers left in this dataset; return the keys removed."""
+        return self.storage.sweep(f"{schema.HIERARCHY}/{self.name}")
+
+    def delete_teacher(self, name: str) -> None:
+        """Delete a teacher's tokens and sealed tables, so that they can be made anew.
+
+        Raises:
+            errors.MissingName: it has no tokens here; the available ones are listed.
+        """
+        self.array(name)
+        self.storage.delete(schema.record_key(self.name, name))
+        self.storage.delete_all(f"{schema.HIERARCHY}/{self.name}/{name}")
+        del self._arrays[name]
 
     def describe(self, node: ArrayNode) -> str:
         """Return `dataset/array` of an array node, for messages."""

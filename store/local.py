@@ -98,8 +98,19 @@ class LocalStorage(Storage):
             publish.sync_directory(path.parent)
         self._files.forget(path)
 
-    def sweep(self, prefix: str) -> list[str]:
-        return [f"{prefix}/{name}" if prefix else name for name in publish.sweep(self.root / prefix)]
+    def delete_all(self, prefix: str) -> None:
+        for directory, _, names in os.walk(self.root / prefix, topdown=False):
+            for name in sorted(names, key=lambda name: (name == "zarr.json", name)):
+                path = Path(directory, name)
+                path.unlink(missing_ok=True)
+                self._files.forget(path)
+            os.rmdir(directory)
+            publish.sync_directory(Path(directory).parent)
+
+    def sweep(self, prefix: str = "") -> list[str]:
+        directories = [Path(found) for found, _, _ in os.walk(self.root / prefix)]
+        removed = [found / name for found in directories for name in publish.sweep(found)]
+        return [path.relative_to(self.root).as_posix() for path in removed]
 
     def zarr_store(self, path: str) -> Any:
         from zarr.storage import LocalStore

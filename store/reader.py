@@ -132,6 +132,12 @@ class Reader:
         known = self._known_status(name)
         if known is None:
             return
+        if (known[index] == OK).all():
+            return
+        self._known.pop(name, None)  # it may have been sealed, or repaired, since
+        known = self._known_status(name)
+        if known is None:
+            return
         state = known[index]
         if node.layout is not None and (state == MISSING).any():
             self._learn(name, known, np.unique(index[state == MISSING] // node.layout.shard_rows))

@@ -129,6 +129,7 @@ def array_document(
     sharding = {"chunk_shape": [1, *row], "codecs": inner, "index_codecs": inner, "index_location": "end"}
     ours = {**attributes, "layout": {"stride": layout.stride, "shard_rows": shard_rows}}
     document = _array(shape, dtype, dimension_names, {"codistill": ours})
+    document["fill_value"] = "NaN" if dtype.kind == "f" else 0
     document["chunk_grid"] = {"name": "regular", "configuration": {"chunk_shape": [shard_rows, *row]}}
     document["codecs"] = [{"name": "sharding_indexed", "configuration": sharding}]
     return json_bytes(document, indent=2)
@@ -151,7 +152,7 @@ def _array(
         "shape": list(shape),
         "data_type": dtype.name,
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-        "fill_value": "NaN" if dtype.kind == "f" and len(shape) == 3 and "token" in dimension_names else 0,
+        "fill_value": 0,
         "attributes": dict(attributes),
         "dimension_names": list(dimension_names),
         "storage_transformers": [],
@@ -252,7 +253,6 @@ def parse_array(path: str, data: bytes) -> ArrayNode:
 
 def _keeps_layout(document: dict[str, Any], shard_rows: int) -> bool:
     row = document["shape"][1:]
-    inner = ["bytes", "crc32c"]
     try:
         (codec,) = document["codecs"]
         sharding = codec["configuration"]
@@ -262,8 +262,13 @@ def _keeps_layout(document: dict[str, Any], shard_rows: int) -> bool:
             and document["chunk_key_encoding"]["configuration"]["separator"] == "."
             and sharding["chunk_shape"] == [1, *row]
             and sharding.get("index_location", "end") == "end"
-            and [inner_codec["name"] for inner_codec in sharding["codecs"]] == inner
-            and [index_codec["name"] for index_codec in sharding["index_codecs"]] == inner
+            and _little_endian_with_crc32c(sharding["codecs"])
+            and _little_endian_with_crc32c(sharding["index_codecs"])
         )
     except (KeyError, TypeError, ValueError):
         return False
+
+
+def _little_endian_with_crc32c(codecs: list[dict[str, Any]]) -> bool:
+    endian = codecs[0].get("configuration", {}).get("endian", "little")  # absent for one-byte types
+    return [codec["name"] for codec in codecs] == ["bytes", "crc32c"] and endian == "little"

@@ -89,10 +89,9 @@ def seal(cache_or_location: Cache | Location, progress: bool = False) -> SealRep
     reports: list[ArrayReport] = []
     warnings: list[str] = []
     problems: list[str] = []
-    removed: list[str] = []
+    removed = cache.storage.sweep()
     with ThreadPoolExecutor(THREADS, thread_name_prefix="codistill-seal") as pool:
         for dataset in cache:
-            removed += dataset.sweep()
             digests: Digests | None = None
             for array in (PIXELS, *dataset.teachers):
                 if dataset.array(array).layout is None:

@@ -144,8 +144,12 @@ class Storage(ABC):
         """Delete an object; nothing happens if there is none."""
 
     @abstractmethod
-    def sweep(self, prefix: str) -> list[str]:
-        """Remove what dead writers left directly below `prefix`; return the keys removed."""
+    def delete_all(self, prefix: str) -> None:
+        """Delete every object below `prefix`, each `zarr.json` after the objects that it describes."""
+
+    @abstractmethod
+    def sweep(self, prefix: str = "") -> list[str]:
+        """Remove what dead writers left anywhere below `prefix`; return the keys removed."""
 
     @abstractmethod
     def zarr_store(self, path: str) -> Any:
@@ -167,7 +171,7 @@ def open_storage(location: Location) -> Storage:
     text = os.fspath(location)
     scheme, separator, rest = text.partition("://")
     if not separator:
-        return LocalStorage(Path(text))
+        return LocalStorage(Path(text).expanduser())
     if scheme == "file":
         return LocalStorage(Path(rest))
     raise errors.InvalidInput(f"scheme '{scheme}://' is not supported. Give a path or a file:// URL")

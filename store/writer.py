@@ -1,7 +1,10 @@
 """Writing one shard: rows are streamed to their slots as they come, then trailer and index, then published."""
 
+import itertools
+import threading
+from collections import deque
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -13,9 +16,12 @@ import pyarrow as pa
 from store import errors, manifest
 from store.layout import CHECKSUM_BYTES, Layout, checksum
 from store.schema import FAILED, OK, PIXELS, ArrayNode
-from store.statistics import Accumulator, Moments, all_finite
+from store.statistics import BLOCK_TOKENS, Accumulator, Extremes, Float64, Moments, power_sums
 from store.storage import Sink, Storage
 from store.trailer import Trailer
+
+MOMENTS_THREADS = 4
+ROWS_IN_FLIGHT = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,19 +94,13 @@ class ShardWriter:
         if row.shape != node.row_shape or row.dtype != node.dtype:
             found = f"{row.dtype} {row.shape}"
             raise errors.InvalidInput(f"{self._where()}: expected {node.dtype} {node.row_shape}, found {found}")
-        if self._moments is not None and not all_finite(row):
+        sink = self._open_sink()
+        if self._moments is not None and not self._moments.add(row):
             message = "a value is not finite (float16 overflow?). Call fail(reason) for such a row"
             raise errors.InvalidInput(f"{self._where()}: {message}")
-        sink = self._open_sink()
         data = np.ascontiguousarray(row, dtype=node.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
-        if self._moments is not None:
-            self._moments.start(row)
-        try:
-            crc = checksum(data)
-            sink.write([data, crc.to_bytes(CHECKSUM_BYTES, "little")], self._next * self._plan.layout.stride)
-        finally:
-            if self._moments is not None:
-                self._moments.wait()
+        crc = checksum(data)
+        sink.write([data, crc.to_bytes(CHECKSUM_BYTES, "little")], self._next * self._plan.layout.stride)
         self._crc32c[self._next] = crc
         self._status[self._next] = OK
         self._next += 1
@@ -191,29 +191,52 @@ class ShardWriter:
 
 
 class _RowMoments:
-    """Moments of prefix and patch tokens, computed in a thread while the row is being written."""
+    """Moments of prefix and patch tokens, summed in threads while rows are being written.
+
+    Rows are copied (a fraction of the cost of summing) so that the caller's may change; sums are added in the order of
+    rows, so that timing changes no bit.
+    """
 
     def __init__(self, plan: ShardPlan) -> None:
-        self._prefix_tokens = plan.prefix_tokens or 0
-        channels = plan.node.shape[-1]
-        self._prefix, self._patch = Accumulator(channels), Accumulator(channels)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="codistill-moments")
+        prefix, channels = plan.prefix_tokens or 0, plan.node.shape[-1]
+        self._tokens = plan.node.shape[1]
+        self._parts = [slice(prefix, None)] if prefix == 0 else [slice(0, prefix), slice(prefix, None)]
+        self._accumulators = [Accumulator(channels) for _ in self._parts]
+        self._threads = ThreadPoolExecutor(MOMENTS_THREADS, thread_name_prefix="codistill-moments")
+        self._running: deque[tuple[list[Extremes], Future[list[Float64]]]] = deque()
+        self._copies = itertools.cycle(np.empty((ROWS_IN_FLIGHT, *plan.node.row_shape), plan.node.dtype))
+        self._scratch = threading.local()
 
-    def start(self, row: npt.NDArray[Any]) -> None:
-        """Take in a row, which must not change before `wait`."""
-        self._running = self._thread.submit(self._add, row)
-
-    def wait(self) -> None:
-        """Wait for the row of `start`."""
-        self._running.result()
+    def add(self, row: npt.NDArray[np.float16]) -> bool:
+        """Take in a row [N, C] if all of its values are finite, and say whether they are."""
+        extremes = [Extremes.of(row[part]) for part in self._parts]
+        if not all(extreme.finite for extreme in extremes):
+            return False
+        if len(self._running) >= ROWS_IN_FLIGHT:
+            self._take_one()
+        copy = next(self._copies)  # free: of the rows in flight, at most ROWS_IN_FLIGHT - 1 are left
+        np.copyto(copy, row)
+        self._running.append((extremes, self._threads.submit(self._sum, copy)))
+        return True
 
     def result(self) -> tuple[Moments | None, Moments]:
-        prefix = self._prefix.moments() if self._prefix_tokens else None
-        return prefix, self._patch.moments()
+        """Return the moments of prefix (None without) and patch tokens of all rows."""
+        while self._running:
+            self._take_one()
+        *prefix, patch = [accumulator.moments() for accumulator in self._accumulators]
+        return (prefix[0] if prefix else None), patch
 
     def close(self) -> None:
-        self._thread.shutdown(wait=True)
+        """Stop the threads."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def _add(self, row: npt.NDArray[Any]) -> None:
-        self._prefix.add(row[: self._prefix_tokens])
-        self._patch.add(row[self._prefix_tokens :])
+    def _sum(self, row: npt.NDArray[np.float16]) -> list[Float64]:
+        if not hasattr(self._scratch, "block"):
+            self._scratch.block = np.empty((BLOCK_TOKENS, row.shape[1]))
+        return [power_sums(row[part], self._scratch.block) for part in self._parts]
+
+    def _take_one(self) -> None:
+        extremes, future = self._running.popleft()
+        for part, accumulator in enumerate(self._accumulators):
+            count = len(range(*self._parts[part].indices(self._tokens)))
+            accumulator.add(count, future.result()[part], extremes[part])

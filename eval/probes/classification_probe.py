@@ -1,7 +1,7 @@
 """k-NN and linear classification from end to end: one vector an image, stored once, used by both probes."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,23 +12,10 @@ from eval.probes.datasets import Folders
 from eval.probes.encoders import ProbedEncoder
 from eval.probes.features import Shelf
 from eval.probes.reading import read_image
+from eval.probes.settings import CentreSettings, KnnSettings, LinearSettings, Pooling
 from store.errors import InvalidInput
 
 SHARD_IMAGES = 256
-Pooling = Literal["cls", "mean", "cls+mean"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CentreSettings:
-    """How images are shown: the short side resized (bicubic), the centre cut out.
-
-    Args:
-        resize: short side, px.
-        crop: side of the centre crop, px.
-    """
-
-    resize: int = 256
-    crop: int = 224
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,27 +25,59 @@ class Vectors:
     pooled: dict[str, np.ndarray]
     labels: np.ndarray
 
-    def of(self, pooling: Pooling) -> np.ndarray:
-        """The vectors of one pooling; `cls+mean` puts both side by side.
+    def of(self, pooling: Pooling | None) -> np.ndarray:
+        """The vectors of one pooling; `cls+mean` puts both side by side, None means CLS where there is one.
 
         Raises:
             InvalidInput: the encoder has no CLS token.
         """
+        if pooling is None:
+            return self.pooled.get("cls", self.pooled["mean"])
         names = pooling.split("+")
-        missing = [name for name in names if name not in self.pooled]
-        if missing:
-            raise InvalidInput(f"pooling '{pooling}': this encoder has no {missing[0]} token. Expected: mean")
+        if "cls" in names and "cls" not in self.pooled:
+            raise InvalidInput(f"pooling '{pooling}': this encoder has no CLS token. Pass --pooling mean")
         return np.concatenate([self.pooled[name] for name in names], axis=1)
 
 
-def vectors(
-    encoder: ProbedEncoder,
-    dataset: Folders,
-    *,
-    part: str,
-    shelf: Shelf,
-    settings: CentreSettings,
-) -> Vectors:
+def run_knn(
+    encoder: ProbedEncoder, *, train: Folders, test: Folders, shelf: Shelf, settings: KnnSettings
+) -> dict[str, Any]:
+    """k-NN accuracy in percent for every k, as `top1_k20` and so on.
+
+    Args:
+        encoder: what is probed.
+        train: images whose labels vote.
+        test: images to classify.
+        shelf: where their features are kept.
+        settings: of the probe.
+    """
+    bank, queries = (
+        vectors(encoder, dataset, part=part, shelf=shelf, settings=settings.centre)
+        for dataset, part in ((train, "train"), (test, "test"))
+    )
+    found = knn.evaluate(
+        *(torch.from_numpy(array).to(encoder.device) for array in (bank.of(settings.pooling), bank.labels)),
+        *(torch.from_numpy(array).to(encoder.device) for array in (queries.of(settings.pooling), queries.labels)),
+        classes=len(train.classes),
+        settings=settings,
+    )
+    return {**found, "train_images": len(bank.labels), "test_images": len(queries.labels)}
+
+
+def run_linear(
+    encoder: ProbedEncoder, *, train: Folders, test: Folders, shelf: Shelf, settings: LinearSettings
+) -> dict[str, Any]:
+    """Accuracy of logistic regression in percent; arguments as for `run_knn`."""
+    fitted, scored = (
+        vectors(encoder, dataset, part=part, shelf=shelf, settings=settings.centre)
+        for dataset, part in ((train, "train"), (test, "test"))
+    )
+    pooling = settings.pooling
+    found = linear.evaluate(fitted.of(pooling), fitted.labels, scored.of(pooling), scored.labels, settings=settings)
+    return {**found, "train_images": len(fitted.labels), "test_images": len(scored.labels)}
+
+
+def vectors(encoder: ProbedEncoder, dataset: Folders, *, part: str, shelf: Shelf, settings: CentreSettings) -> Vectors:
     """Pooled features of every image of a split called `part`, extracted unless they are stored."""
 
     def compute(items: range) -> dict[str, np.ndarray]:
@@ -74,7 +93,7 @@ def vectors(
         shard_items=SHARD_IMAGES,
     )
     shards = [stored.read(shard) for shard in range(stored.shards)]
-    pooled = {key: np.concatenate([shard[key] for shard in shards]).astype(np.float32) for key in shards[0]}
+    pooled = {name: np.concatenate([shard[name] for shard in shards]).astype(np.float32) for name in shards[0]}
     return Vectors(pooled=pooled, labels=np.array(dataset.labels, dtype=np.int64))
 
 
@@ -86,19 +105,3 @@ def centre(image: np.ndarray, settings: CentreSettings) -> np.ndarray:
     resized = np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
     top, left = (size[1] - settings.crop) // 2, (size[0] - settings.crop) // 2
     return resized[top : top + settings.crop, left : left + settings.crop]
-
-
-def run_knn(
-    train: Vectors, test: Vectors, *, classes: int, pooling: Pooling, settings: knn.KnnSettings, device: torch.device
-) -> dict[str, Any]:
-    """k-NN accuracy in percent for every k."""
-    bank, queries = (torch.from_numpy(part.of(pooling)).to(device) for part in (train, test))
-    labels, truth = (torch.from_numpy(part.labels).to(device) for part in (train, test))
-    found = knn.evaluate(bank, labels, queries, truth, classes=classes, settings=settings)
-    return {**found, "train_images": len(labels), "test_images": len(truth)}
-
-
-def run_linear(train: Vectors, test: Vectors, *, pooling: Pooling, settings: linear.LinearSettings) -> dict[str, Any]:
-    """Accuracy of logistic regression in percent."""
-    found = linear.evaluate(train.of(pooling), train.labels, test.of(pooling), test.labels, settings=settings)
-    return {**found, "train_images": len(train.labels), "test_images": len(test.labels)}

@@ -48,7 +48,7 @@ class DepthHead(nn.Module):
         """
         features = patches.float()
         if cls is not None:
-            features = torch.cat([features, cls.float()[:, None].expand_as(features)], dim=-1)
+            features = torch.cat([features, cls.float()[:, None].expand(-1, features.shape[1], -1)], dim=-1)
         scores = self.score(features).transpose(1, 2).reshape(len(patches), -1, *grid)
         enlarged = functional.interpolate(scores, scale_factor=UPSAMPLE, mode="bilinear", align_corners=False)
         weights = functional.relu(enlarged) + 0.1

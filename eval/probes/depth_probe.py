@@ -3,7 +3,7 @@
 Shapes: B images, N patches, D channels, V views of a test image (itself and mirrored), H W pixels.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,49 +12,15 @@ import torch
 from eval.probes import datasets, training
 from eval.probes.datasets import Dense
 from eval.probes.depth import DepthHead, depth_loss, predict, root_mean_squared_error
-from eval.probes.depth_views import DepthCropSettings, training_crop
+from eval.probes.depth_views import training_crop
 from eval.probes.encoders import ProbedEncoder, Tokens
 from eval.probes.features import Features, Progress, Shelf
 from eval.probes.reading import read_depth_mm, read_image
+from eval.probes.settings import DepthSettings
 from store.errors import InvalidInput
 
 SHARD_ITEMS = 16
 MM_PER_M = 1000.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class DepthSettings:
-    """Settings of the depth probe; the defaults are DINOv2's on NYUd.
-
-    Args:
-        crops: augmentation of training images.
-        views: crops drawn of every training image; the original draws a new one each time (25 of each).
-        iterations: training steps of the head.
-        batch: crops a step.
-        lr: peak learning rate; falls along a cosine to 1e-8 of it.
-        weight_decay: AdamW's.
-        clip: largest norm of the gradient.
-        warm_up: share of the iterations in which the learning rate rises from 1e-3 of its value (12,800 of 38,400).
-        mean_only: first iterations with the loss's mean term only.
-        mirror: average each test prediction with that of the mirrored image.
-        scored: (top, bottom, left, right) of the test images that is scored: Eigen's crop; all zero scores everything.
-        crop_seed: of the crops; part of the features' key.
-        seed: of the head and of the order of its batches.
-    """
-
-    crops: DepthCropSettings = field(default_factory=DepthCropSettings)
-    views: int = 4
-    iterations: int = 38_400
-    batch: int = 16
-    lr: float = 1e-4
-    weight_decay: float = 0.01
-    clip: float = 35.0
-    warm_up: float = 12_800 / 38_400
-    mean_only: int = 100
-    mirror: bool = True
-    scored: tuple[int, int, int, int] = (45, 471, 41, 601)
-    crop_seed: int = 0
-    seed: int = 0
 
 
 def run(

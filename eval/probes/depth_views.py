@@ -4,35 +4,11 @@ A training crop is a pure function of the generator it gets. Shapes: H W pixels.
 (BTS and AdaBins augmentation).
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from PIL import Image
 
+from eval.probes.settings import DepthCropSettings
 from store.errors import InvalidInput
-
-
-@dataclass(frozen=True, kw_only=True)
-class DepthCropSettings:
-    """How training crops are drawn; lengths in px, all ranges symmetric about 0 or 1.
-
-    Args:
-        border: rows and columns (top, bottom, left, right) that training images are first cut to; all zero keeps them.
-        crop_height: of a training crop.
-        crop_width: of a training crop.
-        rotation_deg: largest rotation, with probability 0.5.
-        gamma: largest deviation of the exponent from 1.
-        brightness: largest deviation of the brightness factor from 1.
-        colour: largest deviation of each channel's factor from 1.
-    """
-
-    border: tuple[int, int, int, int] = (45, 472, 43, 608)
-    crop_height: int = 416
-    crop_width: int = 544
-    rotation_deg: float = 2.5
-    gamma: float = 0.1
-    brightness: float = 0.25
-    colour: float = 0.1
 
 
 def training_crop(

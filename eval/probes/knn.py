@@ -4,28 +4,14 @@ Shapes: N training vectors, M test vectors, D channels. Source: the protocol of 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-TEMPERATURE = 0.07
-NEIGHBOURS = (10, 20, 100, 200)
+from eval.probes.settings import TEMPERATURE, KnnSettings
+
 _CHUNK = 1024
-
-
-@dataclass(frozen=True, kw_only=True)
-class KnnSettings:
-    """Settings of the k-NN probe.
-
-    Args:
-        neighbours: values of k that are reported; more than there are training vectors count as all of them.
-        temperature: similarities are divided by it before the exponential.
-    """
-
-    neighbours: tuple[int, ...] = NEIGHBOURS
-    temperature: float = TEMPERATURE
 
 
 def predict(

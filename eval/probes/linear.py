@@ -5,7 +5,6 @@ chosen on a part of the training set that is then put back).
 """
 
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,24 +14,8 @@ from sklearn.model_selection import StratifiedShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from eval.probes.settings import LinearSettings
 from store.errors import InvalidInput
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinearSettings:
-    """Settings of the linear classification probe.
-
-    Args:
-        strengths: inverse L2 strengths (C) to choose from, on standardised features.
-        held_out: share of the training set that the choice is made on.
-        iterations: of L-BFGS at most.
-        seed: of the held-out part.
-    """
-
-    strengths: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-    held_out: float = 0.2
-    iterations: int = 1000
-    seed: int = 0
 
 
 def evaluate(

@@ -3,7 +3,7 @@
 Shapes: B crops, N patches, D channels, K classes, M windows, c side of a crop.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,43 +16,15 @@ from eval.probes.features import Features, Progress, Shelf
 from eval.probes.reading import read_image, read_labels
 from eval.probes.segmentation import Confusion, SegmentationHead, classify_image, pixel_loss
 from eval.probes.segmentation_views import (
-    CropSettings,
     cut_windows,
     resize_labels,
     training_crop,
     windows,
 )
+from eval.probes.settings import SegmentationSettings
 
 SHARD_CROPS = 32
 SHARD_IMAGES = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class SegmentationSettings:
-    """Settings of the segmentation probe; the defaults are DINOv2's (UNIC's: 80,000 iterations of 8 crops).
-
-    Args:
-        crops: sizes of crops and windows.
-        views: crops drawn of every training image. The original draws a new one each time (32 of an ADE20K image);
-            features of all are stored, 2 MB a crop at 768 channels.
-        iterations: training steps of the head.
-        batch: crops a step.
-        lr: peak learning rate, falling linearly to 0.
-        weight_decay: AdamW's.
-        warm_up: share of the iterations in which the learning rate rises from 1e-6 of its value (1,500 of 40,000).
-        crop_seed: of the crops; part of the features' key.
-        seed: of the head and of the order of its batches.
-    """
-
-    crops: CropSettings = field(default_factory=CropSettings)
-    views: int = 8
-    iterations: int = 40_000
-    batch: int = 16
-    lr: float = 1e-3
-    weight_decay: float = 1e-4
-    warm_up: float = 1_500 / 40_000
-    crop_seed: int = 0
-    seed: int = 0
 
 
 def run(

@@ -4,38 +4,14 @@ A training crop is a pure function of (seed, image, view). Shapes: H W pixels, c
 Source: the linear segmentation protocol of DINOv2. We resize with PIL's bilinear filter, which antialiases.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from PIL import Image
 
 from eval.probes.datasets import IGNORED
+from eval.probes.settings import CropSettings
 
 PAD_RGB = (124, 116, 104)  # ImageNet's mean colour: zero after normalisation, to 0.006 standard deviations
 REDRAWS = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class CropSettings:
-    """How training crops are drawn and test windows laid out; all lengths in px.
-
-    Args:
-        short_side: to which images are resized, before the random factor in training.
-        long_cap: longest that the other side may become.
-        crop: side of a crop and of a window.
-        stride: from one window to the next.
-        min_factor: of the random size.
-        max_factor: of the random size.
-        max_share: largest share of labelled pixels that one class may have, else the crop is drawn again.
-    """
-
-    short_side: int = 512
-    long_cap: int = 2048
-    crop: int = 512
-    stride: int = 341
-    min_factor: float = 0.5
-    max_factor: float = 2.0
-    max_share: float = 0.75
 
 
 def training_crop(

@@ -1,0 +1,244 @@
+"""Settings of the probes; the defaults are the published protocols'. No torch: the command line shows them."""
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from store.errors import InvalidConfig
+
+Pooling = Literal["cls", "mean", "cls+mean"]
+NEIGHBOURS = (10, 20, 100, 200)
+TEMPERATURE = 0.07
+AT_LEAST_ZERO = (
+    "border",
+    "scored",
+    "seed",
+    "crop_seed",
+    "warm_up",
+    "mean_only",
+    "weight_decay",
+    "rotation_deg",
+    "gamma",
+    "brightness",
+    "colour",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions:
+    """How the encoder is taken.
+
+    Args:
+        untrained: the run's student before its first step.
+        projector: what this teacher's projector makes of the student's tokens, instead of the encoder's own.
+        final_norm: apply the student's final norm; the default is the probe's (not for depth).
+        weights: file of a teacher's weights.
+        stride: the stage of a hierarchical or convolutional teacher, in px.
+        cell_px: px per cell of a teacher's patch grid.
+        dtype: float32, or autocast to float16 or bfloat16.
+        device: cpu, cuda, ...; auto takes a GPU if there is one.
+    """
+
+    untrained: bool = False
+    projector: str | None = None
+    final_norm: bool | None = None
+    weights: Path | None = None
+    stride: int | None = None
+    cell_px: int = 14
+    dtype: str = "float32"
+    device: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CentreSettings:
+    """How images are shown: the short side resized (bicubic), the centre cut out.
+
+    Args:
+        resize: short side, px.
+        crop: side of the centre crop, px.
+    """
+
+    resize: int = 256
+    crop: int = 224
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnnSettings:
+    """Settings of the k-NN probe.
+
+    Args:
+        centre: how images are shown.
+        pooling: cls, mean (of the patches) or cls+mean; cls where the encoder has one, else mean.
+        neighbours: values of k that are reported; more than there are training vectors count as all of them.
+        temperature: similarities are divided by it before the exponential.
+    """
+
+    centre: CentreSettings = field(default_factory=CentreSettings)
+    pooling: Pooling | None = None
+    neighbours: tuple[int, ...] = NEIGHBOURS
+    temperature: float = TEMPERATURE
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearSettings:
+    """Settings of the linear classification probe.
+
+    Args:
+        centre: how images are shown.
+        pooling: cls, mean (of the patches) or cls+mean; cls where the encoder has one, else mean.
+        strengths: inverse L2 strengths (C) to choose from, on standardised features.
+        held_out: share of the training set that the choice is made on.
+        iterations: of L-BFGS at most.
+        seed: of the held-out part.
+    """
+
+    centre: CentreSettings = field(default_factory=CentreSettings)
+    pooling: Pooling | None = None
+    strengths: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    held_out: float = 0.2
+    iterations: int = 1000
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropSettings:
+    """How training crops are drawn and test windows laid out; all lengths in px.
+
+    Args:
+        short_side: to which images are resized, before the random factor in training.
+        long_cap: longest that the other side may become.
+        crop: side of a crop and of a window.
+        stride: from one window to the next.
+        min_factor: of the random size.
+        max_factor: of the random size.
+        max_share: largest share of labelled pixels that one class may have, else the crop is drawn again.
+    """
+
+    short_side: int = 512
+    long_cap: int = 2048
+    crop: int = 512
+    stride: int = 341
+    min_factor: float = 0.5
+    max_factor: float = 2.0
+    max_share: float = 0.75
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationSettings:
+    """Settings of the segmentation probe; the defaults are DINOv2's (UNIC's: 80,000 iterations of 8 crops).
+
+    Args:
+        crops: sizes of crops and windows.
+        views: crops drawn of every training image. The original draws a new one each time (32 of an ADE20K image);
+            features of all are stored, 2 MB a crop at 768 channels.
+        iterations: training steps of the head.
+        batch: crops a step.
+        lr: peak learning rate, falling linearly to 0.
+        weight_decay: AdamW's.
+        warm_up: share of the iterations in which the learning rate rises from 1e-6 of its value (1,500 of 40,000).
+        crop_seed: of the crops; part of the features' key.
+        seed: of the head and of the order of its batches.
+    """
+
+    crops: CropSettings = field(default_factory=CropSettings)
+    views: int = 8
+    iterations: int = 40_000
+    batch: int = 16
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    warm_up: float = 1_500 / 40_000
+    crop_seed: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthCropSettings:
+    """How training crops are drawn; lengths in px, all ranges symmetric about 0 or 1.
+
+    Args:
+        border: rows and columns (top, bottom, left, right) that training images are first cut to; all zero keeps them.
+        crop_height: of a training crop.
+        crop_width: of a training crop.
+        rotation_deg: largest rotation, with probability 0.5.
+        gamma: largest deviation of the exponent from 1.
+        brightness: largest deviation of the brightness factor from 1.
+        colour: largest deviation of each channel's factor from 1.
+    """
+
+    border: tuple[int, int, int, int] = (45, 472, 43, 608)
+    crop_height: int = 416
+    crop_width: int = 544
+    rotation_deg: float = 2.5
+    gamma: float = 0.1
+    brightness: float = 0.25
+    colour: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthSettings:
+    """Settings of the depth probe; the defaults are DINOv2's on NYUd.
+
+    Args:
+        crops: augmentation of training images.
+        views: crops drawn of every training image; the original draws a new one each time (25 of each).
+        iterations: training steps of the head.
+        batch: crops a step.
+        lr: peak learning rate; falls along a cosine to 1e-8 of it.
+        weight_decay: AdamW's.
+        clip: largest norm of the gradient.
+        warm_up: share of the iterations in which the learning rate rises from 1e-3 of its value (12,800 of 38,400).
+        mean_only: first iterations with the loss's mean term only.
+        mirror: average each test prediction with that of the mirrored image.
+        scored: (top, bottom, left, right) of the test images that is scored: Eigen's crop; all zero scores everything.
+        crop_seed: of the crops; part of the features' key.
+        seed: of the head and of the order of its batches.
+    """
+
+    crops: DepthCropSettings = field(default_factory=DepthCropSettings)
+    views: int = 4
+    iterations: int = 38_400
+    batch: int = 16
+    lr: float = 1e-4
+    weight_decay: float = 0.01
+    clip: float = 35.0
+    warm_up: float = 12_800 / 38_400
+    mean_only: int = 100
+    mirror: bool = True
+    scored: tuple[int, int, int, int] = (45, 471, 41, 601)
+    crop_seed: int = 0
+    seed: int = 0
+
+
+def check(settings: Any, *, subject: str) -> None:
+    """Refuse settings that cannot work, all problems at once.
+
+    Args:
+        settings: one of the dataclasses above.
+        subject: what the message is about.
+
+    Raises:
+        InvalidConfig: a number that must be positive is not, or a window that skips pixels.
+    """
+    problems = _problems(settings, prefix="")
+    if problems:
+        raise InvalidConfig(subject, problems)
+
+
+def _problems(settings: Any, *, prefix: str) -> list[str]:
+    found = []
+    for entry in fields(settings):
+        value = getattr(settings, entry.name)
+        name = f"{prefix}{entry.name}"
+        if is_dataclass(value):
+            found += _problems(value, prefix=f"{name}.")
+            continue
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float):
+                zero = entry.name in AT_LEAST_ZERO or isinstance(number, bool)
+                if number < 0 or (number == 0 and not zero):
+                    found.append(f"{name}: expected {'at least' if zero else 'more than'} 0, found {number}")
+    if isinstance(settings, CropSettings) and settings.stride > settings.crop:
+        found.append(f"{prefix}stride: {settings.stride} is more than the crop, {settings.crop}, and would skip pixels")
+    if isinstance(settings, CentreSettings) and settings.crop > settings.resize:
+        found.append(f"{prefix}crop: {settings.crop} does not fit into images resized to {settings.resize}")
+    return found

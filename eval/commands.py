@@ -8,7 +8,7 @@ from rich.console import Console
 from eval.fidelity import Settings
 from eval.report import build as report_page
 from eval.report.extraction import bytes_table, read_summary, stages_table
-from eval.report.fidelity import SCORE_TITLES, RunScores, score_table, verdict
+from eval.report.fidelity import SCORE_TITLES, RunScores, terminal_table, verdict
 from eval.report.render import write
 from eval.report.tables import to_rich
 from eval.runs import OpenRun, open_run
@@ -96,7 +96,8 @@ def open_all(runs: Sequence[Path], *, caches: Sequence[str], device: str) -> dic
 def show_scores(console: Console, scores: Sequence[RunScores], *, by_dataset: bool = False) -> None:
     """Cosine and smooth-L1 tables, and what they say."""
     for score in ("cosine", "smooth_l1"):
-        console.print(to_rich(score_table(scores, score, by_dataset=by_dataset), title=SCORE_TITLES[score]))
+        table = terminal_table(scores, score, by_dataset=by_dataset)
+        console.print(to_rich(table, title=SCORE_TITLES[score]))
     for run in scores:
         prefix = f"{run.name}: " if len(scores) > 1 else ""
         for sentence in verdict(run):
@@ -109,6 +110,5 @@ def scores_csv(scores: Sequence[RunScores], *, by: str) -> str:
     for run in scores:
         for found in run.by_kind if by == "kind" else run.by_dataset:
             lead = (run.name, found.group, found.teacher, found.token_type, found.predictor, found.images, found.tokens)
-            for score in SCORE_TITLES:
-                lines.append(",".join(str(part) for part in (*lead, score, *found.of(score))))
+            lines += [",".join(map(str, (*lead, score, *found.of(score)))) for score in SCORE_TITLES]
     return "\n".join(lines) + "\n"

@@ -26,6 +26,8 @@ LINEAR_STUDENT = LINEAR + "trained student"
 BASELINES = (UNTRAINED, MEAN, LINEAR_UNTRAINED)
 ORDER = (STUDENT, *BASELINES, LINEAR_STUDENT, ROUNDING)
 
+SMALLEST = -13  # exponent of frexp below which the steps of float16 stay the same: values under 2^-14
+
 Key = tuple[str, str]  # teacher, token type
 Tokens = tuple[Tensor, Tensor]  # prefix (B, P, ...), patches (B, N, ...)
 
@@ -64,7 +66,7 @@ def rounded_again(tokens: Tensor, *, generator: torch.Generator) -> Tensor:
         float32 of the same shape.
     """
     values = tokens.float()
-    exponent = torch.frexp(values).exponent.clamp(min=-13)  # below 2^-14 the steps of float16 stay the same
+    exponent = torch.where(values == 0, SMALLEST, torch.frexp(values).exponent).clamp(min=SMALLEST)
     step = torch.ldexp(torch.ones_like(values), exponent - 11)
     return values + step * (torch.rand(values.shape, generator=generator, device=values.device) - 0.5)
 

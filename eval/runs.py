@@ -11,6 +11,7 @@ import torch
 from eval.encoders import FrozenEncoder
 from eval.fidelity import Subject
 from eval.results import Results, file_digest
+from extract.workshop import resolve_device
 from store.errors import Conflict
 from train import checkpoints, runs
 from train.mixture import Mixture
@@ -67,13 +68,6 @@ class OpenRun:
         )
 
 
-def choose_device(name: str = "auto") -> torch.device:
-    """A device by name; "auto" takes a GPU if there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
 def open_run(directory: Path, *, caches: Sequence[str] = (), device: str = "auto") -> OpenRun:
     """Read a run back and open its caches.
 
@@ -91,7 +85,7 @@ def open_run(directory: Path, *, caches: Sequence[str] = (), device: str = "auto
     locations = list(caches) or [cache["location"] for cache in run.description["caches"]]
     mixture = open_mixture(run.recipe, locations)
     _refuse_other_teachers(run, mixture.teachers)
-    return OpenRun(run=run, mixture=mixture, device=choose_device(device))
+    return OpenRun(run=run, mixture=mixture, device=torch.device(resolve_device(device)))
 
 
 def _refuse_other_teachers(run: runs.Run, found: Mapping[str, Any]) -> None:
@@ -104,5 +98,6 @@ def _refuse_other_teachers(run: runs.Run, found: Mapping[str, Any]) -> None:
             for name in differing
         )
         raise Conflict(
-            f"run '{run.directory}' and its cache don't fit: {listed}. Give the cache that it was trained on with --cache"
+            f"run '{run.directory}' and its cache don't fit: teacher {listed}. Give the cache that it was trained on "
+            "with --cache"
         )

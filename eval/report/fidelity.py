@@ -21,6 +21,8 @@ SHORT_TITLES = {
     MEAN: "Mean token",
     STUDENT: "Student",
     ROUNDING: "Float16 ceiling",
+    BASELINES[2]: "Linear map, untrained student",
+    LINEAR_STUDENT: "Linear map, trained student",
 }
 COLOURS = {STUDENT: 0, UNTRAINED: 7, MEAN: 4, BASELINES[2]: 1, LINEAR_STUDENT: 2, ROUNDING: 3}
 
@@ -94,6 +96,34 @@ def score_table(runs: Sequence[RunScores], score: str, *, by_dataset: bool = Fal
                 lead += [text_cell(token_type)] if prefixed else []
                 lead.append(number_cell(here[0].images, digits=0))
                 rows.append([*lead, *_score_cells(here, predictors, score)])
+    return Table(columns=columns, rows=rows)
+
+
+def terminal_table(runs: Sequence[RunScores], score: str, *, by_dataset: bool = False) -> Table:
+    """The same scores narrow enough for a terminal: baselines, student and its interval."""
+    everything = [(run.name, s) for run in runs for s in (run.by_dataset if by_dataset else run.by_kind)]
+    several, prefixed = len(runs) > 1, any(s.token_type == PREFIX for _, s in everything)
+    columns = [
+        *([Column(title="run")] if several else []),
+        Column(title="dataset" if by_dataset else "held out"),
+        Column(title="teacher"),
+        *([Column(title="tokens")] if prefixed else []),
+        *(Column(title=title, numeric=True) for title in ("images", "before", "mean", "linear", "student", "95 %")),
+    ]
+    rows = []
+    for name, mine in everything:
+        if mine.predictor != STUDENT:
+            continue
+        here = [
+            s
+            for run, s in everything
+            if (run, s.group, s.teacher, s.token_type) == (name, mine.group, mine.teacher, mine.token_type)
+        ]
+        *numbers, last = _score_cells(here, [*BASELINES, STUDENT], score)
+        lead = [text_cell(name)] if several else []
+        lead += [text_cell(mine.group.removeprefix("held-out ")), text_cell(mine.teacher)]
+        lead += [text_cell(mine.token_type)] if prefixed else []
+        rows.append([*lead, number_cell(mine.images, digits=0), *numbers, last, text_cell(last.beside)])
     return Table(columns=columns, rows=rows)
 
 

@@ -4,7 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from rich.box import SIMPLE
 from rich.table import Table as RichTable
+from rich.text import Text
 
 MISSING = "\N{EM DASH}"
 
@@ -76,11 +78,13 @@ def human_bytes(count: float) -> str:
 
 
 def to_rich(table: Table, *, title: str = "") -> RichTable:
-    """The same table for the terminal."""
-    rendered = RichTable(title=title or table.caption or None, title_justify="left", header_style="bold")
+    """The same table for the terminal, without the second lines of its cells."""
+    rendered = RichTable(
+        title=title or table.caption or None, title_justify="left", title_style="bold", header_style="dim", box=SIMPLE
+    )
     for column in table.columns:
         rendered.add_column(column.title, justify="right" if column.numeric else "left")
     for row in table.rows:
-        texts = [f"{cell.text} [dim]{cell.beside}[/dim]" if cell.beside else cell.text for cell in row]
+        texts = [Text(cell.text, style="bold" if cell.css == "best" else "") for cell in row]
         rendered.add_row(*texts)
     return rendered

@@ -1,16 +1,18 @@
 """A small sealed cache with two groups, two teachers, held-out views and held-out photographs; runs on it."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 import store
 from store import manifest
 from store.cache import Cache
 from store.dataset import Dataset
+from train.loop import train
+from train.recipe import overridden
+from train.recipes import find
 
 SIZE_PX = 56
 CELL_PX = 14
@@ -44,6 +46,13 @@ def build_cache(path: Path) -> Cache:
     return cache
 
 
+def train_run(cache: Cache, out: Path, **overrides: Any) -> Path:
+    """Train the `tiny` recipe for a few steps; `overrides` by section, as `optim={"lr": 1e-3}`."""
+    wanted = {"log": {"tensorboard": False}, "schedule": {"steps": 20}, "data": {"batch": 16}, **overrides}
+    train(overridden(find("tiny"), wanted, subject="test"), caches=[cache.location], out=out, quiet=True)
+    return out
+
+
 def add_dataset(
     cache: Cache, name: str, *, group: str, split: Literal["train", "val"], images: dict[str, int], first_view: int = 0
 ) -> Dataset:
@@ -62,7 +71,11 @@ def add_dataset(
     for teacher, (prefix_tokens, channels, groups) in TEACHERS.items():
         dataset.create_teacher(
             teacher,
-            identity={"model": f"test:{teacher}", "dtype": "float32"},
+            identity={
+                "architecture": {"name": f"test_{teacher}"},
+                "compute_dtype": "float32",
+                "weights_sha256": "0" * 64,
+            },
             groups=groups,
             patch_grid=GRID,
             prefix_tokens=prefix_tokens,

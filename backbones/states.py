@@ -112,7 +112,7 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
 
 def groups(state: Mapping[str, Tensor]) -> str:
     """List the first components of the names, to tell in an error message what a file holds."""
-    return _some(sorted({name.split(".")[0] for name in state}))
+    return _some(sorted({name.split(".")[0] for name in state}), limit=10)
 
 
 def _shape(tensor: Tensor) -> str:
@@ -123,7 +123,7 @@ def _quoted(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)
 
 
-def _some(names: Iterable[Any]) -> str:
+def _some(names: Iterable[Any], *, limit: int = LISTED) -> str:
     listed = [str(name) for name in names]
-    more = f" and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
-    return ", ".join(listed[:LISTED]) + more
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more

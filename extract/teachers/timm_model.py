@@ -137,14 +137,19 @@ def build(request: Request) -> Teacher:
     request.refuse("rule", "num_heads")
     network = timm_weights.load(request)
     reductions = [int(info["reduction"]) for info in network.feature_info]
-    if request.stride is None:
-        return TimmTeacher(network, request=request, reduction=reductions[-1], stage=None)
+    reduction, stage = reductions[-1], None
+    if request.stride is not None:
+        reduction, stage = request.stride, _cut_after(network, request.stride, reductions, model=request.model)
+    timm_weights.remove_heads(network)
+    return TimmTeacher(network, request=request, reduction=reduction, stage=stage)
+
+
+def _cut_after(network: Any, stride: int, reductions: list[int], *, model: str) -> int:
+    """Drop what comes after the last stage of this stride, and return what timm then calls the stage."""
     if len(set(reductions)) == 1 or not hasattr(network, "prune_intermediate_layers"):
-        raise InvalidInput(f"teacher '{request.model}': has no stages to choose from. Leave out stride")
-    if request.stride not in reductions:
-        raise InvalidInput(
-            f"teacher '{request.model}': stride {request.stride}, expected one of {sorted(set(reductions))}"
-        )
-    stage = len(reductions) - 1 - reductions[::-1].index(request.stride)
+        raise InvalidInput(f"teacher '{model}': has no stages to choose from. Leave out stride")
+    if stride not in reductions:
+        raise InvalidInput(f"teacher '{model}': stride {stride}, expected one of {sorted(set(reductions))}")
+    stage = len(reductions) - 1 - reductions[::-1].index(stride)
     (kept,) = network.prune_intermediate_layers([stage], prune_norm=True, prune_head=True)
-    return TimmTeacher(network, request=request, reduction=request.stride, stage=kept)
+    return int(kept)

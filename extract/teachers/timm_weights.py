@@ -15,7 +15,7 @@ from store.errors import InvalidInput
 
 PREFIX = "timm:"
 STATE_NAMES = ("state_dict_ema", "state_dict", "model_ema", "model")
-# Modules of timm's models that come after the features: not needed in the file and not part of the identity.
+# Modules of timm's models after the features: neither needed in the file nor part of the identity.
 HEADS = ("head", "head_dist", "head_drop", "fc", "fc_norm", "classifier", "last_linear", "attn_pool")
 # Keywords that make a model take any input size, for those that know them.
 ANY_SIZE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
@@ -26,19 +26,21 @@ def load(request: Request) -> Any:
     """Make the model that `request.model` names and load its weights strictly, heads apart.
 
     Returns:
-        A timm model on the CPU, its heads replaced by identities.
+        A timm model on the CPU; `remove_heads` takes off what the features do not need.
 
     Raises:
         InvalidInput: unknown model, or a file that does not hold it.
     """
     network = create(request.model.removeprefix(PREFIX))
     state = states.strip_wrappers(states.find(checkpoints.load(request.weights), STATE_NAMES, source=request.source))
-    states.load_into(network, without_heads(_timm_names(state, network, source=request.source)), source=request.source)
+    state = without_heads(_timm_names(state, network, source=request.source))
+    states.check(without_heads(network.state_dict()), state, source=request.source)
+    network.load_state_dict(state, strict=False)  # heads apart, whose random weights are never used
     return network
 
 
 def create(name: str) -> Any:
-    """Make a timm model with random weights and without heads, for any input size where it can.
+    """Make a timm model with random weights and without a classifier, for any input size where it can.
 
     Raises:
         InvalidInput: timm does not know it.
@@ -49,6 +51,7 @@ def create(name: str) -> Any:
             f"teacher '{PREFIX}{name}': timm {timm.__version__} has no such model"
             f"{near_miss(architecture, timm.list_models())}. See: python -c 'import timm; print(timm.list_models())'"
         )
+    _check_activation(name)
     for keywords in ANY_SIZE:
         try:
             network = timm.create_model(name, pretrained=False, num_classes=0, **keywords)
@@ -59,22 +62,26 @@ def create(name: str) -> Any:
             raise InvalidInput(f"teacher '{PREFIX}{name}': timm cannot make it ({error})") from error
         else:
             break
-    _check_activation(network, name)
-    for head in HEADS:
-        if hasattr(network, head):
-            setattr(network, head, nn.Identity())
     return network
 
 
-def _check_activation(network: Any, name: str) -> None:
-    """Refuse OpenAI's CLIP weights in the model with the wrong GELU, for which timm has them too."""
-    notes = (getattr(network, "pretrained_cfg", None) or {}).get("notes") or ()
+def _check_activation(name: str) -> None:
+    """Refuse OpenAI's CLIP weights in the model with the wrong GELU, for which timm lists them too."""
+    configuration = timm.get_pretrained_cfg(name)
+    notes = (getattr(configuration, "notes", None) if configuration else None) or ()
     if "quickgelu" not in name and any("natively QuickGELU" in note for note in notes):
         wanted = name.replace("_clip_", "_clip_quickgelu_")
         raise InvalidInput(
             f"teacher '{PREFIX}{name}': its weights were trained with QuickGELU, this model has the exact GELU. "
             f"Use '{PREFIX}{wanted}'"
         )
+
+
+def remove_heads(network: Any) -> None:
+    """Replace what comes after the features by identities, so that the fingerprint is of what is used."""
+    for head in HEADS:
+        if hasattr(network, head):
+            setattr(network, head, nn.Identity())
 
 
 def without_heads(state: Mapping[str, Tensor]) -> states.State:
@@ -84,7 +91,7 @@ def without_heads(state: Mapping[str, Tensor]) -> states.State:
 
 def _timm_names(state: states.State, network: Any, *, source: str) -> states.State:
     """Rename a file in its authors' naming by timm's own conversion for this model, if its names are not timm's."""
-    expected = network.state_dict()
+    expected = without_heads(network.state_dict())
     if all(name in state for name in expected):
         return state
     if efficientnet_lite.is_original(state):

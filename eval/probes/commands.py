@@ -176,15 +176,17 @@ class _Job:
 
 def _probe(job: _Job, compute: Compute, *, datasets: "tuple[Folders | Dense, ...]", settings: Settings) -> None:
     """Open the encoder, compute or find the figures, keep and print them."""
+    import torch
+
     from eval.probes import kept
     from eval.probes.choice import choose
     from eval.probes.datasets import identity
     from eval.probes.features import Shelf
     from eval.results import digest
-    from eval.runs import choose_device
+    from extract.workshop import resolve_device
 
     check(settings, subject=f"{job.kind} probe")
-    device = choose_device(job.options.device)
+    device = torch.device(resolve_device(job.options.device))
     encoder = choose(job.source, job.options, device=device, final_norm=job.final_norm)
     name = job.data.resolve().name
     shelf = Shelf(root=job.features, dataset=name, progress=_bar)

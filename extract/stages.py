@@ -142,7 +142,7 @@ def views_shard(
                 made.append(ViewedRow(pixels=None, error=view.error, record=view.record))
             watch.advance(rows=len(views), failed=sum(view.error is not None for view in views))
         reasons = [view.error for view in made if view.error is not None]
-        watch.admit(rows=len(rows), failed=len(reasons))
+        watch.admit(rows=len(rows), reasons=reasons)
         published = writer.finish(manifest=manifest_table(made))
     return _report(dataset, PIXELS, shard, reasons=reasons, absent=len(reasons), started=started, published=published)
 
@@ -181,7 +181,7 @@ def features_shard(
                 else:
                     writer.append(tokens)
             watch.advance(rows=len(part), failed=len(own) - failed_before)
-        watch.admit(rows=len(rows), failed=len(own))
+        watch.admit(rows=len(rows), reasons=own)
         published = writer.finish()
     absent = len(own) + int((pixels.status != OK).sum())
     return _report(dataset, lane.name, shard, reasons=own, absent=absent, started=started, published=published)

@@ -86,7 +86,7 @@ def table_of(report: RunReport) -> Table:
             stage.stage,
             f"{stage.rows:,}",
             f"{stage.already_rows:,}",
-            f"{stage.failed:,}" + "".join(f"\n{count:,} {reason}" for reason, count in sorted(stage.reasons.items())),
+            f"{stage.failed:,}",
             duration(stage.seconds),
             f"{stage.rows_per_second:,.1f}" if stage.rows else "",
             f"{stage.bytes_per_second / 1e6:,.1f}" if stage.stored_bytes else "",
@@ -95,9 +95,15 @@ def table_of(report: RunReport) -> Table:
 
 
 def sentences_of(report: RunReport) -> list[str]:
-    """What follows the table: bytes per row, and what is missing."""
-    sizes = ", ".join(f"{array} {size:,}" for array, size in report.bytes_per_row.items())
-    sentences = [f"bytes per row: {sizes}; {sum(report.bytes_per_row.values()):,} in all"] if sizes else []
+    """What follows the table: reasons of failed rows, bytes per row, and what is missing."""
+    sentences = []
+    for stage in report.stages:
+        if stage.reasons:
+            kinds = ", ".join(f"{count:,} {reason}" for reason, count in sorted(stage.reasons.items()))
+            sentences.append(f"failed in {stage.stage}: {kinds}")
+    if report.bytes_per_row:
+        sizes = ", ".join(f"{array} {size:,}" for array, size in report.bytes_per_row.items())
+        sentences.append(f"bytes per row: {sizes}; {sum(report.bytes_per_row.values()):,} in all")
     for state in report.arrays:
         if state.missing:
             shards = f"{len(state.missing)} of {state.shards} shards"

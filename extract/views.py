@@ -120,6 +120,11 @@ def _between(low: float, high: float, uniform: float) -> float:
     return low + (high - low) * uniform
 
 
+def _kept(value: float) -> float:
+    """Rounded to float32, as the manifest keeps it: what is read there draws the very same pixels."""
+    return float(np.float32(value))
+
+
 def _random_crop(
     scale: tuple[float, float], uniform: list[float], width: int, height: int
 ) -> tuple[int, int, int, int]:
@@ -146,12 +151,12 @@ def _photometric(uniform: list[float]) -> Photometric:
     jitter = uniform[JITTER] < JITTER_PROBABILITY
     order = [step for _, step in sorted(zip(uniform[ORDER], JITTER_STEPS, strict=True))]
     return Photometric(
-        brightness=_between(1 - BRIGHTNESS, 1 + BRIGHTNESS, uniform[B]) if jitter else None,
-        contrast=_between(1 - CONTRAST, 1 + CONTRAST, uniform[C]) if jitter else None,
-        saturation=_between(1 - SATURATION, 1 + SATURATION, uniform[S]) if jitter else None,
-        hue=_between(-HUE, HUE, uniform[H]) if jitter else None,
+        brightness=_kept(_between(1 - BRIGHTNESS, 1 + BRIGHTNESS, uniform[B])) if jitter else None,
+        contrast=_kept(_between(1 - CONTRAST, 1 + CONTRAST, uniform[C])) if jitter else None,
+        saturation=_kept(_between(1 - SATURATION, 1 + SATURATION, uniform[S])) if jitter else None,
+        hue=_kept(_between(-HUE, HUE, uniform[H])) if jitter else None,
         jitter_order="".join(order) if jitter else None,
         grayscale=uniform[GREY] < GREY_PROBABILITY,
-        blur_sigma=_between(*BLUR_SIGMA, uniform[SIGMA]) if uniform[BLUR] < BLUR_PROBABILITY else None,
+        blur_sigma=_kept(_between(*BLUR_SIGMA, uniform[SIGMA])) if uniform[BLUR] < BLUR_PROBABILITY else None,
         solarize=uniform[SOLARIZE] < SOLARIZE_PROBABILITY,
     )

@@ -1,7 +1,7 @@
 """How a stage reports while it works and how it is told to stop: the failure limit, cancelling, live counts."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +16,7 @@ class Watch(Protocol):
     def advance(self, *, rows: int, failed: int) -> None:
         """So many more rows were made (failed ones included)."""
 
-    def admit(self, *, rows: int, failed: int) -> None:
+    def admit(self, *, rows: int, reasons: Sequence[str]) -> None:
         """The whole shard is ready to be published; raises errors.JobFailed if too much has failed by now."""
 
 
@@ -26,7 +26,7 @@ class Unwatched:
     def advance(self, *, rows: int, failed: int) -> None:
         """See `Watch.advance`."""
 
-    def admit(self, *, rows: int, failed: int) -> None:
+    def admit(self, *, rows: int, reasons: Sequence[str]) -> None:
         """See `Watch.admit`."""
 
 
@@ -54,12 +54,12 @@ class FailureLimit:
             raise errors.InvalidInput(f"--max-failed {text}: expected a share such as 1% or 0.01, within 0% and 100%")
         return cls(share=share)
 
-    def check(self, *, rows: int, failed: int) -> None:
-        """Raise errors.JobFailed if `failed` of `rows` is too much."""
-        if failed > self.share * max(rows, FEWEST_ROWS):
+    def check(self, *, rows: int, failed: int, reasons: Sequence[str]) -> None:
+        """Raise errors.JobFailed if `failed` of `rows` is too much; `reasons` are the latest ones."""
+        if reasons and failed > self.share * max(rows, FEWEST_ROWS):
             raise errors.JobFailed(
                 f"stopped: {failed} of {rows} rows failed, more than --max-failed {self.share:.3g} allows. The shard "
-                "at hand is not stored. Correct the cause (the table lists reasons), or raise the limit"
+                f"at hand is not stored. Its last reason: {reasons[-1]}. Correct the cause, or raise the limit"
             )
 
 
@@ -85,14 +85,14 @@ class JobWatch:
         with self._lock:
             self._on_advance(rows, failed)
 
-    def admit(self, *, rows: int, failed: int) -> None:
+    def admit(self, *, rows: int, reasons: Sequence[str]) -> None:
         """See `Watch.admit`."""
         if self._stopped.is_set():
             raise Stopped("the job was stopped; this shard is discarded")
         with self._lock:
-            self._limit.check(rows=self._rows + rows, failed=self._failed + failed)
+            self._limit.check(rows=self._rows + rows, failed=self._failed + len(reasons), reasons=reasons)
             self._rows += rows
-            self._failed += failed
+            self._failed += len(reasons)
 
 
 class Stopped(errors.CodistillError):

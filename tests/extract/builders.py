@@ -5,7 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
+import torch
 from PIL import Image
+from safetensors.torch import save_file
+
+from extract.__main__ import main
 
 
 def picture(seed: int, *, height: int = 60, width: int = 80) -> np.ndarray:
@@ -32,3 +37,45 @@ def image_folder(folder: Path, count: int, *, kind: str = "PNG") -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encoded(picture(number, height=48 + number % 7, width=64 + number % 5), kind))
     return folder
+
+
+def teacher_weights(path: Path, *, seed: int) -> Path:
+    """Random weights of timm's tiny `test_vit` in a file."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = timm.create_model("test_vit", pretrained=False)
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
+    return path
+
+
+def small_catalogue(
+    folder: Path, *, datasets: str | None = None, teachers: str | None = None, recipe: str = ""
+) -> Path:
+    """A catalogue over `folder`/images, with one teacher `first`, 28 px and shards of 8 rows."""
+    if teachers is None:
+        teacher_weights(folder / "first.safetensors", seed=1)
+        teachers = teacher_entry("first")
+    text = f"[recipe]\nimage_size = 28\nshard_rows = 8\n{datasets or dataset_entry('pictures')}\n{teachers}\n"
+    path = folder / "catalogue.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def dataset_entry(name: str, options: str = "views = 2") -> str:
+    """One `[[dataset]]` over the folder `images`."""
+    return f'[[dataset]]\nname = "{name}"\ngroup = "generic"\nroot = "images"\n{options}\n'
+
+
+def teacher_entry(name: str, options: str = 'model = "timm:test_vit"') -> str:
+    """One `[[teacher]]` with weights in `<name>.safetensors`."""
+    return f'[[teacher]]\nname = "{name}"\nweights = "{name}.safetensors"\ngroups = ["generic"]\n{options}\n'
+
+
+def run_extract(*arguments: object) -> int:
+    """`codistill extract run ...` in this process; its exit code."""
+    return main(["run", *map(str, arguments)])
+
+
+def tree_of(folder: Path) -> dict[str, bytes]:
+    """Every file below `folder` with its content."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

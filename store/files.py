@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from store.buffers import advance, total_bytes
+from store.buffers import advance
 
 MAX_BUFFERS = min(os.sysconf("SC_IOV_MAX"), 1024)
 
@@ -20,11 +20,10 @@ class OpenFile:
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.users = 0
 
-    def read_into(self, buffers: Sequence[Any], offset: int) -> int:
-        """Fill `buffers` from `offset`; return the bytes read, fewer than asked only at the end of the file."""
-        wanted = total_bytes(buffers)
-        done = os.preadv(self.fd, buffers[:MAX_BUFFERS], offset)
-        while 0 < done < wanted:  # a signal, the 2 GiB limit of one call, or too many buffers
+    def read_into(self, buffers: Sequence[Any], offset: int, length: int) -> int:
+        """Fill `buffers` from `offset`; return the bytes read, fewer than `length` only at the end of the file."""
+        done = os.preadv(self.fd, buffers if len(buffers) <= MAX_BUFFERS else buffers[:MAX_BUFFERS], offset)
+        while 0 < done < length:  # a signal, the 2 GiB limit of one call, or too many buffers
             got = os.preadv(self.fd, advance(buffers, done)[:MAX_BUFFERS], offset + done)
             if not got:
                 break

@@ -19,6 +19,7 @@ from store.storage import Storage
 
 TASK_BYTES = 4 * 2**20  # what one thread takes at a time
 CALL_BYTES = 512 * 2**10  # neighbouring rows read with one call: more would leave the cache before being checked
+CALL_ROWS = 256  # two buffers a row, within what one system call takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,77 +49,95 @@ class ReadContext:
 
 
 def tasks(gather: Gather, context: ReadContext) -> Iterator[Task]:
-    """Yield what independent threads can do to fill `gather.out`: rows sorted, each task within one shard."""
-    if not len(gather.rows):
-        return
+    """Yield what independent threads can do to fill `gather.out`.
+
+    Everything is planned here and in one go: between two copies of a megabyte no Python code is left in the processor's
+    caches, so that each statement in the loop over rows would cost many times its usual price.
+    """
     layout = gather.node.layout
     if layout is None:
         yield lambda: _read_through_zarr(gather, context)
         return
+    if not len(gather.rows):
+        return
     order = np.argsort(gather.rows, kind="stable")
-    shards, slots = np.divmod(gather.rows[order], layout.shard_rows)
-    flat = gather.out.reshape(len(gather.out), -1).view(np.uint8)
-    rows_per_task = max(1, TASK_BYTES // layout.stride)
-    bounds = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist(), len(shards)]
-    for start, stop in pairwise(bounds):
-        for first in range(start, stop, rows_per_task):
-            part = slice(first, min(first + rows_per_task, stop))
-            yield _SlotTask(gather, context, layout, int(shards[first]), slots[part], order[part], flat)
+    rows = gather.rows[order]
+    starts = _call_starts(rows, layout)
+    targets = list(gather.out.reshape(len(rows), -1).view(np.uint8))
+    crcs = np.empty((len(rows), CHECKSUM_BYTES), np.uint8)
+    buffers: list[Any] = [None] * (2 * len(rows))
+    buffers[0::2] = [targets[target] for target in order.tolist()]
+    buffers[1::2] = list(crcs)
+    stops = [*starts[1:].tolist(), len(rows)]
+    offsets = (rows[starts] % layout.shard_rows * layout.stride).tolist()
+    reads = list(zip(starts.tolist(), stops, offsets, strict=True))
+    shards = rows[starts] // layout.shard_rows
+    bytes_before = np.append(0, np.cumsum(np.diff(np.append(starts, len(rows))))) * layout.stride
+    new_task = np.diff(shards, append=-1) != 0
+    new_task |= np.diff(bytes_before // TASK_BYTES) != 0
+    bounds = [0, *(np.flatnonzero(new_task) + 1).tolist()]
+    bounds += [len(reads)] if bounds[-1] < len(reads) else []
+    for first, last in pairwise(bounds):
+        yield _SlotTask(gather, context, layout, rows, buffers, crcs.view("<u4")[:, 0], reads[first:last])
+
+
+def _call_starts(rows: npt.NDArray[np.int64], layout: Layout) -> npt.NDArray[np.int64]:
+    """Return where in the sorted rows each call begins: neighbouring slots of a shard, up to a limit."""
+    per_call = min(max(1, CALL_BYTES // layout.stride), CALL_ROWS)
+    positions = np.arange(len(rows))
+    if per_call == 1:
+        return positions
+    apart = np.ones(len(rows), np.bool_)
+    apart[1:] = (np.diff(rows) != 1) | (np.diff(rows // layout.shard_rows) != 0)
+    run_start = np.maximum.accumulate(np.where(apart, positions, 0))
+    return np.flatnonzero((positions - run_start) % per_call == 0)
 
 
 class _SlotTask:
-    """Reads some slots of one shard."""
+    """Reads some slots of one shard: `reads` are (start, stop, offset), from start to stop in the sorted rows."""
 
     def __init__(
         self,
         gather: Gather,
         context: ReadContext,
         layout: Layout,
-        shard: int,
-        slots: npt.NDArray[np.int64],
-        targets: npt.NDArray[np.int64],
-        flat: npt.NDArray[np.uint8],
+        rows: npt.NDArray[np.int64],
+        buffers: list[Any],
+        stored_crcs: npt.NDArray[np.uint32],
+        reads: list[tuple[int, int, int]],
     ) -> None:
         self._gather, self._context, self._layout = gather, context, layout
-        self._shard, self._slots, self._targets, self._flat = shard, slots, targets, flat
+        self._rows, self._stored_crcs, self._reads = rows, stored_crcs, reads
+        self._calls = [(buffers[2 * a : 2 * b], offset, (b - a) * layout.stride) for a, b, offset in reads]
+        self._shard = int(rows[reads[0][0]]) // layout.shard_rows
 
     def __call__(self) -> None:
-        node, layout = self._gather.node, self._layout
-        crcs = np.empty((len(self._slots), CHECKSUM_BYTES), np.uint8)
-        expected = crcs.view("<u4")[:, 0]
-        bad: list[int] = []
+        node, verify = self._gather.node, self._gather.verify
+        found: list[int] = []
         try:
             with self._context.storage.open_object(node.shard_key(self._shard)) as source:
-                for start, stop in self._runs():
-                    buffers: list[Any] = []
-                    for i in range(start, stop):
-                        buffers += (self._flat[self._targets[i]], crcs[i])
-                    wanted = (stop - start) * layout.stride
-                    got = source.read_into(buffers, int(self._slots[start]) * layout.stride)
-                    if got != wanted:
-                        raise self._damaged(f"cut short at row {self._row(start + got // layout.stride)}")
-                    if self._gather.verify:
-                        bad += [i for i in range(start, stop) if checksum(buffers[2 * (i - start)]) != expected[i]]
+                read_into = source.read_into
+                for buffers, offset, length in self._calls:
+                    if read_into(buffers, offset, length) != length:
+                        self._raise_cut_short(offset)
+                    if verify:
+                        found += [checksum(buffer) for buffer in buffers[::2]]
         except FileNotFoundError:
             where = f"shard {self._shard} of '{self._context.describe(node)}'"
             message = f"{where} does not exist. Run: {self._context.how_to_make(node)}"
             raise errors.MissingShard(message) from None
-        if bad:
-            raise self._damaged(f"checksum of row {', '.join(str(self._row(i)) for i in bad)} differs")
+        if verify:
+            self._check(found)
 
-    def _runs(self) -> Iterator[tuple[int, int]]:
-        """Yield (start, stop) of neighbouring slots that fit one call."""
-        per_call = max(1, CALL_BYTES // self._layout.stride)
-        start = 0
-        breaks = (np.flatnonzero(np.diff(self._slots) != 1) + 1).tolist()
-        for end in [*breaks, len(self._slots)]:
-            while start < end:
-                stop = min(start + per_call, end)
-                yield start, stop
-                start = stop
+    def _check(self, found: list[int]) -> None:
+        part = slice(self._reads[0][0], self._reads[-1][1])
+        differing = self._rows[part][self._stored_crcs[part] != np.array(found, np.uint32)]
+        if len(differing):
+            raise self._damaged(f"checksum of row {', '.join(str(row) for row in np.unique(differing))} differs")
 
-    def _row(self, i: int) -> int:
-        return self._shard * self._layout.shard_rows + int(self._slots[min(i, len(self._slots) - 1)])
+    def _raise_cut_short(self, offset: int) -> None:
+        first = self._shard * self._layout.shard_rows + offset // self._layout.stride
+        raise self._damaged(f"cut short at or behind row {first}")
 
     def _damaged(self, what: str) -> errors.Damaged:
         where = f"shard {self._shard} of '{self._context.describe(self._gather.node)}'"

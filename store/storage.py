@@ -27,8 +27,12 @@ class Entry:
 class OpenObject(Protocol):
     """An object ready for positional reads from several threads."""
 
-    def read_into(self, buffers: Sequence[Any], offset: int) -> int:
-        """Fill contiguous buffers in turn from `offset`; return the bytes read, fewer only at the end."""
+    def read_into(self, buffers: Sequence[Any], offset: int, length: int) -> int:
+        """Fill contiguous buffers, `length` bytes in all, in turn from `offset`.
+
+        Returns:
+            The bytes read, fewer only at the end of the object.
+        """
         ...
 
 

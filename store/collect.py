@@ -74,7 +74,10 @@ def read_fingerprints(dataset: Dataset, array: str, *, pool: ThreadPoolExecutor)
     found = np.zeros(dataset.shards, np.uint32)
 
     def read(shard: int) -> int:
-        tail = dataset.storage.read_last(node.shard_key(shard), ENDING.size + layout.index_bytes)
+        try:
+            tail = dataset.storage.read_last(node.shard_key(shard), ENDING.size + layout.index_bytes)
+        except FileNotFoundError:  # removed since the listing
+            return 0
         if len(tail) < ENDING.size + layout.index_bytes:
             return 1  # cut short: reading its trailer will say so
         return fingerprint(tail, index_bytes=layout.index_bytes) or 1

@@ -76,11 +76,11 @@ class Reader:
         data = np.empty((len(said.rows), *node.row_shape), node.dtype)
         ok = said.status == OK
         if ok.all():
-            self._gather_shard(node, np.arange(said.rows.start, said.rows.stop), data, verify)
+            self._gather_shard(node, said, data, verify)
         else:
             data[:] = fill
             kept = np.empty((int(ok.sum()), *node.row_shape), node.dtype)
-            self._gather_shard(node, np.flatnonzero(ok) + said.rows.start, kept, verify)
+            self._gather_shard(node, said, kept, verify)
             data[ok] = kept
         return Shard(data=data, status=said.status, digest=said.digest, trailer=said)
 
@@ -111,8 +111,10 @@ class Reader:
             raise errors.Damaged(f"{where} belongs elsewhere: {'; '.join(differing)}. Run: {command}")
         return said
 
-    def _gather_shard(self, node: ArrayNode, index: npt.NDArray[np.int64], out: npt.NDArray[Any], verify: bool) -> None:
-        gather = rows.Gather(node=node, rows=index, out=out, verify=verify)
+    def _gather_shard(self, node: ArrayNode, said: Trailer, out: npt.NDArray[Any], verify: bool) -> None:
+        """Read the ok rows of a shard; verified, they are what its trailer speaks of and not just intact."""
+        ok = np.flatnonzero(said.status == OK)
+        gather = rows.Gather(node=node, rows=ok + said.rows.start, out=out, verify=verify, crc32c=said.crc32c[ok])
         self._crew.run(list(rows.tasks(gather, self._context)))
 
     def _row_numbers(self, wanted: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
@@ -129,26 +131,26 @@ class Reader:
 
     def _require_ok(self, name: str, node: ArrayNode, index: npt.NDArray[np.int64]) -> None:
         """Raise if a row is not ok, by the sealed status; by trailers for shards that it does not know yet."""
-        known = self._known_status(name)
-        if known is None:
+        known = self._status_of(name, node, index)
+        if known is None or (known[index] == OK).all():
             return
-        if (known[index] == OK).all():
-            return
-        self._known.pop(name, None)  # it may have been sealed, or repaired, since
-        known = self._known_status(name)
-        if known is None:
-            return
-        state = known[index]
-        if node.layout is not None and (state == MISSING).any():
-            self._learn(name, known, np.unique(index[state == MISSING] // node.layout.shard_rows))
-            state = known[index]
-        bad = np.unique(index[state != OK])
-        if len(bad):
+        self._known.pop(name, None)  # it may have been sealed again, or repaired
+        known = self._status_of(name, node, index)
+        bad = np.zeros(0, np.int64) if known is None else np.unique(index[known[index] != OK])
+        if known is not None and len(bad):
             failed = int((known[bad] != MISSING).sum())
             counts = f"{failed} failed, {len(bad) - failed} missing"
             exits = f"Ask for rows of valid_rows() only, or make them: {self._dataset.how_to_make(node)}"
             where = f"'{self._dataset.name}/{name}'"
             raise errors.RowsNotOk(f"{where}: rows {_some(bad)} are not ok ({counts}). {exits}", bad.tolist())
+
+    def _status_of(self, name: str, node: ArrayNode, index: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8] | None:
+        """Return the status of all rows, right for those asked for; None for an array of somebody else without one."""
+        known = self._known_status(name)
+        if known is not None and node.layout is not None:
+            missing = index[known[index] == MISSING]
+            self._learn(name, known, np.unique(missing // node.layout.shard_rows))
+        return known
 
     def _known_status(self, name: str) -> npt.NDArray[np.uint8] | None:
         """Return what is known of every row; None for an array of somebody else without a status."""

@@ -31,12 +31,14 @@ class Gather:
         rows: int64 [B], within bounds, any order, duplicates allowed.
         out: [B, ...] of the array's row shape and type, C-contiguous, writable.
         verify: check the crc32c of every row.
+        crc32c: uint32 [B], what a verified row must also agree with; None where only its slot says.
     """
 
     node: ArrayNode
     rows: npt.NDArray[np.int64]
     out: npt.NDArray[Any]
     verify: bool
+    crc32c: npt.NDArray[np.uint32] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,7 @@ def tasks(gather: Gather, context: ReadContext) -> Iterator[Task]:
     buffers: list[Any] = [None] * (2 * len(rows))
     buffers[0::2] = [targets[target] for target in order.tolist()]
     buffers[1::2] = list(crcs)
+    expected = [crcs.view("<u4")[:, 0], *([] if gather.crc32c is None else [gather.crc32c[order]])]
     stops = [*starts[1:].tolist(), len(rows)]
     offsets = (rows[starts] % layout.shard_rows * layout.stride).tolist()
     reads = list(zip(starts.tolist(), stops, offsets, strict=True))
@@ -78,7 +81,7 @@ def tasks(gather: Gather, context: ReadContext) -> Iterator[Task]:
     bounds = [0, *(np.flatnonzero(new_task) + 1).tolist()]
     bounds += [len(reads)] if bounds[-1] < len(reads) else []
     for first, last in pairwise(bounds):
-        yield _SlotTask(gather, context, layout, rows, buffers, crcs.view("<u4")[:, 0], reads[first:last])
+        yield _SlotTask(gather, context, layout, rows, buffers, expected, reads[first:last])
 
 
 def _call_starts(rows: npt.NDArray[np.int64], layout: Layout) -> npt.NDArray[np.int64]:
@@ -103,11 +106,11 @@ class _SlotTask:
         layout: Layout,
         rows: npt.NDArray[np.int64],
         buffers: list[Any],
-        stored_crcs: npt.NDArray[np.uint32],
+        expected: list[npt.NDArray[np.uint32]],
         reads: list[tuple[int, int, int]],
     ) -> None:
         self._gather, self._context, self._layout = gather, context, layout
-        self._rows, self._stored_crcs, self._reads = rows, stored_crcs, reads
+        self._rows, self._expected, self._reads = rows, expected, reads
         self._calls = [(buffers[2 * a : 2 * b], offset, (b - a) * layout.stride) for a, b, offset in reads]
         self._shard = int(rows[reads[0][0]]) // layout.shard_rows
 
@@ -131,7 +134,8 @@ class _SlotTask:
 
     def _check(self, found: list[int]) -> None:
         part = slice(self._reads[0][0], self._reads[-1][1])
-        differing = self._rows[part][self._stored_crcs[part] != np.array(found, np.uint32)]
+        wrong = np.any([crcs[part] != np.array(found, np.uint32) for crcs in self._expected], axis=0)
+        differing = self._rows[part][wrong]
         if len(differing):
             raise self._damaged(f"checksum of row {', '.join(str(row) for row in np.unique(differing))} differs")
 

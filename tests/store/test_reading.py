@@ -140,6 +140,16 @@ def test_a_flipped_bit_is_found_unless_not_asked_for(tmp_path: Path) -> None:
         store.open(tmp_path)["bedlam"].read([6], ["t"], verify=False)
 
 
+def test_swapped_slots_are_intact_but_not_what_the_trailer_speaks_of(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path)
+    fill(dataset)
+    path = tmp_path / TOKENS / "c.0.0.0"
+    data = path.read_bytes()
+    path.write_bytes(data[74:148] + data[:74] + data[148:])
+    with pytest.raises(errors.Damaged, match="checksum of row 0, 1 differs"):
+        dataset.read_shard("t", 0)
+
+
 def test_a_whole_shard_needs_no_seal(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path)
     write_pixels(dataset, 1, failed=[5])

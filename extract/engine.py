@@ -75,12 +75,12 @@ def check(job: Job) -> Checked:
         problems += preflight.weight_problems([catalogue.teacher_named(name) for name in teachers])
     if "index" in job.stages:
         problems += preflight.image_problems([catalogue.dataset_named(name) for name in datasets])
-    preflight.refuse(catalogue, problems)
+    preflight.refuse(problems)
     if "index" not in job.stages:
         open_cache(job.cache)
     cache = create_cache(job.cache, catalogue.recipe.stored())
     if "index" not in job.stages:
-        preflight.refuse(catalogue, preflight.stored_problems(cache, [catalogue.dataset_named(n) for n in datasets]))
+        preflight.refuse(preflight.stored_problems(cache, [catalogue.dataset_named(n) for n in datasets]))
     return Checked(job=job, cache=cache, datasets=datasets, teachers=teachers)
 
 

@@ -1,9 +1,9 @@
 """What can be known to be wrong before any work starts, all at once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from extract.catalogue import Catalogue, DatasetEntry, TeacherEntry, unset_variable
+from extract.catalogue import DatasetEntry, TeacherEntry, unset_variable
 from store import Cache, configuration, errors, schema
 
 
@@ -51,11 +51,11 @@ def stored_problems(cache: Cache, entries: Sequence[DatasetEntry]) -> list[str]:
     return problems
 
 
-def refuse(catalogue: Catalogue, problems: Sequence[str]) -> None:
+def refuse(problems: Iterable[str]) -> None:
     """Raise errors.InvalidConfig if there are problems."""
-    if problems:
-        known = f"{len(catalogue.dataset)} datasets and {len(catalogue.teacher)} teachers"
-        raise errors.InvalidConfig(f"this job over a catalogue of {known} cannot start", problems)
+    found = list(problems)
+    if found:
+        raise errors.InvalidConfig("this job cannot start", found)
 
 
 def _path_problems(what: str, path: Path, *, folder: bool = False) -> list[str]:

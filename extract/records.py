@@ -1,7 +1,11 @@
-"""Manifest rows: what a stored view shows, in the columns of `store.manifest.SCHEMA`."""
+"""Manifest rows: what a stored view shows, in the columns of `store.manifest.SCHEMA`.
+
+Sizes and crop are px of the image after EXIF orientation and rotate rule; `rotate_deg` is the rule's turn, counter-
+clockwise. All are null where the image could not be decoded.
+"""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -9,28 +13,13 @@ import pyarrow as pa
 
 from extract.views import ViewParameters
 from store.manifest import SCHEMA
+from store.recompute import PixelsRow
 from store.schema import FAILED, OK
-
-
-@dataclass(frozen=True, kw_only=True)
-class ViewedRow:
-    """One row of pixels on its way to a shard.
-
-    Attributes:
-        pixels: uint8 (S, S, 3), or None where the row failed.
-        error: the reason, None where it did not fail.
-        record: the manifest row. Sizes and crop are px of the image after EXIF orientation and rotate rule,
-            `rotate_deg` is the rule's turn, counter-clockwise; all are null where the image could not be decoded.
-    """
-
-    pixels: np.ndarray | None
-    error: str | None
-    record: dict[str, Any]
 
 
 def ok_row(
     place: dict[str, Any], pixels: np.ndarray, parameters: ViewParameters, *, source: np.ndarray, rotation: int
-) -> ViewedRow:
+) -> PixelsRow:
     """A row that was made.
 
     Args:
@@ -51,15 +40,15 @@ def ok_row(
         "flip": parameters.flip,
         "status": OK,
     }
-    return ViewedRow(pixels=pixels, error=None, record=record | asdict(parameters.photometric))
+    return PixelsRow(pixels=pixels, error=None, record=record | asdict(parameters.photometric))
 
 
-def failed_row(place: dict[str, Any], reason: str) -> ViewedRow:
+def failed_row(place: dict[str, Any], reason: str) -> PixelsRow:
     """A row that could not be made, with the reason."""
-    return ViewedRow(pixels=None, error=reason, record=place | {"status": FAILED, "error": reason})
+    return PixelsRow(pixels=None, error=reason, record=place | {"status": FAILED, "error": reason})
 
 
-def manifest_table(rows: Sequence[ViewedRow]) -> pa.Table:
+def manifest_table(rows: Sequence[PixelsRow]) -> pa.Table:
     """The manifest of these rows; what a row does not have is null."""
     columns = {name: [row.record.get(name) for row in rows] for name in SCHEMA.names}
     return pa.table(columns, schema=SCHEMA)

@@ -20,11 +20,12 @@ from extract.forward import TeacherLane
 from extract.images import decode
 from extract.ordered import ordered_map
 from extract.pixels import render
-from extract.records import ViewedRow, failed_row, manifest_table, ok_row
+from extract.records import failed_row, manifest_table, ok_row
 from extract.sources import Listing, Source
 from extract.views import ViewParameters, center, draw
 from extract.watch import UNWATCHED, Watch
 from store import Cache, Dataset, Shard, errors
+from store.recompute import PixelsRow
 from store.schema import OK, PIXELS
 
 
@@ -131,15 +132,15 @@ def views_shard(
     dataset = context.dataset
     rows = dataset.shard_rows_of(shard)
     images = range(rows.start // dataset.views, (rows.stop - 1) // dataset.views + 1)
-    made: list[ViewedRow] = []
+    made: list[PixelsRow] = []
     with dataset.write_shard(PIXELS, shard, provenance=context.provenance) as writer:
-        for views in ordered_map(pool, lambda image: _views_of(context, image, rows), images, ahead=ahead):
+        for views in ordered_map(pool, lambda image: views_of(context, image, rows), images, ahead=ahead):
             for view in views:
                 if view.pixels is None:
                     writer.fail(str(view.error))
                 else:
                     writer.append(view.pixels)
-                made.append(ViewedRow(pixels=None, error=view.error, record=view.record))
+                made.append(PixelsRow(pixels=None, error=view.error, record=view.record))
             watch.advance(rows=len(views), failed=sum(view.error is not None for view in views))
         reasons = [view.error for view in made if view.error is not None]
         watch.admit(rows=len(rows), reasons=reasons)
@@ -206,8 +207,13 @@ def _refuse_other_images(dataset: Dataset, listing: Listing) -> None:
         )
 
 
-def _views_of(context: ViewsContext, image: int, rows: range) -> list[ViewedRow]:
-    """The views of one image that lie within `rows`."""
+def views_of(context: ViewsContext, image: int, rows: range) -> list[PixelsRow]:
+    """Decode one image and draw those of its views that lie within `rows`; what cannot be done is a failed row.
+
+    Raises:
+        errors.MissingFile: the whole source has gone.
+        OSError: the machine, not the image, is at fault.
+    """
     dataset, entry = context.dataset, context.entry
     path = str(context.images["path"][image].as_py())
     first = image * dataset.views
@@ -231,7 +237,7 @@ def _views_of(context: ViewsContext, image: int, rows: range) -> list[ViewedRow]
     return [_view_of(context, place, upright, rotation) for place in places]
 
 
-def _view_of(context: ViewsContext, place: dict[str, Any], upright: np.ndarray, rotation: int) -> ViewedRow:
+def _view_of(context: ViewsContext, place: dict[str, Any], upright: np.ndarray, rotation: int) -> PixelsRow:
     try:
         parameters = _parameters(context, place, upright)
         pixels = render(upright, parameters, image_size=context.recipe.image_size)

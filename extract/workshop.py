@@ -13,7 +13,7 @@ import PIL.features
 import torch
 
 from extract import stages, teachers
-from extract.catalogue import STUDENT_PATCH_PX, Catalogue, TeacherEntry
+from extract.catalogue import STUDENT_PATCH_PX, Catalogue, DatasetEntry, TeacherEntry
 from extract.forward import TeacherLane
 from extract.sources import open_source
 from extract.stages import ShardReport, ViewsContext
@@ -64,7 +64,7 @@ class Workshop:
     def make(self, task: Task, watch: Watch) -> ShardReport:
         """Make one shard; see `extract.stages` for what it raises."""
         if task.array == PIXELS:
-            context = self._views_context(task.dataset)
+            context = self.views_context(task.dataset)
             ahead = self.settings.threads + 2
             return stages.views_shard(context, task.shard, pool=self._pool, ahead=ahead, watch=watch)
         dataset, lane = self.cache[task.dataset], self.lane(task.array)
@@ -114,10 +114,15 @@ class Workshop:
             return find_batch_size(teacher, recipe.image_size, limit=limit)
         return max(1, find_batch_size(teacher, recipe.image_size, limit=2 * limit) // 2)
 
-    def _views_context(self, name: str) -> ViewsContext:
+    def entry_of(self, dataset: str) -> DatasetEntry:
+        """The catalogue's entry of a dataset. Raises errors.MissingName."""
+        return self.settings.catalogue.dataset_named(dataset)
+
+    def views_context(self, name: str) -> ViewsContext:
+        """What making pixels of this dataset needs, its image list read."""
         with self._lock:
             if name not in self._views:
-                entry, dataset = self.settings.catalogue.dataset_named(name), self.cache[name]
+                entry, dataset = self.entry_of(name), self.cache[name]
                 self._views[name] = ViewsContext(
                     dataset=dataset,
                     images=dataset.image_list().combine_chunks(),

@@ -1,0 +1,97 @@
+"""Rows made anew for `codistill store verify --repair`: the entry point that `store.recompute` looks for."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from extract import preflight
+from extract.catalogue import load_catalogue
+from extract.stages import views_of
+from extract.workshop import Settings, Workshop, resolve_device, views_provenance
+from store import Cache, Dataset, errors, schema
+from store.recompute import PixelsRow, Recomputer
+from store.schema import PIXELS
+
+DEFAULT_BATCH = 8
+
+
+def recomputer(cache: Cache, *, catalogue: Path | None, device: str) -> Recomputer:
+    """What makes rows of `cache` anew from the images and weights that a catalogue names; opens them when asked.
+
+    Args:
+        cache: under repair.
+        catalogue: the file; None if the user gave none, which is told when a row is asked for.
+        device: where teachers run.
+    """
+    return CatalogueRecomputer(cache, catalogue, device)
+
+
+class CatalogueRecomputer:
+    """See `store.recompute.Recomputer`."""
+
+    def __init__(self, cache: Cache, catalogue: Path | None, device: str) -> None:
+        self._cache = cache
+        self._catalogue_path = catalogue
+        self._device = device
+
+    def pixels(self, dataset: Dataset, rows: Sequence[int]) -> Iterator[PixelsRow]:
+        """See `Recomputer.pixels`."""
+        preflight.refuse(preflight.stored_problems(self._cache, [self._workshop.entry_of(dataset.name)]))
+        context = self._workshop.views_context(dataset.name)
+        for image, of_image in groupby(rows, key=lambda row: int(row) // dataset.views):
+            wanted = [int(row) for row in of_image]
+            made = views_of(context, image, range(min(wanted), max(wanted) + 1))
+            by_row = {view.record["row"]: view for view in made}
+            yield from (by_row[row] for row in wanted)
+
+    def tokens(self, dataset: Dataset, teacher: str, pixels: np.ndarray) -> Iterator[np.ndarray | str]:
+        """See `Recomputer.tokens`."""
+        lane = self._workshop.lane(teacher)
+        stored = dataset.teacher(teacher).identity
+        differing = schema.differences(stored, schema.plain_json(lane.teacher.identity(dataset.image_size)))
+        if differing:
+            raise errors.Conflict(f"'{dataset.name}/{teacher}' was made by another teacher. {'; '.join(differing)}")
+        batch_size = _recorded_batch_size(dataset, teacher)
+        for start in range(0, len(pixels), batch_size):
+            yield from lane.tokens(pixels[start : start + batch_size])
+
+    def provenance(self, dataset: Dataset, array: str) -> Mapping[str, Any]:
+        """See `Recomputer.provenance`."""
+        if array == PIXELS:
+            return views_provenance()
+        return {**self._workshop.lane(array).provenance, "batch_size": _recorded_batch_size(dataset, array)}
+
+    @cached_property
+    def _workshop(self) -> Workshop:
+        if self._catalogue_path is None:
+            raise errors.MissingFile(
+                "making rows anew needs the images and weights. Name them with --catalogue CATALOGUE.toml"
+            )
+        catalogue = load_catalogue(self._catalogue_path)
+        preflight.refuse(
+            f"cache {self._cache.location}: recipe.{line}"
+            for line in schema.differences(self._cache.recipe, catalogue.recipe.stored())
+        )
+        settings = Settings(
+            location=self._cache.location,
+            catalogue=catalogue,
+            device=resolve_device(self._device),
+            batch_size=None,
+            threads=1,
+        )
+        return Workshop(settings, ThreadPoolExecutor(1))
+
+
+def _recorded_batch_size(dataset: Dataset, teacher: str) -> int:
+    """What the job used, as another batch size may give other last bits."""
+    for shard in sorted(dataset.present(teacher)):
+        try:
+            return int(dataset.read_trailer(teacher, shard).provenance.get("batch_size", DEFAULT_BATCH))
+        except errors.CodistillError:
+            continue  # damaged, which is why we are here
+    return DEFAULT_BATCH

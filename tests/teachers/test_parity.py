@@ -1,5 +1,6 @@
 """Every golden output of the authors' code, through the public interface and from files of the released layout."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,16 @@ def test_rows_do_not_depend_on_their_batch(tmp_path: Path, model: str) -> None:
     together = teacher(pixels)[1]
     alone = torch.cat([teacher(pixels[row : row + 1])[1] for row in range(len(pixels))])
     assert error(together, alone) < 1e-5
+
+
+@pytest.mark.parametrize("model", E2E_NAMES)
+def test_compiled_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    """Traced by torch.compile, without the slow code generation."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    pixels = golden_pixels(load_file(E2E))[:2]
+    compiled = golden_teacher(model, tmp_path, compile=True)
+    assert compiled.provenance()["compile"]
+    assert error(compiled(pixels)[1], golden_teacher(model, tmp_path)(pixels)[1]) < ATOL
 
 
 def test_croco_takes_imagenet_normalisation(tmp_path: Path) -> None:

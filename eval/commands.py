@@ -35,9 +35,9 @@ def report(
     path = write(made.page, out)
     console = Console()
     show_scores(console, made.scores)
-    console.print(to_rich(bytes_table(made.views[0]), title="Bytes of one row"))
+    console.print("", to_rich(bytes_table(made.views[0]), title="Bytes of one row"), "")
     if summary is not None:
-        console.print(to_rich(stages_table(summary), title="Extraction"))
+        console.print(to_rich(stages_table(summary), title="Extraction"), "")
     console.print(f"report: {path}")
 
 
@@ -97,7 +97,12 @@ def show_scores(console: Console, scores: Sequence[RunScores], *, by_dataset: bo
     """Cosine and smooth-L1 tables, and what they say."""
     for score in ("cosine", "smooth_l1"):
         table = terminal_table(scores, score, by_dataset=by_dataset)
-        console.print(to_rich(table, title=SCORE_TITLES[score]))
+        console.print(to_rich(table, title=SCORE_TITLES[score]), "")
+    console.print(
+        "before: the student before training. mean: the mean training token. linear: a linear map from the untrained "
+        "student. 95 %: interval of the student, over images.",
+        style="dim",
+    )
     for run in scores:
         prefix = f"{run.name}: " if len(scores) > 1 else ""
         for sentence in verdict(run):

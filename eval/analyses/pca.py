@@ -91,8 +91,8 @@ def pictures(subject: Subject, *, device: torch.device, count: int = 6) -> tuple
         The models in order (JSON), and the pictures with schema `PICTURES`.
     """
     selection, captions = choose(subject.mixture, count=count)
-    photographs, tokens = _tokens(subject, selection, device=device)
-    drawn: dict[str, list[np.ndarray]] = {PHOTOGRAPH: photographs}
+    tokens = _tokens(subject, selection, device=device)
+    drawn: dict[str, list[np.ndarray]] = {PHOTOGRAPH: tokens[PHOTOGRAPH]}
     for teacher in subject.student.teachers:
         basis = pca_basis(_flat(tokens[TEACHER + teacher]))
         drawn[TEACHER + teacher] = [pca_rgb(image, basis) for image in tokens[TEACHER + teacher]]
@@ -141,28 +141,25 @@ def _rank(shown: Shown) -> tuple[int, int, int]:
     return shown.spoilt, -shown.area_px, shown.row
 
 
-def _tokens(
-    subject: Subject, selection: rows.Selection, *, device: torch.device
-) -> tuple[list[np.ndarray], Mapping[str, list[np.ndarray]]]:
-    """Photographs, and model -> patch tokens (rows, cols, C) of each, projections in the teacher's own units."""
+def _tokens(subject: Subject, selection: rows.Selection, *, device: torch.device) -> dict[str, list[np.ndarray]]:
+    """Model -> patch tokens (rows, cols, C) of each view, projections in the teacher's own units; and photographs."""
     encoder = StudentEncoder(subject.student.encoder, cell_px=subject.student.cell_px, final_norm=True)
     grid = subject.mixture.patch_grid
-    photographs: list[np.ndarray] = []
-    tokens: dict[str, list[np.ndarray]] = {}
-
-    def keep(model: str, values: torch.Tensor) -> None:
-        tokens.setdefault(model, []).extend(values.float().cpu().numpy().reshape(len(values), *grid, -1))
-
+    found: dict[str, dict[int, np.ndarray]] = {}
     with torch.inference_mode():
         for numbers, batch in rows.batches(selection, subject.mixture, device=device):
-            photographs += list(batch.pixels.cpu().numpy().copy())
-            keep(ENCODER, encoder(batch.pixels)[1])
+            tokens = {ENCODER: encoder(batch.pixels)[1]}
             predicted = subject.student(normalise(batch.pixels))
             for teacher, spec in subject.student.teachers.items():
                 norm = statistics(subject.norms, (teacher, PATCH))
-                keep(TEACHER + teacher, batch.tokens[teacher][:, spec.prefix_tokens :])
-                keep(PROJECTION + teacher, predicted[teacher][1] * norm.std.clamp(min=MIN_STD) + norm.mean)
-    return photographs, tokens
+                tokens[TEACHER + teacher] = batch.tokens[teacher][:, spec.prefix_tokens :]
+                tokens[PROJECTION + teacher] = predicted[teacher][1] * norm.std.clamp(min=MIN_STD) + norm.mean
+            images = {model: values.float().cpu().numpy() for model, values in tokens.items()}
+            images = {model: values.reshape(len(values), *grid, -1) for model, values in images.items()}
+            for model, values in {PHOTOGRAPH: batch.pixels.cpu().numpy().copy(), **images}.items():
+                found.setdefault(model, {}).update(zip(numbers.tolist(), values, strict=True))
+    # Rows come in whatever order they are read best.
+    return {model: [by_number[number] for number in sorted(by_number)] for model, by_number in found.items()}
 
 
 def _flat(images: Sequence[np.ndarray]) -> np.ndarray:

@@ -135,7 +135,7 @@ def _ordered(table: pa.Table, models: Sequence[str]) -> dict[str, Any]:
 
 def _page(views: Sequence[RunView], scores: Sequence[RunScores], sections: Sequence[Section]) -> Page:
     single = len(views) == 1
-    title = f"Run {views[0].name}" if single else f"{len(views)} runs compared"
+    title = f"Distillation report: {views[0].name}" if single else f"Distillation report: {len(views)} runs compared"
     teachers = sorted({name for view in views for name in view.description["teachers"]})
     lead = f"Students distilled from {len(teachers)} cached teachers ({', '.join(teachers)})."
     if single:

@@ -24,6 +24,7 @@ SHORT_TITLES = {
     BASELINES[2]: "Linear map, untrained student",
     LINEAR_STUDENT: "Linear map, trained student",
 }
+TERMINAL_TITLES = ("images", "before", "mean", "linear", "student", "95 %")
 COLOURS = {STUDENT: 0, UNTRAINED: 7, MEAN: 4, BASELINES[2]: 1, LINEAR_STUDENT: 2, ROUNDING: 3}
 
 
@@ -88,42 +89,37 @@ def score_table(runs: Sequence[RunScores], score: str, *, by_dataset: bool = Fal
     rows = []
     for run in runs:
         found = run.by_dataset if by_dataset else run.by_kind
-        for group in ordered((s.group for s in found), KINDS):
-            for teacher, token_type in _keys(found, group):
-                here = [s for s in found if (s.group, s.teacher, s.token_type) == (group, teacher, token_type)]
-                lead = [text_cell(run.name)] if len(runs) > 1 else []
-                lead += [text_cell(group), text_cell(teacher)]
-                lead += [text_cell(token_type)] if prefixed else []
-                lead.append(number_cell(here[0].images, digits=0))
-                rows.append([*lead, *_score_cells(here, predictors, score)])
+        for group, teacher, token_type in _places(found):
+            here = [s for s in found if (s.group, s.teacher, s.token_type) == (group, teacher, token_type)]
+            lead = [text_cell(run.name)] if len(runs) > 1 else []
+            lead += [text_cell(group), text_cell(teacher)]
+            lead += [text_cell(token_type)] if prefixed else []
+            lead.append(number_cell(here[0].images, digits=0))
+            rows.append([*lead, *_score_cells(here, predictors, score)])
     return Table(columns=columns, rows=rows)
 
 
 def terminal_table(runs: Sequence[RunScores], score: str, *, by_dataset: bool = False) -> Table:
     """The same scores narrow enough for a terminal: baselines, student and its interval."""
-    everything = [(run.name, s) for run in runs for s in (run.by_dataset if by_dataset else run.by_kind)]
-    several, prefixed = len(runs) > 1, any(s.token_type == PREFIX for _, s in everything)
+    several = len(runs) > 1
+    prefixed = any(s.token_type == PREFIX for run in runs for s in run.by_kind)
     columns = [
         *([Column(title="run")] if several else []),
         Column(title="dataset" if by_dataset else "held out"),
         Column(title="teacher"),
         *([Column(title="tokens")] if prefixed else []),
-        *(Column(title=title, numeric=True) for title in ("images", "before", "mean", "linear", "student", "95 %")),
+        *(Column(title=title, numeric=True) for title in TERMINAL_TITLES),
     ]
     rows = []
-    for name, mine in everything:
-        if mine.predictor != STUDENT:
-            continue
-        here = [
-            s
-            for run, s in everything
-            if (run, s.group, s.teacher, s.token_type) == (name, mine.group, mine.teacher, mine.token_type)
-        ]
-        *numbers, last = _score_cells(here, [*BASELINES, STUDENT], score)
-        lead = [text_cell(name)] if several else []
-        lead += [text_cell(mine.group.removeprefix("held-out ")), text_cell(mine.teacher)]
-        lead += [text_cell(mine.token_type)] if prefixed else []
-        rows.append([*lead, number_cell(mine.images, digits=0), *numbers, last, text_cell(last.beside)])
+    for run in runs:
+        found = run.by_dataset if by_dataset else run.by_kind
+        for group, teacher, token_type in _places(found):
+            here = [s for s in found if (s.group, s.teacher, s.token_type) == (group, teacher, token_type)]
+            *numbers, last = _score_cells(here, [*BASELINES, STUDENT], score)
+            lead = [text_cell(run.name)] if several else []
+            lead += [text_cell(group.removeprefix("held-out ")), text_cell(teacher)]
+            lead += [text_cell(token_type)] if prefixed else []
+            rows.append([*lead, number_cell(here[0].images, digits=0), *numbers, last, text_cell(last.beside)])
     return Table(columns=columns, rows=rows)
 
 
@@ -177,15 +173,19 @@ def _score_cells(here: Sequence[Score], predictors: Sequence[str], score: str) -
         if found is None:
             cells.append(text_cell(MISSING))
         elif name == ROUNDING:
-            cells.append(_ceiling_cell(found.of(score)[0]))
+            cells.append(_ceiling_cell(found.of(score)[0], perfect=0.0 if score == "smooth_l1" else 1.0))
         else:
             cells.append(interval_cell(*found.of(score), css="best" if name == best else ""))
     return cells
 
 
-def _ceiling_cell(value: float) -> Cell:
-    """The ceiling to as many digits as tell it from a perfect score."""
-    return Cell(text=f"{value:.6f}" if math.isfinite(value) else MISSING, sort=value if math.isfinite(value) else "")
+def _ceiling_cell(value: float, *, perfect: float) -> Cell:
+    """The ceiling by how little it falls short of a perfect score."""
+    if not math.isfinite(value):
+        return text_cell(MISSING)
+    short = abs(value - perfect)
+    text = f"{short:.0e}".replace("-", "\N{MINUS SIGN}") if short else "0"
+    return Cell(text=text if not perfect else f"1 \N{MINUS SIGN} {text}" if short else "1", sort=value)
 
 
 def _columns_of(found: Sequence[Score]) -> list[str]:
@@ -196,9 +196,11 @@ def _columns_of(found: Sequence[Score]) -> list[str]:
     return [name for name in [*known, *peers, ROUNDING] if name in names]
 
 
-def _keys(found: Sequence[Score], group: str) -> list[tuple[str, str]]:
-    keys = {(s.teacher, s.token_type) for s in found if s.group == group}
-    return sorted(keys, key=lambda key: (key[0], key[1] == PATCH))
+def _places(found: Sequence[Score]) -> list[tuple[str, str, str]]:
+    """(group, teacher, token type) in the order of the tables."""
+    places = {(s.group, s.teacher, s.token_type) for s in found}
+    groups = ordered((group for group, _, _ in places), KINDS)
+    return sorted(places, key=lambda place: (groups.index(place[0]), place[1], place[2] == PATCH))
 
 
 def _beats(found: Sequence[Score], kind: str, teacher: str) -> bool:
@@ -209,7 +211,7 @@ def _beats(found: Sequence[Score], kind: str, teacher: str) -> bool:
 
 def _chart(found: Sequence[Score], kind: str) -> str:
     rows = []
-    for teacher, token_type in _keys(found, kind):
+    for teacher, token_type in [place[1:] for place in _places(found) if place[0] == kind]:
         here = [s for s in found if (s.group, s.teacher, s.token_type) == (kind, teacher, token_type)]
         label = teacher if token_type == PATCH else f"{teacher}, {token_type}"
         dots = []

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rich.box import SIMPLE
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -59,7 +58,7 @@ def interval_cell(value: float, low: float, high: float, *, css: str = "", sign:
         return cell
     plus = "+" if sign and value > 0 else ""
     known = math.isfinite(low) and math.isfinite(high)
-    beside = f"{low:.3f} \N{EN DASH} {high:.3f}".replace("-", "\N{MINUS SIGN}") if known else "one image"
+    beside = f"{low:.3f} to {high:.3f}".replace("-", "\N{MINUS SIGN}") if known else "one image"
     return Cell(text=plus + cell.text, sort=cell.sort, beside=beside, css=css)
 
 
@@ -80,10 +79,15 @@ def human_bytes(count: float) -> str:
 def to_rich(table: Table, *, title: str = "") -> RichTable:
     """The same table for the terminal, without the second lines of its cells."""
     rendered = RichTable(
-        title=title or table.caption or None, title_justify="left", title_style="bold", header_style="dim", box=SIMPLE
+        title=title or table.caption or None,
+        title_justify="left",
+        title_style="bold",
+        header_style="dim",
+        box=None,
+        pad_edge=False,
     )
     for column in table.columns:
-        rendered.add_column(column.title, justify="right" if column.numeric else "left")
+        rendered.add_column(column.title, justify="right" if column.numeric else "left", no_wrap=column.numeric)
     for row in table.rows:
         texts = [Text(cell.text, style="bold" if cell.css == "best" else "") for cell in row]
         rendered.add_row(*texts)

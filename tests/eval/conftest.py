@@ -1,5 +1,6 @@
-"""One small cache and one short run on it, shared by the tests that only read them."""
+"""One small cache and one short run on it, shared by the tests that only read them; the browser, if there is one."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,9 @@ import torch
 from eval.runs import OpenRun, open_run
 from store.cache import Cache
 from tests.eval.builders import build_cache, train_run
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+NOT_RUN = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +28,34 @@ def run_directory(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(scope="session")
 def opened(run_directory: Path) -> OpenRun:
     return open_run(run_directory, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def browser() -> str:
+    found = _browser()
+    assert found is not None
+    return found
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Take out what needs a browser where there is none; `pytest_terminal_summary` says so."""
+    if _browser() is not None:
+        return
+    waiting = [item for item in items if "browser" in getattr(item, "fixturenames", ())]
+    if waiting:
+        config.stash[NOT_RUN] = [item.nodeid for item in waiting]
+        items[:] = [item for item in items if item not in waiting]
+        config.hook.pytest_deselected(items=waiting)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    missing = config.stash.get(NOT_RUN, [])
+    if missing:
+        terminalreporter.section("NOT RUN: there is no browser here", yellow=True)
+        for name in missing:
+            terminalreporter.line(name)
+        terminalreporter.line(f"looked for {', '.join(BROWSERS)}; for example: apt-get install chromium")
+
+
+def _browser() -> str | None:
+    return next((path for name in BROWSERS if (path := shutil.which(name))), None)

@@ -103,6 +103,12 @@ class UnsafeFile(InvalidInput):
     kind = "unsafe_file"
 
 
+class StorageFailed(CodistillError):
+    """An object store refused, could not be reached, or kept failing; the message carries no credentials."""
+
+    kind = "storage_failed"
+
+
 class JobFailed(CodistillError):
     """A job stopped because too much of it failed."""
 

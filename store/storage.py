@@ -88,7 +88,7 @@ class Storage(ABC):
         """Open an object for positional reads; opened objects are kept for reuse up to a bound.
 
         Raises:
-            FileNotFoundError: no such object.
+            FileNotFoundError: no such object; some storages notice at the first read.
         """
 
     @abstractmethod
@@ -168,14 +168,25 @@ def open_storage(location: Location) -> Storage:
     """Return the storage of a location: a path, `file://` or an object-store URL.
 
     Raises:
-        errors.InvalidInput: the scheme is not known.
+        errors.InvalidInput: the scheme is not known, or a URL carries credentials.
+        errors.MissingExtra: what object stores need is not installed.
     """
     from store.local import LocalStorage
+    from store.object_client import SCHEMES, Address
 
     text = os.fspath(location)
     scheme, separator, rest = text.partition("://")
-    if not separator:
-        return LocalStorage(Path(text).expanduser())
-    if scheme == "file":
+    if separator and scheme in SCHEMES:
+        from store.objects import ObjectStorage
+
+        return ObjectStorage(Address.parse(text))
+    if scheme == "file" and separator:
         return LocalStorage(Path(rest))
-    raise errors.InvalidInput(f"scheme '{scheme}://' is not supported. Give a path or a file:// URL")
+    if separator:
+        known = ", ".join(f"{name}://" for name in ("file", *sorted(SCHEMES)))
+        raise errors.InvalidInput(f"scheme '{scheme}://' is not supported. Give a path or a URL with one of {known}")
+    if text.partition(":/")[0] in SCHEMES:
+        scheme = text.partition(":/")[0]
+        message = f"a {scheme}: location lost a slash, as in a pathlib.Path. Give a string: {scheme}://BUCKET/PREFIX"
+        raise errors.InvalidInput(message)
+    return LocalStorage(Path(text).expanduser())

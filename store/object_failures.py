@@ -1,0 +1,84 @@
+"""What went wrong at an object store, in words that cannot carry a secret.
+
+Servers quote requests in their answers (access keys, signatures), and clients quote URLs (shared access signatures), so
+nothing of a message is passed on except what is listed here.
+"""
+
+import re
+from dataclasses import dataclass
+
+STATUS = re.compile(r"status code: (\d{3})\b")
+CODE = re.compile(r"<Code>([A-Za-z]{1,60})</Code>")
+TOO_EARLY_OR_MANY = (408, 425, 429)
+NOT_A_RANGE = 416
+OUTSIDE = ("invalid range", "non-partial response")
+# What clients say -> what we say.
+PHRASES = {
+    "non-partial response": "the server ignores ranges",
+    "169.254.169.254": "no credentials in the environment, and no instance role answers",
+    "metadata.google.internal": "no credentials in the environment, and no instance role answers",
+    "account must be specified": "no account in the environment",
+    "kind: timeout": "timed out",
+    "timed out": "timed out",
+    "dns error": "the host name of the endpoint is not known",
+    "connection refused": "connection refused",
+    "connection reset": "connection reset",
+    "badscheme": "the endpoint is not https",
+    "kind: interrupted": "the connection broke",
+    "kind: connect": "cannot connect",
+    "kind: body": "the answer broke off",
+    "list response": "the listing broke off",
+}
+KINDS = {
+    "PermissionDeniedError": "access denied",
+    "UnauthenticatedError": "not authenticated",
+    "NotSupportedError": "not supported by this object store",
+    "InvalidPathError": "not a valid path",
+    "FileNotFoundError": "no such bucket",
+    "UnknownConfigurationKeyError": "a setting is not known",
+}
+DENIED = ("PermissionDeniedError", "UnauthenticatedError")
+
+
+class Passing(Exception):
+    """An attempt failed in a way that another attempt may not; the message is ours, safe to show."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A failed request.
+
+    Attributes:
+        text: what is known of it, safe to show.
+        passing: whether trying again makes sense.
+        denied: whether credentials are the problem.
+        outside: whether the range asked for may lie outside of the object.
+    """
+
+    text: str
+    passing: bool
+    denied: bool
+    outside: bool
+
+
+def failure_of(error: Exception) -> Failure:
+    """Return what may be told of an error of obstore or `Passing`."""
+    if isinstance(error, Passing):
+        return Failure(text=str(error), passing=True, denied=False, outside=False)
+    said, kind = str(error), type(error).__name__
+    found = STATUS.search(said)
+    status = int(found[1]) if found else 0
+    lowered = said.lower()
+    parts = [KINDS[kind]] if kind in KINDS else []
+    parts += [phrase for sign, phrase in PHRASES.items() if sign in lowered][:1]
+    if found:
+        code = CODE.search(said)
+        parts.append(f"HTTP {status} {code[1]}" if code else f"HTTP {status}")
+    refused = 400 <= status < 500 and status not in TOO_EARLY_OR_MANY
+    denied = kind in DENIED or "instance role" in " ".join(parts)
+    return Failure(
+        text=", ".join(parts) or kind,
+        passing=kind == "GenericError" and not refused and not denied,
+        denied=denied,
+        outside=status == NOT_A_RANGE or any(sign in lowered for sign in OUTSIDE),
+    )

@@ -16,6 +16,7 @@ from store.storage import Entry, Sink, Storage
 
 OPEN_FILES = 256
 READ_THREADS = 4
+CALL_BYTES = 512 * 2**10  # more would leave the processor's cache before being checked
 SYNC_EVERY_BYTES = 64 * 2**20
 
 
@@ -26,6 +27,7 @@ class LocalStorage(Storage):
         self.root = root
         self.location = str(root)
         self.read_threads = read_threads
+        self.call_bytes = CALL_BYTES
         self._files = OpenFiles(open_files)
 
     def read(self, key: str, start: int = 0) -> bytes:

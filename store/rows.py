@@ -18,7 +18,6 @@ from store.schema import ArrayNode
 from store.storage import Storage
 
 TASK_BYTES = 4 * 2**20  # what one thread takes at a time
-CALL_BYTES = 512 * 2**10  # neighbouring rows read with one call: more would leave the cache before being checked
 CALL_ROWS = 256  # two buffers a row, within what one system call takes
 
 
@@ -64,7 +63,7 @@ def tasks(gather: Gather, context: ReadContext) -> Iterator[Task]:
         return
     order = np.argsort(gather.rows, kind="stable")
     rows = gather.rows[order]
-    starts = _call_starts(rows, layout)
+    starts = _call_starts(rows, layout, context.storage.call_bytes)
     targets = list(gather.out.reshape(len(rows), -1).view(np.uint8))
     crcs = np.empty((len(rows), CHECKSUM_BYTES), np.uint8)
     buffers: list[Any] = [None] * (2 * len(rows))
@@ -84,9 +83,9 @@ def tasks(gather: Gather, context: ReadContext) -> Iterator[Task]:
         yield _SlotTask(gather, context, layout, rows, buffers, expected, reads[first:last])
 
 
-def _call_starts(rows: npt.NDArray[np.int64], layout: Layout) -> npt.NDArray[np.int64]:
+def _call_starts(rows: npt.NDArray[np.int64], layout: Layout, call_bytes: int) -> npt.NDArray[np.int64]:
     """Return where in the sorted rows each call begins: neighbouring slots of a shard, up to a limit."""
-    per_call = min(max(1, CALL_BYTES // layout.stride), CALL_ROWS)
+    per_call = min(max(1, call_bytes // layout.stride), CALL_ROWS)
     positions = np.arange(len(rows))
     if per_call == 1:
         return positions

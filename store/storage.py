@@ -62,10 +62,12 @@ class Storage(ABC):
     Attributes:
         location: as the user gave it, safe to print (no credentials).
         read_threads: reads in flight that make sense here.
+        call_bytes: neighbouring rows of so many bytes are read together.
     """
 
     location: str
     read_threads: int
+    call_bytes: int
 
     @abstractmethod
     def read(self, key: str, start: int = 0) -> bytes:

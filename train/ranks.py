@@ -59,7 +59,7 @@ class Ranks:
 
 @contextmanager
 def joined(device: str) -> Iterator[Ranks]:
-    """Join the ranks that torchrun started, or be the only one.
+    """Join the ranks that torchrun started, or be the only one; a process group that exists is used and left.
 
     Args:
         device: "auto", "cpu", "cuda", "cuda:1"...; under torchrun a GPU is chosen by local rank.
@@ -74,12 +74,15 @@ def joined(device: str) -> Iterator[Ranks]:
     if world == 1:
         yield Ranks(rank=0, world=1, device=chosen)
         return
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    ours = not dist.is_initialized()
+    if ours:
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
         group = dist.new_group(backend="gloo") if chosen.type == "cuda" else None
         yield Ranks(rank=rank, world=world, device=chosen, host_group=group)
     finally:
-        dist.destroy_process_group()
+        if ours:
+            dist.destroy_process_group()
 
 
 _ENVIRONMENT = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from store.errors import InvalidInput
 from store.statistics import Accumulator, Moments, merge
 from train.mixture import Mixture, Source
 from train.targets import Standardisation, TargetNorms
@@ -20,6 +21,9 @@ def set_exact(norms: TargetNorms, mixture: Mixture, *, over_subset: bool) -> Non
         mixture: its `reference` datasets that hold the teacher's tokens are taken, with the sealed statistics of all
             their ok rows. A subset changes how much each dataset counts, not its moments.
         over_subset: read the usable rows and compute their own moments instead; as slow as one pass over them.
+
+    Raises:
+        InvalidInput: a teacher without a single ok row.
     """
     for name in mixture.teachers:
         prefixes: list[Moments] = []
@@ -31,10 +35,14 @@ def set_exact(norms: TargetNorms, mixture: Mixture, *, over_subset: bool) -> Non
                 if name not in source.dataset.teachers or not len(source.rows):
                     continue
                 prefix, patch = _computed(source, name) if over_subset else _sealed(source, name)
+                if not patch.count.any():
+                    continue
                 patches.append(patch)
                 weights.append(len(source.rows) / rows)
                 if prefix is not None:
                     prefixes.append(prefix)
+        if not patches:
+            raise InvalidInput(f"teacher '{name}' has no ok row in these datasets. Leave it out with --data.teachers")
         norms.set(
             name,
             patch=_standardisation(merge(patches, weights)),

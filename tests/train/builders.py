@@ -1,6 +1,8 @@
 """Small sealed caches whose tokens are a fixed function of their pixels, so that there is something to learn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,34 @@ from train.recipe import Recipe, overridden
 from train.recipes import find
 
 SIZE_PX, PATCH_PX = 28, 14
-GRID = (SIZE_PX // PATCH_PX, SIZE_PX // PATCH_PX)
-TEACHERS = {"alpha": (1, 8), "beta": (0, 12)}  # prefix tokens, channels
-OWN = {"alpha": ("people",), "beta": ("scenes",)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seer:
+    """A teacher of the tests: `see` maps pixels (B, H, W, 3) to float16 tokens (B, P + N, C)."""
+
+    prefix: int
+    channels: int
+    groups: tuple[str, ...]
+    see: Callable[[np.ndarray], np.ndarray]
+
+
+def mean_colours(pixels: np.ndarray, *, prefix: int, channels: int) -> np.ndarray:
+    """Tokens that are linear in the mean colours of patches, so that there is something to learn."""
+    count, size = len(pixels), pixels.shape[1] // PATCH_PX
+    patches = pixels.reshape(count, size, PATCH_PX, size, PATCH_PX, 3).mean(axis=(2, 4)) / 255
+    weights = np.random.default_rng(channels).normal(size=(3, channels))
+    tokens = patches.reshape(count, -1, 3) @ weights + np.linspace(-1, 1, channels)
+    if prefix:
+        tokens = np.concatenate([tokens.mean(axis=1, keepdims=True), tokens], axis=1)
+    return tokens.astype(np.float16)
+
+
+TEACHERS = {
+    "alpha": Seer(prefix=1, channels=8, groups=("people",), see=partial(mean_colours, prefix=1, channels=8)),
+    "beta": Seer(prefix=0, channels=12, groups=("scenes",), see=partial(mean_colours, prefix=0, channels=12)),
+}
+DATASETS = {"faces": ("people", "train", 10), "rooms": ("scenes", "train", 7), "held": ("people", "val", 5)}
 
 
 def tiny(**overrides: object) -> Recipe:
@@ -27,27 +54,24 @@ def tiny(**overrides: object) -> Recipe:
 def build_cache(
     location: Path,
     *,
-    datasets: Mapping[str, tuple[str, str, int]] | None = None,
-    teachers: Sequence[str] = tuple(TEACHERS),
+    datasets: Mapping[str, tuple[str, str, int]] = DATASETS,
+    teachers: Mapping[str, Seer] = TEACHERS,
     failed: Mapping[tuple[str, str], Sequence[int]] | None = None,
+    size_px: int = SIZE_PX,
     seed: int = 0,
 ) -> store.Cache:
     """Build and seal a cache.
 
     Args:
         location: directory.
-        datasets: name -> (group, split, rows); by default two of training and one held out.
-        teachers: names in `TEACHERS`.
+        datasets: name -> (group, split, rows).
+        teachers: by name.
         failed: (dataset, array) -> rows that failed.
-        seed: of pixels; teachers are the same for every seed.
+        size_px: of the pixels.
+        seed: of the pixels; teachers are the same for every seed.
     """
-    cache = store.create(location, {"image_size": SIZE_PX, "shard_rows": 4, "seed": seed})
-    wanted = datasets or {
-        "faces": ("people", "train", 10),
-        "rooms": ("scenes", "train", 7),
-        "held": ("people", "val", 5),
-    }
-    for number, (name, (group, split, rows)) in enumerate(wanted.items()):
+    cache = store.create(location, {"image_size": size_px, "shard_rows": 4, "seed": seed})
+    for number, (name, (group, split, rows)) in enumerate(datasets.items()):
         images = pa.table(
             {
                 "image_index": pa.array(range(rows), pa.int64()),
@@ -56,17 +80,16 @@ def build_cache(
             }
         )
         dataset = cache.create_dataset(name, images=images, group=group, split=split, mode="train", views=1)
-        pixels = np.random.default_rng([seed, number]).integers(0, 256, (rows, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
+        pixels = np.random.default_rng([seed, number]).integers(0, 256, (rows, size_px, size_px, 3), dtype=np.uint8)
         bad = {array: set((failed or {}).get((name, array), ())) for array in (PIXELS, *teachers)}
-        for teacher in teachers:
-            prefix, channels = TEACHERS[teacher]
+        for teacher, seer in teachers.items():
             dataset.create_teacher(
                 teacher,
                 identity={"model": teacher},
-                groups=OWN[teacher],
-                patch_grid=GRID,
-                prefix_tokens=prefix,
-                channels=channels,
+                groups=seer.groups,
+                patch_grid=(size_px // PATCH_PX, size_px // PATCH_PX),
+                prefix_tokens=seer.prefix,
+                channels=seer.channels,
             )
         for shard in range(dataset.shards):
             _write_shard(dataset, shard, pixels, teachers, bad)
@@ -74,20 +97,8 @@ def build_cache(
     return cache
 
 
-def tokens_of(pixels: np.ndarray, teacher: str) -> np.ndarray:
-    """What `teacher` sees in pixels (B, H, W, 3): float16 (B, P + N, C), linear in the mean colours of patches."""
-    prefix, channels = TEACHERS[teacher]
-    rows, columns = GRID
-    patches = pixels.reshape(len(pixels), rows, PATCH_PX, columns, PATCH_PX, 3).mean(axis=(2, 4)) / 255
-    weights = np.random.default_rng(channels).normal(size=(3, channels))
-    tokens = patches.reshape(len(pixels), -1, 3) @ weights + np.arange(channels)
-    if prefix:
-        tokens = np.concatenate([tokens.mean(axis=1, keepdims=True), tokens], axis=1)
-    return tokens.astype(np.float16)
-
-
 def _write_shard(
-    dataset: store.Dataset, shard: int, pixels: np.ndarray, teachers: Sequence[str], bad: Mapping[str, set[int]]
+    dataset: store.Dataset, shard: int, pixels: np.ndarray, teachers: Mapping[str, Seer], bad: Mapping[str, set[int]]
 ) -> None:
     rows = dataset.shard_rows_of(shard)
     with dataset.write_shard(PIXELS, shard, provenance={}) as writer:
@@ -98,13 +109,13 @@ def _write_shard(
                 writer.append(pixels[row])
         writer.finish(manifest=_manifest(dataset, rows, bad[PIXELS]))
     digest = dataset.read_trailer(PIXELS, shard).digest
-    for teacher in teachers:
+    for teacher, seer in teachers.items():
         with dataset.write_shard(teacher, shard, provenance={}, pixels_digest=digest) as writer:
             for row in rows:
                 if row in bad[teacher] or row in bad[PIXELS]:
                     writer.fail("overflow: made to fail")
                 else:
-                    writer.append(tokens_of(pixels[row : row + 1], teacher)[0])
+                    writer.append(seer.see(pixels[row : row + 1])[0])
             writer.finish()
 
 

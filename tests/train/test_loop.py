@@ -1,0 +1,289 @@
+"""A training as a whole: exact resume after any end, refusals, several ranks, divergence."""
+
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import train.loop
+import train.step
+from store.errors import Conflict, Damaged, Diverged, OutputExists
+from tests.train.builders import DATASETS, build_cache, tiny
+from train import checkpoints, log
+from train.loop import train as run_training
+from train.recipe import Recipe
+from train.runs import load
+
+ROOT = Path(__file__).parents[2]
+TIMES = ("step_s", "images_per_s", "data_wait_s")
+EVERYTHING = {
+    "targets__norm": "ema",
+    "optim__micro_batches": 2,
+    "optim__precision": "bf16",
+    "data__augment": "photometric",
+    "machine__threads": 1,
+}
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> str:
+    build_cache(tmp_path / "cache")
+    return str(tmp_path / "cache")
+
+
+def story(run: Path) -> list[dict[str, Any]]:
+    """The log without what a clock says."""
+    return [{name: value for name, value in record.items() if name not in TIMES} for record in log.read(run)]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return dict(checkpoints.load(run / "checkpoints").model)
+
+
+def same_run(one: Path, other: Path) -> bool:
+    ours, theirs = weights(one), weights(other)
+    return story(one) == story(other) and all(torch.equal(ours[name], theirs[name]) for name in ours | theirs)
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """As if Ctrl-C had been pressed while `step` was being computed."""
+    before = train.step.Stepper.step
+
+    def stopping(self: Any, batch: Any, *, stop: bool = False) -> Any:
+        return before(self, batch, stop=batch.step + 1 == step)
+
+    monkeypatch.setattr(train.step.Stepper, "step", stopping)
+
+
+@pytest.mark.parametrize("overrides", [{"machine__threads": 1}, EVERYTHING], ids=["defaults", "everything"])
+def test_stopped_at_any_step_and_resumed_is_the_undisturbed_run(
+    overrides: dict[str, Any], cache: str, tmp_path: Path
+) -> None:
+    recipe = tiny(schedule__steps=8, **overrides)
+    run_training(recipe, caches=[cache], out=tmp_path / "whole", quiet=True)
+    out = tmp_path / "pieces"
+    for step in (1, 3, 6):
+        with pytest.MonkeyPatch.context() as patched:
+            stop_after(patched, step)
+            outcome = run_training(recipe, caches=[cache], out=out, resume=True, quiet=True)
+        assert (outcome.step, outcome.finished) == (step, False)
+    assert run_training(recipe, caches=[cache], out=out, resume=True, quiet=True).finished
+    assert same_run(tmp_path / "whole", out)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from train import checkpoints, log
+from train.loop import train
+from train.recipes import find
+
+def die(owner, name, times):
+    before, calls = getattr(owner, name), []
+    def counting(*args, **kwargs):
+        calls.append(name)
+        if len(calls) == times:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return before(*args, **kwargs)
+    setattr(owner, name, counting)
+
+recipe, cache, out, where, times = sys.argv[1:]
+die({"step": log.Journal, "save": checkpoints}[where], {"step": "step", "save": "_sync"}[where], int(times))
+train(find(recipe), caches=[cache], out=Path(out), quiet=True)
+"""
+
+
+@pytest.mark.parametrize("where", ["step", "save"])
+def test_killed_anywhere_and_resumed_is_the_undisturbed_run(where: str, cache: str, tmp_path: Path) -> None:
+    """SIGKILL while a random step is logged, or in the middle of writing a checkpoint."""
+    recipe = tiny(schedule__steps=10, checkpoint__every_steps=3, machine__threads=1)
+    run_training(recipe, caches=[cache], out=tmp_path / "whole", quiet=True)
+    (tmp_path / "recipe.json").write_text(recipe.to_json())
+    times = random.SystemRandom().randint(2, 10) if where == "step" else 8  # the second checkpoint is half written
+    arguments = [str(tmp_path / "recipe.json"), cache, str(tmp_path / "killed"), where, str(times)]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert killed.returncode == -9, killed.stderr
+    run_training(recipe, caches=[cache], out=tmp_path / "killed", resume=True, quiet=True)
+    assert same_run(tmp_path / "whole", tmp_path / "killed"), f"killed at {where} {times}"
+
+
+def test_a_run_goes_on_with_nothing_else(cache: str, tmp_path: Path) -> None:
+    recipe, out = tiny(schedule__steps=1), tmp_path / "run"
+    run_training(recipe, caches=[cache], out=out, quiet=True)
+    with pytest.raises(
+        OutputExists, match="--resume to continue it, --overwrite to delete it, or choose another --out"
+    ):
+        run_training(recipe, caches=[cache], out=out, quiet=True)
+    with pytest.raises(Conflict, match=r"seed: stored 0, asked 1.*optim.lr|optim.lr.*seed: stored 0, asked 1"):
+        run_training(tiny(schedule__steps=1, seed=1, optim__lr=1.0), caches=[cache], out=out, resume=True, quiet=True)
+    build_cache(tmp_path / "other", failed={("rooms", "beta"): [2]})
+    with pytest.raises(Conflict, match="uuid: stored") as caught:
+        run_training(recipe, caches=[str(tmp_path / "other")], out=out, resume=True, quiet=True)
+    assert "datasets.rooms.status.beta: stored" in str(caught.value)
+    (tmp_path / "cache").rename(tmp_path / "moved")
+    assert run_training(recipe, caches=[str(tmp_path / "moved")], out=out, resume=True, quiet=True).finished
+
+
+def test_what_is_no_run_is_never_deleted(cache: str, tmp_path: Path) -> None:
+    precious = tmp_path / "home" / "thesis.txt"
+    precious.parent.mkdir()
+    precious.write_text("years")
+    for options in ({"overwrite": True}, {"resume": True}, {}):
+        with pytest.raises(OutputExists, match="not a run"):
+            run_training(tiny(), caches=[cache], out=precious.parent, quiet=True, **options)
+    assert precious.read_text() == "years"
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(
+    cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, seen = train.step.normalise, []
+
+    def poisoned(pixels: torch.Tensor) -> torch.Tensor:
+        images = before(pixels)
+        if len(seen) == 2:
+            images[4] = torch.nan
+        seen.append(1)
+        return images
+
+    monkeypatch.setattr(train.step, "normalise", poisoned)
+    picked: list[Any] = []
+    fill = train.loop.Loader._fill
+    monkeypatch.setattr(
+        train.loop.Loader, "_fill", lambda self, buffer, step: picked.append(fill(self, buffer, step)) or picked[-1]
+    )
+    recipe = tiny(schedule__steps=6, checkpoint__every_steps=1, log__fidelity_every_steps=0)
+    with pytest.raises(Diverged) as caught:
+        run_training(recipe, caches=[cache], out=tmp_path / "run", quiet=True)
+    picks = picked[2].picks
+    name = ("faces", "rooms")[int(picks.source[4])]
+    assert f"step 3: the loss is not finite for 1 of 6 images (dataset/row: {name}/{picks.row[4]})" in str(caught.value)
+    assert checkpoints.saved(tmp_path / "run" / "checkpoints") == [1, 2]
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
+
+
+def test_a_gradient_that_is_not_finite_is_not_saved(
+    cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train.step, "clip_per_tensor", lambda parameters, norm: torch.tensor([1.0, torch.inf]))
+    with pytest.raises(Diverged, match="step 1: the gradient is not finite"):
+        run_training(tiny(checkpoint__every_steps=1), caches=[cache], out=tmp_path / "run", quiet=True)
+    assert checkpoints.saved(tmp_path / "run" / "checkpoints") == []
+
+
+RANK = """
+import sys
+from pathlib import Path
+from torch import distributed
+from train.loop import train
+from train.recipes import find
+distributed.init_process_group("gloo")
+cache, *pairs = sys.argv[1:]
+for recipe, out in zip(pairs[::2], pairs[1::2]):
+    train(find(recipe), caches=[cache], out=Path(out), quiet=True)
+distributed.destroy_process_group()
+"""
+
+
+def train_on_two_ranks(recipes: dict[Path, Recipe], *, cache: str) -> None:
+    """What torchrun does, for several runs in the same two processes."""
+    pairs = []
+    for out, recipe in recipes.items():
+        out.with_suffix(".json").write_text(recipe.to_json())
+        pairs += [str(out.with_suffix(".json")), str(out)]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, cache, *pairs],
+            cwd=ROOT,
+            env={**shared, "RANK": rank, "LOCAL_RANK": rank},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    try:
+        said = [process.communicate(timeout=200)[1] for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+    assert [process.returncode for process in ranks] == [0, 0], said
+
+
+def test_two_ranks_are_one_rank(cache: str, tmp_path: Path) -> None:
+    """Same global batch, masks and statistics, so the same losses, held-out fidelity and weights."""
+    exact = tiny(schedule__steps=6, optim__micro_batches=2, optim__eps=1e-6, machine__threads=1)
+    ema = tiny(schedule__steps=4, optim__micro_batches=2, targets__norm="ema", machine__threads=1)
+    recipes = {tmp_path / "exact": exact, tmp_path / "ema": ema}
+    train_on_two_ranks(recipes, cache=cache)
+    tolerances = {"exact": 1e-5, "ema": 1e-4}  # batch statistics of a few tokens round differently in parts
+    for out, recipe in recipes.items():
+        one = tmp_path / f"{out.name}-alone"
+        run_training(recipe, caches=[cache], out=one, quiet=True)
+        for alone, together in zip(story(one), story(out), strict=True):
+            expected = log.flat(alone)
+            assert log.flat(together) == pytest.approx(expected, rel=tolerances[out.name], abs=tolerances[out.name])
+    ours, theirs = weights(tmp_path / "exact-alone"), weights(tmp_path / "exact")
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-5
+
+
+def test_checkpoints_are_whole_and_few(cache: str, tmp_path: Path) -> None:
+    recipe = tiny(schedule__steps=5, checkpoint__every_steps=1, checkpoint__keep=2)
+    run_training(recipe, caches=[cache], out=tmp_path / "run", quiet=True)
+    place = tmp_path / "run" / "checkpoints"
+    assert sorted(path.name for path in place.iterdir()) == ["step-00000004", "step-00000005"]
+    assert json.loads((place / "step-00000005" / "state.json").read_text())["step"] == 5
+    optimizer = load_file(place / "step-00000005" / "optimizer.safetensors")
+    assert {name.split("/")[0] for name in optimizer} == {"step", "exp_avg", "exp_avg_sq"}
+    (place / "step-00000005" / "model.safetensors").write_bytes(b"damage")
+    with pytest.raises(Damaged, match="Remove that directory"):
+        load(tmp_path / "run")
+    assert load(tmp_path / "run", step=4).step == 4
+
+
+def test_a_run_reads_back_as_trained_and_as_begun(cache: str, tmp_path: Path) -> None:
+    recipe = tiny(schedule__steps=6, optim__lr=1.0)
+    run_training(recipe, caches=[cache], out=tmp_path / "run", quiet=True)
+    run = load(tmp_path / "run")
+    assert (run.step, run.recipe, set(run.teachers), run.image_size) == (6, recipe, {"alpha", "beta"}, 28)
+    assert not run.distiller.training
+    trained, begun = run.distiller.state_dict(), run.initial().state_dict()
+    moved = [name for name in trained if not torch.equal(trained[name], begun[name])]
+    assert moved
+    assert all(not name.startswith("encoder.norm") for name in moved)
+    assert [record["step"] for record in run.log if record["kind"] == log.STEP] == [1, 2, 3, 4, 5, 6]
+    assert (tmp_path / "run" / "curves.png").stat().st_size > 1000
+
+
+def test_fine_tuning_begins_with_the_weights_of_a_run_at_another_size(cache: str, tmp_path: Path) -> None:
+    run_training(tiny(schedule__steps=3), caches=[cache], out=tmp_path / "small", quiet=True)
+    build_cache(tmp_path / "large", size_px=56)
+    recipe = tiny(schedule__steps=1, start__checkpoint=str(tmp_path / "small"), start__required=True)
+    run_training(recipe, caches=[str(tmp_path / "large")], out=tmp_path / "fine", quiet=True)
+    small, begun = load(tmp_path / "small").distiller, load(tmp_path / "fine").initial()
+    ours, theirs = begun.state_dict(), small.state_dict()
+    assert ours.pop("encoder.pos_embed").shape[1] == 17
+    assert theirs.pop("encoder.pos_embed").shape[1] == 5
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours | theirs)
+
+
+def test_sharing_modes_read_and_train_only_what_they_use(tmp_path: Path) -> None:
+    """Without sharing, rows that the other teacher failed on are used, and its loss is not reported."""
+    build_cache(tmp_path / "cache", datasets={"faces": DATASETS["faces"]}, failed={("faces", "beta"): range(9)})
+    recipe = tiny(sharing__mode="none", schedule__steps=2)
+    run_training(recipe, caches=[str(tmp_path / "cache")], out=tmp_path / "run", quiet=True)
+    for record in log.read(tmp_path / "run", log.STEP):
+        assert record["loss_per_teacher"]["beta"] is None
+        assert record["kept"] == {"alpha": 1.0, "beta": 0.0}
+        assert record["loss"] == pytest.approx(record["loss_per_teacher"]["alpha"], rel=1e-6)

@@ -15,6 +15,7 @@ STUDENT_PATCH_PX = 14
 VIEW_RULE = 1  # raised when a view of the same recipe, image and number would show something else
 IMAGE_PATTERN = "**/*.{jpg,jpeg,JPG,JPEG,png,PNG,webp,tif,tiff,bmp,gif}"
 E = TypeVar("E", "DatasetEntry", "TeacherEntry")
+SOURCES = frozenset({"pattern", "list_file", "tar", "parquet"})
 VARIABLE_LEFT = re.compile(r"\$\{?(\w+)\}?")
 
 
@@ -98,13 +99,17 @@ class DatasetEntry(_Entry):
         group: what training batches are balanced over.
         root: folder; relative paths in the cache start here. `~` and environment variables are expanded.
         pattern: glob or globs below `root` (`**/` any folders, `*`, `?`, `[ab]`, `{a,b}`); hidden files never match.
-        list: a .txt (a path a line) or .parquet (column `path`) of paths below `root`, instead of `pattern`.
+        list: paths below `root` instead of `pattern`: .txt (one a line), .parquet (column `path`), .pkl (plain).
+        tar: glob or globs of tar files below `root` that hold the images, instead of `pattern`.
+        parquet: glob or globs of Parquet files below `root` that hold the images' bytes, instead of `pattern`.
+        image_column: of these Parquet files.
         exclude: globs of relative paths to leave out.
         rotate: rules for images stored turned.
         split: "train" rows are trained on, "val" rows only measured.
         mode: "train" draws random views, "center" stores the one central crop.
         views: rows per image.
         first_view: number of the first view; a later cache with more views starts where this one ended.
+        nature: "real", "rendered" or "synthetic" images, for people.
         expected_images: how many images the dataset should have; a difference is reported.
     """
 
@@ -113,18 +118,23 @@ class DatasetEntry(_Entry):
     root: Path
     pattern: Patterns = (IMAGE_PATTERN,)
     list_file: Path | None = Field(default=None, alias="list")
+    tar: Patterns = ()
+    parquet: Patterns = ()
+    image_column: str = "image"
     exclude: Patterns = ()
     rotate: tuple[RotateRule, ...] = ()
     split: Literal["train", "val"] = "train"
     mode: Literal["train", "center"] = "train"
     views: int = Field(default=1, ge=1)
     first_view: int = Field(default=0, ge=0)
+    nature: Literal["real", "rendered", "synthetic"] | None = None
     expected_images: int | None = Field(default=None, ge=1)
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.list_file is not None and "pattern" in self.model_fields_set:
-            raise ValueError("both 'pattern' and 'list' are given; keep one")
+        given = {"list" if name == "list_file" else name for name in SOURCES & self.model_fields_set}
+        if len(given) > 1:
+            raise ValueError(f"{', '.join(sorted(given))} are given; keep one of them")
         if self.mode == "center" and (self.views, self.first_view) != (1, 0):
             raise ValueError("mode 'center' has one view, number 0: leave out 'views' and 'first_view'")
         return self

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, Protocol
 
-UNKNOWN_BYTES = -1  # size of an image that is listed but cannot be found
+UNKNOWN_BYTES = -1  # size of an image that cannot be found, or that is known only by reading it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +14,7 @@ class Listing:
 
     Attributes:
         paths: relative POSIX paths, unique, sorted by their UTF-8 bytes.
-        sizes_bytes: size of each image; UNKNOWN_BYTES where it cannot be found.
+        sizes_bytes: size of each image, or UNKNOWN_BYTES.
         notes: what the user should know: hidden, unmatched or repeated files, folders that were not entered.
     """
 
@@ -48,3 +49,18 @@ def sorted_listing(sizes: dict[str, int], notes: Sequence[str] = ()) -> Listing:
     """A listing in canonical order. Comparing code points orders strings as comparing their UTF-8 bytes does."""
     paths = sorted(sizes)
     return Listing(paths=paths, sizes_bytes=[sizes[path] for path in paths], notes=tuple(notes))
+
+
+def storable(name: str) -> str:
+    """A file's name as text that UTF-8 can hold; bytes that are not UTF-8 become escapes, which no file answers to."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "backslashreplace").decode()
+    return name
+
+
+def relative_name(path: str) -> str | None:
+    """A relative POSIX path in normal form; None for an absolute one, one with `..`, or nothing."""
+    pure = PurePosixPath(path)
+    return None if pure.is_absolute() or ".." in pure.parts or not pure.parts else str(pure)

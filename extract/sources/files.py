@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from extract.errors import DecodeError
-from extract.sources.base import UNKNOWN_BYTES, Listing, sorted_listing
+from extract.sources.base import UNKNOWN_BYTES, Listing, relative_name, sorted_listing, storable
 from extract.sources.glob import compile_globs
 from extract.sources.lists import read_list
 from store import errors
@@ -38,20 +38,24 @@ class FileSource:
 
     def read(self, path: str, size_bytes: int) -> bytes:
         """See `Source.read`."""
+        content = self.read_part(path, 0, LARGEST_FILE_BYTES + 1)
+        if len(content) != size_bytes != UNKNOWN_BYTES:
+            raise DecodeError("changed file", f"{size_bytes} bytes when indexed, {len(content)} now")
+        return content
+
+    def read_part(self, path: str, offset: int, size_bytes: int) -> bytes:
+        """At most `size_bytes` bytes of a file from `offset` on; raises as `Source.read`."""
         if "\0" in path:
             raise DecodeError("unreadable file", "no name can contain a NUL")
         full = os.path.join(self.root, path)
         try:
             self._check_inside(full)
-            content = _read_regular(full)
+            return _read_regular(full, offset, size_bytes)
         except OSError as error:
-            self._check_there()
+            self.check_there()
             if error.errno not in IMAGE_ERRORS:
                 raise
             raise _unreadable(error, path) from error
-        if len(content) != size_bytes != UNKNOWN_BYTES:
-            raise DecodeError("changed file", f"{size_bytes} bytes when indexed, {len(content)} now")
-        return content
 
     def _check_inside(self, full: str) -> None:
         root = os.path.realpath(self.root)
@@ -59,7 +63,8 @@ class FileSource:
         if os.path.commonpath((root, real)) != root:
             raise DecodeError("outside the root", f"a symbolic link leads to '{real}'")
 
-    def _check_there(self) -> None:
+    def check_there(self) -> None:
+        """Raise errors.MissingFile unless the root can be listed and holds something."""
         try:
             with os.scandir(self.root) as entries:
                 there = any(entries)
@@ -138,7 +143,7 @@ class ListSource(FileSource):
 
     def enumerate(self) -> Listing:
         """See `Source.enumerate`. Raises errors.InvalidInput if the list names paths outside the root."""
-        self._check_there()
+        self.check_there()
         listed = read_list(self.list_file)
         excluded = compile_globs(self.exclude)
         named = [self._relative(path) for path in listed]
@@ -162,26 +167,13 @@ class ListSource(FileSource):
     def _relative(self, path: str) -> str | None:
         """The path below the root in normal form; None if it is not below it."""
         pure = PurePosixPath(path)
-        if pure.is_absolute():
-            if not pure.is_relative_to(self.root):
-                return None
-            pure = pure.relative_to(self.root)
-        return None if ".." in pure.parts or not pure.parts else str(pure)
+        return relative_name(str(pure.relative_to(self.root)) if pure.is_relative_to(self.root) else path)
 
     def _size(self, name: str) -> int:
         try:
             return os.stat(os.path.join(self.root, name)).st_size
         except OSError:
             return UNKNOWN_BYTES
-
-
-def storable(name: str) -> str:
-    """A file's name as text that UTF-8 can hold; bytes that are not UTF-8 become escapes, which no file answers to."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return name.encode("utf-8", "backslashreplace").decode()
-    return name
 
 
 def _size_of(entry: os.DirEntry[str]) -> int:
@@ -191,15 +183,21 @@ def _size_of(entry: os.DirEntry[str]) -> int:
         return UNKNOWN_BYTES
 
 
-def _read_regular(full: str) -> bytes:
+def _read_regular(full: str, offset: int, size_bytes: int) -> bytes:
     handle = os.open(full, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe would wait for a writer
-    with os.fdopen(handle, "rb") as file:
+    with os.fdopen(handle, "rb", buffering=0) as file:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise DecodeError("unreadable file", "not a regular file")
-        if status.st_size > LARGEST_FILE_BYTES:
-            raise DecodeError("too large", f"{status.st_size} bytes, at most {LARGEST_FILE_BYTES} are read")
-        return file.read()
+        wanted = min(size_bytes, max(status.st_size - offset, 0))
+        if wanted > LARGEST_FILE_BYTES:
+            raise DecodeError("too large", f"{wanted} bytes, at most {LARGEST_FILE_BYTES} are read")
+        file.seek(offset)
+        parts = []
+        while wanted > 0 and (part := file.read(wanted)):
+            parts.append(part)
+            wanted -= len(part)
+        return b"".join(parts)
 
 
 def _unreadable(error: OSError, path: str) -> DecodeError:

@@ -1,10 +1,11 @@
-"""Lists of image paths: text files and Parquet tables."""
+"""Lists of image paths: text files, Parquet tables and plain pickles."""
 
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from extract.sources.pickles import load_plain, paths_in
 from store import errors
 
 
@@ -12,13 +13,15 @@ def read_list(path: Path) -> list[str]:
     """The paths that a list names, in its order.
 
     Args:
-        path: `.txt` with one UTF-8 path a line (blank lines are left out), or `.parquet` with a string column `path`.
+        path: `.txt` with one UTF-8 path a line (blank lines are left out), `.parquet` with a string column `path`, or
+            `.pkl` with nothing but paths in containers (see `extract.sources.pickles`).
 
     Raises:
         errors.MissingFile: there is no such file.
         errors.InvalidInput: the file is not such a list.
+        errors.UnsafeFile: a pickle that holds more than containers, strings and numbers.
     """
-    readers = {".txt": _read_text, ".parquet": _read_parquet}
+    readers = {".txt": _read_text, ".parquet": _read_parquet, ".pkl": _read_pickle, ".pickle": _read_pickle}
     reader = readers.get(path.suffix)
     if reader is None:
         raise errors.InvalidInput(f"list '{path}': unknown kind '{path.suffix}'. Expected one of {', '.join(readers)}")
@@ -41,3 +44,7 @@ def _read_parquet(path: Path) -> list[str]:
     if "path" not in names:
         raise errors.InvalidInput(f"list '{path}': no column 'path'; its columns are {', '.join(names)}")
     return [str(name) for name in pq.read_table(path, columns=["path"])["path"].to_pylist()]
+
+
+def _read_pickle(path: Path) -> list[str]:
+    return paths_in(load_plain(path), path)

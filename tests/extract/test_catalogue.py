@@ -74,7 +74,7 @@ def test_problems_between_entries(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("added", "expected"),
     [
-        ('pattern = "*.png"\nlist = "a.txt"', "both 'pattern' and 'list' are given"),
+        ('pattern = "*.png"\nlist = "a.txt"', "list, pattern are given; keep one"),
         ('mode = "center"\nviews = 2', "mode 'center' has one view"),
     ],
 )

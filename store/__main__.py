@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from store import errors
 from store.commandline import run
 
 UNWRAPPED = 160  # columns of a table that goes into a file or a pipe
@@ -99,9 +100,72 @@ def show(
     print(f"drew {len(rows)} row{'s' if len(rows) > 1 else ''} of '{dataset}' into {out}")
 
 
+def verify(
+    cache: Place,
+    /,
+    *,
+    quick: bool = False,
+    repair: bool = False,
+    yes: bool = False,
+    json: bool = False,
+    catalogue: Path | None = None,
+    device: str = "auto",
+) -> int:
+    """Check every checksum, trailer, index, digest and sealed table; exit code 1 if anything is wrong.
+
+    example: codistill store verify demo/cache --repair --catalogue demo/catalogue.toml
+
+    Args:
+        cache: path or URL.
+        quick: read trailers, not rows.
+        repair: rebuild damaged shards from their good rows, and make the others anew.
+        yes: repair without asking.
+        json: print JSON for other programs.
+        catalogue: says where images and weights are, for rows that must be made anew.
+        device: where teachers run for a repair.
+    """
+    from store.schema import json_bytes
+    from store.verify_command import advice, check, check_and_repair
+
+    say = _silent if json else print
+    progress = sys.stderr.isatty()
+    if repair:
+        confirm = _agreed if yes else _ask
+        outcome = check_and_repair(
+            cache, quick=quick, confirm=confirm, catalogue=catalogue, device=device, progress=progress, say=say
+        )
+    else:
+        report, outcome = check(cache, quick=quick, progress=progress, say=say)
+        if outcome.wrong:
+            say(advice(report))
+    if json:
+        print(json_bytes(outcome.document, indent=2).decode())
+    return int(outcome.wrong)
+
+
+def _silent(line: str) -> None:
+    """Say nothing."""
+
+
+def _agreed(problems: int) -> bool:
+    return True
+
+
+def _ask(problems: int) -> bool:
+    if not sys.stdin.isatty():
+        raise errors.InvalidInput("--repair asks before it changes anything. Pass --yes to go ahead without a terminal")
+    print(
+        f"repair {problems} problems? Damaged objects are kept until their replacement is whole. [y/N] ",
+        end="",
+        file=sys.stderr,
+        flush=True,
+    )
+    return input().strip().lower() in ("y", "yes")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run `codistill store ...` and return its exit code."""
-    commands: dict[str, Callable[..., object]] = {"info": info, "seal": seal, "show": show}
+    commands: dict[str, Callable[..., object]] = {"info": info, "seal": seal, "show": show, "verify": verify}
     return run("codistill store", "Look at, seal, check and export a cache.", commands, argv=argv)
 
 

@@ -61,11 +61,7 @@ class Trailer:
     @property
     def digest(self) -> str:
         """The sha256 of the (row int64, crc32c uint32) list of the ok rows, little-endian."""
-        ok = self.status == OK
-        entries = np.empty(int(ok.sum()), dtype=DIGEST_ENTRY)
-        entries["row"] = np.arange(self.rows.start, self.rows.stop)[ok]
-        entries["crc32c"] = self.crc32c[ok]
-        return hashlib.sha256(entries.tobytes()).hexdigest()
+        return digest_of(self.rows, self.status, self.crc32c)
 
     def manifest(self) -> pa.Table | None:
         """Return the manifest rows of this shard; None for tokens."""
@@ -92,6 +88,15 @@ class Trailer:
             tensors["manifest"] = np.frombuffer(self.manifest_bytes, np.uint8)
         blob = encode_safetensors(tensors, metadata)
         return blob + ENDING.pack(len(blob), checksum(blob))
+
+
+def digest_of(rows: range, status: npt.NDArray[np.uint8], crc32c: npt.NDArray[np.uint32]) -> str:
+    """Return the sha256 of the (row int64, crc32c uint32) list of the ok rows, little-endian."""
+    ok = status == OK
+    entries = np.empty(int(ok.sum()), dtype=DIGEST_ENTRY)
+    entries["row"] = np.arange(rows.start, rows.stop)[ok]
+    entries["crc32c"] = crc32c[ok]
+    return hashlib.sha256(entries.tobytes()).hexdigest()
 
 
 def decode(tail: bytes, *, where: str, index_bytes: int) -> Trailer:

@@ -229,7 +229,10 @@ def _problems_between(catalogue: Catalogue) -> list[str]:
 
 def _located(catalogue: Catalogue, folder: Path) -> Catalogue:
     def located(path: Path | None) -> Path | None:
-        return None if path is None else folder / Path(os.path.expandvars(path.expanduser()))
+        if path is None:
+            return None
+        expanded = Path(os.path.expandvars(path.expanduser()))
+        return expanded if unset_variable(expanded) else folder / expanded
 
     datasets = [
         entry.model_copy(update={"root": located(entry.root), "list_file": located(entry.list_file)})

@@ -11,7 +11,6 @@ import numpy as np
 
 from extract import preflight
 from extract.catalogue import load_catalogue
-from extract.stages import views_of
 from extract.workshop import Settings, Workshop, resolve_device, views_provenance
 from store import Cache, Dataset, errors, schema
 from store.recompute import PixelsRow, Recomputer
@@ -42,10 +41,10 @@ class CatalogueRecomputer:
     def pixels(self, dataset: Dataset, rows: Sequence[int]) -> Iterator[PixelsRow]:
         """See `Recomputer.pixels`."""
         preflight.refuse(preflight.stored_problems(self._cache, [self._workshop.entry_of(dataset.name)]))
-        context = self._workshop.views_context(dataset.name)
+        maker = self._workshop.view_maker(dataset.name)
         for image, of_image in groupby(rows, key=lambda row: int(row) // dataset.views):
             wanted = [int(row) for row in of_image]
-            made = views_of(context, image, range(min(wanted), max(wanted) + 1))
+            made = maker.make(image, range(min(wanted), max(wanted) + 1))
             by_row = {view.record["row"]: view for view in made}
             yield from (by_row[row] for row in wanted)
 

@@ -14,15 +14,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from extract.catalogue import DatasetEntry, Recipe
-from extract.errors import DecodeError
+from extract.catalogue import DatasetEntry
 from extract.forward import TeacherLane
-from extract.images import decode
 from extract.ordered import ordered_map
-from extract.pixels import render
-from extract.records import failed_row, manifest_table, ok_row
+from extract.records import manifest_table
 from extract.sources import Listing, Source
-from extract.views import ViewParameters, center, draw
+from extract.viewing import ViewMaker
 from extract.watch import UNWATCHED, Watch
 from store import Cache, Dataset, Shard, errors
 from store.recompute import PixelsRow
@@ -52,27 +49,6 @@ class ShardReport:
     seconds: float
     published: bool
     reasons: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ViewsContext:
-    """What making pixels of one dataset needs, the same for all its shards.
-
-    Attributes:
-        dataset: with its stored image list.
-        images: that list.
-        recipe: of the cache.
-        entry: of the catalogue, for rotate rules.
-        source: where the images are.
-        provenance: kept in the shard.
-    """
-
-    dataset: Dataset
-    images: pa.Table
-    recipe: Recipe
-    entry: DatasetEntry
-    source: Source
-    provenance: Mapping[str, Any]
 
 
 def index(cache: Cache, entry: DatasetEntry, source: Source) -> tuple[Dataset, tuple[str, ...]]:
@@ -113,13 +89,22 @@ def index(cache: Cache, entry: DatasetEntry, source: Source) -> tuple[Dataset, t
 
 
 def views_shard(
-    context: ViewsContext, shard: int, *, pool: Executor, ahead: int, watch: Watch = UNWATCHED
+    dataset: Dataset,
+    shard: int,
+    *,
+    maker: ViewMaker,
+    provenance: Mapping[str, Any],
+    pool: Executor,
+    ahead: int,
+    watch: Watch = UNWATCHED,
 ) -> ShardReport:
     """Make one shard of pixels: decode, crop, colour, store, with a manifest row for each. No image makes it fail.
 
     Args:
-        context: of the dataset.
+        dataset: in the cache.
         shard: number.
+        maker: of this dataset's pixels.
+        provenance: kept in the shard.
         pool: threads that decode and draw.
         ahead: images decoded before their rows are written.
         watch: told of progress; may stop the shard.
@@ -129,12 +114,11 @@ def views_shard(
         OSError: the machine, not an image, is at fault.
     """
     started = time.perf_counter()
-    dataset = context.dataset
     rows = dataset.shard_rows_of(shard)
     images = range(rows.start // dataset.views, (rows.stop - 1) // dataset.views + 1)
     made: list[PixelsRow] = []
-    with dataset.write_shard(PIXELS, shard, provenance=context.provenance) as writer:
-        for views in ordered_map(pool, lambda image: views_of(context, image, rows), images, ahead=ahead):
+    with dataset.write_shard(PIXELS, shard, provenance=provenance) as writer:
+        for views in ordered_map(pool, lambda image: maker.make(image, rows), images, ahead=ahead):
             for view in views:
                 if view.pixels is None:
                     writer.fail(str(view.error))
@@ -205,59 +189,6 @@ def _refuse_other_images(dataset: Dataset, listing: Listing) -> None:
             f"{', '.join(differences)}. Restore them; or go on with the list as it was, where images that are gone or "
             "changed fail: --stages views,features,seal; or extract them under another name"
         )
-
-
-def views_of(context: ViewsContext, image: int, rows: range) -> list[PixelsRow]:
-    """Decode one image and draw those of its views that lie within `rows`; what cannot be done is a failed row.
-
-    Raises:
-        errors.MissingFile: the whole source has gone.
-        OSError: the machine, not the image, is at fault.
-    """
-    dataset, entry = context.dataset, context.entry
-    path = str(context.images["path"][image].as_py())
-    first = image * dataset.views
-    wanted = range(max(rows.start, first), min(rows.stop, first + dataset.views))
-    places = [
-        {
-            "row": row,
-            "dataset": dataset.name,
-            "image_index": image,
-            "path": path,
-            "view": dataset.first_view + row - first,
-        }
-        for row in wanted
-    ]
-    rotation = entry.rotation_of(path)
-    try:
-        content = context.source.read(path, context.images["bytes"][image].as_py())
-        upright = decode(content, rotation=rotation)
-    except DecodeError as error:
-        return [failed_row(place, str(error)) for place in places]
-    return [_view_of(context, place, upright, rotation) for place in places]
-
-
-def _view_of(context: ViewsContext, place: dict[str, Any], upright: np.ndarray, rotation: int) -> PixelsRow:
-    try:
-        parameters = _parameters(context, place, upright)
-        pixels = render(upright, parameters, image_size=context.recipe.image_size)
-    except DecodeError as error:
-        return failed_row(place, str(error))
-    return ok_row(place, pixels, parameters, source=upright, rotation=rotation)
-
-
-def _parameters(context: ViewsContext, place: dict[str, Any], upright: np.ndarray) -> ViewParameters:
-    height, width = upright.shape[:2]
-    if context.dataset.mode == "center":
-        return center(context.recipe.image_size, width=width, height=height)
-    return draw(
-        context.recipe,
-        dataset=place["dataset"],
-        path=place["path"],
-        view=place["view"],
-        width=width,
-        height=height,
-    )
 
 
 def _tokens_of(pixels: Shard, part: range, lane: TeacherLane) -> Iterator[np.ndarray | str | None]:

@@ -16,10 +16,11 @@ from extract import stages, teachers
 from extract.catalogue import STUDENT_PATCH_PX, Catalogue, DatasetEntry, TeacherEntry
 from extract.forward import TeacherLane
 from extract.sources import open_source
-from extract.stages import ShardReport, ViewsContext
+from extract.stages import ShardReport
 from extract.tasks import Task
 from extract.teachers.base import Teacher
 from extract.teachers.batching import find_batch_size
+from extract.viewing import ViewMaker
 from extract.watch import Watch
 from store import Cache, errors
 from store import open as open_cache
@@ -54,7 +55,7 @@ class Workshop:
         self.settings = settings
         self._pool = pool
         self._lock = threading.Lock()
-        self._views: dict[str, ViewsContext] = {}
+        self._makers: dict[str, ViewMaker] = {}
         self._lane: TeacherLane | None = None
 
     @cached_property
@@ -63,11 +64,18 @@ class Workshop:
 
     def make(self, task: Task, watch: Watch) -> ShardReport:
         """Make one shard; see `extract.stages` for what it raises."""
+        dataset = self.cache[task.dataset]
         if task.array == PIXELS:
-            context = self.views_context(task.dataset)
-            ahead = self.settings.threads + 2
-            return stages.views_shard(context, task.shard, pool=self._pool, ahead=ahead, watch=watch)
-        dataset, lane = self.cache[task.dataset], self.lane(task.array)
+            return stages.views_shard(
+                dataset,
+                task.shard,
+                maker=self.view_maker(task.dataset),
+                provenance=self._views_provenance,
+                pool=self._pool,
+                ahead=self.settings.threads + 2,
+                watch=watch,
+            )
+        lane = self.lane(task.array)
         return stages.features_shard(dataset, task.shard, lane=lane, batch_size=task.batch_size, watch=watch)
 
     def prepare_teacher(self, name: str, datasets: Sequence[str]) -> int:
@@ -118,20 +126,22 @@ class Workshop:
         """The catalogue's entry of a dataset. Raises errors.MissingName."""
         return self.settings.catalogue.dataset_named(dataset)
 
-    def views_context(self, name: str) -> ViewsContext:
-        """What making pixels of this dataset needs, its image list read."""
+    def view_maker(self, name: str) -> ViewMaker:
+        """What makes pixels of this dataset, its image list read."""
         with self._lock:
-            if name not in self._views:
-                entry, dataset = self.entry_of(name), self.cache[name]
-                self._views[name] = ViewsContext(
-                    dataset=dataset,
-                    images=dataset.image_list().combine_chunks(),
-                    recipe=self.settings.catalogue.recipe,
+            if name not in self._makers:
+                entry = self.entry_of(name)
+                self._makers[name] = ViewMaker(
                     entry=entry,
+                    recipe=self.settings.catalogue.recipe,
+                    images=self.cache[name].image_list().combine_chunks(),
                     source=open_source(entry),
-                    provenance=views_provenance(),
                 )
-            return self._views[name]
+            return self._makers[name]
+
+    @cached_property
+    def _views_provenance(self) -> dict[str, Any]:
+        return views_provenance()
 
 
 def load_teacher(entry: TeacherEntry, *, device: str) -> Teacher:

@@ -33,7 +33,8 @@ def parse(text: str, columns: Sequence[str]) -> Expression:
     """Translate `text` into a pyarrow expression; nothing of it is ever executed.
 
     Known are column names, numbers, strings, True, False, lists of these after `in`, the comparisons, `+ - * /`,
-    `and`, `or`, `not` and brackets, with Python's precedence.
+    `and`, `or`, `not` and brackets, with Python's precedence. A row where the answer is null (a parameter that was
+    not applied) is left out.
 
     Args:
         text: the expression.

@@ -159,7 +159,9 @@ def _run_apart(run: Planned, caches: Sequence[str], stop: StopRequest) -> Done:
     problem.parent.mkdir(parents=True, exist_ok=True)
     problem.unlink(missing_ok=True)
     arguments = (run.recipe.model_dump(mode="json"), list(caches), str(run.directory), str(problem))
-    process = multiprocessing.get_context("spawn").Process(target=_train_here, args=arguments)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["train.loop"])  # torch is imported once, not by every run
+    process = context.Process(target=_train_here, args=arguments)
     process.start()
     told = False
     while process.is_alive():

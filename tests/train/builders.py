@@ -126,6 +126,8 @@ def _manifest(dataset: store.Dataset, rows: range, bad: set[int]) -> pa.Table:
         "image_index": list(rows),
         "path": [f"{dataset.name}/{row}.png" for row in rows],
         "view": [0] * len(rows),
+        "source_width": [100 + row for row in rows],
+        "flip": [row % 2 == 1 for row in rows],
         "status": [store.schema.FAILED if row in bad else store.schema.OK for row in rows],
         "error": ["decode: made to fail" if row in bad else None for row in rows],
     }

@@ -1,0 +1,128 @@
+"""Sweeps: every row is run, nothing stops the rest, a second call goes on, one table compares."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from store.errors import InvalidConfig
+from tests.train.builders import build_cache
+from train import comparison, log
+from train.__main__ import main
+from train.interrupt import StopRequest
+from train.sweep import FINISHED, STOPPED, Done, Planned, Row, plan, run_all
+
+ROOT = Path(__file__).parents[2]
+SWEEP = """
+title = "trial"
+base = "tiny"
+baseline = "tp"
+seeds = [0]
+overrides = { "schedule.steps" = 2, "machine.threads" = 1 }
+[[row]]
+name = "broken"
+set = { data.datasets = ["nowhere"] }
+[[row]]
+name = "tp"
+label = "transformer projector"
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "sweep.toml"
+    path.write_text(text)
+    return path
+
+
+def test_rows_and_grid_become_resolved_recipes(tmp_path: Path) -> None:
+    grid = '[grid]\n"sharing.mode" = ["full", "none"]\n"data.teachers" = [["a", "b"]]\n'
+    file = write(tmp_path, SWEEP.replace("seeds = [0]", "seeds = [0, 3]") + grid)
+    _, runs = plan(file, tmp_path / "out")
+    names = [(run.row.name, run.seed) for run in runs]
+    rows = ["broken", "tp", "mode=full,teachers=a+b", "mode=none,teachers=a+b"]
+    assert names == [(row, seed) for row in rows for seed in (0, 3)]
+    last = runs[-1]
+    assert (last.recipe.seed, last.recipe.sharing.mode, last.recipe.data.teachers) == (3, "none", ("a", "b"))
+    assert last.recipe.steps == 2
+    assert last.directory == tmp_path / "out" / "mode=none,teachers=a+b" / "seed-3"
+
+
+def test_every_problem_of_a_sweep_is_listed(tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfig, match=r"baseline: no row 'tpp' \(did you mean 'tp'\?\)"):
+        plan(write(tmp_path, SWEEP.replace('baseline = "tp"', 'baseline = "tpp"')), tmp_path)
+    bad = SWEEP.replace("schedule.steps", "schedule.stepss") + 'set = { optim.lr = -1 }\n[[row]]\nname = "x"\n'
+    with pytest.raises(InvalidConfig) as caught:
+        plan(write(tmp_path, bad), tmp_path)
+    message = str(caught.value)
+    assert "row 'x': schedule.stepss: unknown key (did you mean 'steps'?)" in message
+    assert "row 'tp': optim.lr" in message
+
+
+def test_a_sweep_stops_on_nothing_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build_cache(tmp_path / "cache")
+    command = ["sweep", str(write(tmp_path, SWEEP)), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
+    assert main(command) == 1
+    said = capsys.readouterr().out
+    assert "[1/2] broken, seed 0: failed" in said
+    assert "'nowhere' is not in this cache" in said
+    assert "[2/2] tp, seed 0: finished" in said
+    before = (tmp_path / "out" / "tp" / "seed-0" / "log.jsonl").read_bytes()
+    text = SWEEP.replace('set = { data.datasets = ["nowhere"] }', "")
+    (tmp_path / "sweep.toml").write_text(text)
+    assert main(command) == 0
+    assert (tmp_path / "out" / "tp" / "seed-0" / "log.jsonl").read_bytes() == before
+    table = (tmp_path / "out" / "comparison.md").read_text()
+    assert "transformer projector" in table
+    assert "(+0.0000)" in table  # the same recipe under another name
+    with (tmp_path / "out" / "comparison.csv").open() as file:
+        assert {row["row"] for row in csv.DictReader(file)} == {"broken", "tp"}
+    assert (tmp_path / "out" / "comparison.png").stat().st_size > 1000
+
+
+def finished(tmp_path: Path, name: str, seed: int, cosine: float) -> Done:
+    directory = tmp_path / name / f"seed-{seed}"
+    directory.mkdir(parents=True)
+    values = {"cosine": cosine, "smooth_l1": 1 - cosine, "loss": 0.5}
+    with log.Journal(directory, done=0, steps=9, tensorboard=False, quiet=True) as journal:
+        journal.fidelity({"step": 9, "datasets": {"held": {"a": values, "b": {**values, "cosine": cosine + 0.2}}}})
+    _, runs = plan(write(tmp_path, SWEEP), tmp_path)
+    return Done(run=Planned(row=Row(name=name), seed=seed, recipe=runs[0].recipe, directory=directory), status=FINISHED)
+
+
+def test_the_table_gives_differences_to_the_baseline_and_the_spread_of_seeds(tmp_path: Path) -> None:
+    done = [
+        finished(tmp_path, "tp", 0, 0.50),
+        finished(tmp_path, "tp", 1, 0.60),
+        finished(tmp_path, "sp", 0, 0.40),
+        finished(tmp_path, "sp", 1, 0.50),
+    ]
+    stopped = Done(
+        run=Planned(row=Row(name="lp"), seed=0, recipe=done[0].run.recipe, directory=tmp_path), status=STOPPED
+    )
+    rows = [Row(name="tp"), Row(name="sp", label="simple"), Row(name="lp")]
+    everything = [*done, stopped]
+    found = comparison.markdown("t", rows=rows, baseline="tp", results=comparison.collect(everything), done=everything)
+    assert "| tp | 0.5500 ± 0.0707 | 0.7500 ± 0.0707 | 0.6500 ± 0.0707 |" in found
+    assert "| simple | 0.4500 ± 0.0707 (-0.1000) | 0.6500 ± 0.0707 (-0.1000) | 0.5500 ± 0.0707 (-0.1000) |" in found
+    assert "| lp | - | - | - |" in found
+    assert "- lp, seed 0: stopped." in found
+
+
+def test_nothing_begins_after_a_request_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, runs = plan(write(tmp_path, SWEEP), tmp_path / "out")
+
+    def stopped(run: Planned, caches: object, stop: StopRequest) -> Done:
+        stop.requested = True
+        return Done(run=run, status=STOPPED)
+
+    monkeypatch.setattr("train.sweep._run_apart", stopped)
+    assert [done.status for done in run_all(runs, caches=["c"])] == [STOPPED, STOPPED]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "demo-table1", "demo-table2"])
+def test_shipped_sweeps_resolve(name: str, tmp_path: Path) -> None:
+    sweep, runs = plan(ROOT / "sweeps" / f"{name}.toml", tmp_path)
+    assert sweep.baseline in [row.name for row in sweep.rows]
+    assert len(runs) == len(sweep.rows) * len(sweep.seeds)
+    assert {run.recipe.targets.statistics for run in runs} == {"cache"}

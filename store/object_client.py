@@ -78,11 +78,8 @@ class Address:
         scheme, _, rest = url.partition("://")
         container, _, prefix = rest.strip("/").partition("/")
         if ":" in container or any(sign in rest for sign in "@?#"):
-            example = f"{scheme}://BUCKET/PREFIX"
-            message = (
-                f"a {scheme}:// location holds credentials or a query, and is not shown for that. Expected {example}"
-            )
-            raise errors.InvalidInput(f"{message}; set {CREDENTIALS[scheme]} in the environment instead")
+            message = f"a {scheme}:// location (not shown) holds credentials or a query. Give {scheme}://BUCKET/PREFIX"
+            raise errors.InvalidInput(f"{message} and set {CREDENTIALS[scheme]} in the environment")
         if not container or any(segment in ("", ".", "..") for segment in rest.strip("/").split("/")):
             raise errors.InvalidInput(f"'{url}' names no bucket. Expected {scheme}://BUCKET/PREFIX")
         if scheme == "memory":
@@ -100,7 +97,7 @@ def connect(address: Address, *, retries: Retries, writing: bool) -> "ObjectStor
 
     Raises:
         errors.MissingExtra: obstore is not installed.
-        errors.StorageFailed: the environment does not describe a client (an account is missing, a number malformed).
+        errors.StorageFailed, errors.InvalidInput: the environment does not describe a client.
     """
     try:
         from obstore.exceptions import BaseError
@@ -111,11 +108,12 @@ def connect(address: Address, *, retries: Retries, writing: bool) -> "ObjectStor
     if address.scheme == "memory":
         return memory_store(address.container)
     stores: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
+    options = _client_options(address.scheme, os.environ, writing=writing)
     try:
         store: ObjectStore = stores[address.scheme](
             address.container,
             prefix=address.prefix or None,
-            client_options=_client_options(address.scheme, os.environ, writing=writing),
+            client_options=options,
             retry_config={
                 "max_retries": retries.requests,
                 "backoff": {"init_backoff": retries.pause, "max_backoff": retries.longest_pause, "base": 2},
@@ -151,15 +149,29 @@ def _client_options(scheme: str, environment: Mapping[str, str], *, writing: boo
         value = environment.get(f"{VARIABLES[scheme]}_{name.upper()}")
         if value is not None:
             options[name] = value
-    endpoint = next((environment[name] for name in ENDPOINTS if environment.get(name)), "")
-    if scheme == "s3" and _is_loopback(endpoint):
+    if scheme == "s3" and _is_loopback(environment):
         options["allow_http"] = "true"
     return options
 
 
-def _is_loopback(endpoint: str) -> bool:
-    host = urlsplit(endpoint).hostname or ""
+def _is_loopback(environment: Mapping[str, str]) -> bool:
+    """Whether the endpoint is this machine.
+
+    Raises:
+        errors.InvalidInput: it is not a plain URL; the client would panic, and quote it.
+    """
+    variable = next((name for name in ENDPOINTS if environment.get(name)), None)
+    if variable is None:
+        return False
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        url = urlsplit(environment[variable])
+        plain = url.scheme in ("http", "https") and url.hostname and "@" not in url.netloc and url.port != 0
+    except ValueError:
+        plain = False
+    if not plain:
+        message = f"{variable} (not shown) is not a plain URL. Expected https://HOST or https://HOST:PORT"
+        raise errors.InvalidInput(f"{message}, without credentials")
+    try:
+        return url.hostname == "localhost" or ipaddress.ip_address(url.hostname or "").is_loopback
     except ValueError:
         return False

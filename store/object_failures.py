@@ -9,14 +9,16 @@ from dataclasses import dataclass
 
 STATUS = re.compile(r"status code: (\d{3})\b")
 CODE = re.compile(r"<Code>([A-Za-z]{1,60})</Code>")
-TOO_EARLY_OR_MANY = (408, 425, 429)
+PASSING_STATUS = (408, 409, 425, 429)
+DENIED_STATUS = (401, 403)
 NOT_A_RANGE = 416
 OUTSIDE = ("invalid range", "non-partial response")
+NO_CREDENTIALS = "no credentials in the environment, and no instance role answers"
 # What clients say -> what we say.
 PHRASES = {
     "non-partial response": "the server ignores ranges",
-    "169.254.169.254": "no credentials in the environment, and no instance role answers",
-    "metadata.google.internal": "no credentials in the environment, and no instance role answers",
+    "169.254.169.254": NO_CREDENTIALS,
+    "metadata.google.internal": NO_CREDENTIALS,
     "account must be specified": "no account in the environment",
     "kind: timeout": "timed out",
     "timed out": "timed out",
@@ -37,7 +39,7 @@ KINDS = {
     "FileNotFoundError": "no such bucket",
     "UnknownConfigurationKeyError": "a setting is not known",
 }
-DENIED = ("PermissionDeniedError", "UnauthenticatedError")
+PASSING_KINDS = ("GenericError", "AlreadyExistsError")  # the latter is what the client makes of status 409
 
 
 class Passing(Exception):
@@ -74,11 +76,11 @@ def failure_of(error: Exception) -> Failure:
     if found:
         code = CODE.search(said)
         parts.append(f"HTTP {status} {code[1]}" if code else f"HTTP {status}")
-    refused = 400 <= status < 500 and status not in TOO_EARLY_OR_MANY
-    denied = kind in DENIED or "instance role" in " ".join(parts)
+    refused = 400 <= status < 500 and status not in PASSING_STATUS
+    denied = status in DENIED_STATUS or kind == "UnauthenticatedError" or NO_CREDENTIALS in parts
     return Failure(
         text=", ".join(parts) or kind,
-        passing=kind == "GenericError" and not refused and not denied,
+        passing=kind in PASSING_KINDS and not refused and not denied,
         denied=denied,
         outside=status == NOT_A_RANGE or any(sign in lowered for sign in OUTSIDE),
     )

@@ -1,49 +1,47 @@
-"""A read-only zarr-python store over an object store whose errors carry no credentials."""
+"""A read-only zarr-python store over our reads of an object store: checked, retried, errors without credentials."""
 
+import asyncio
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import ObjectStore, StorePath
 
-from store import errors
-from store.object_failures import failure_of
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from zarr.abc.store import ByteRequest
-    from zarr.core.buffer import Buffer, BufferPrototype
+    from store.objects import ObjectStorage
 
 
-class _ScrubbedStore(ObjectStore[Any]):
-    """zarr-python's store, with `errors.StorageFailed` instead of the client's errors."""
+class _CheckedStore(ObjectStore[Any]):
+    """zarr-python's store, with every value read by `ObjectStorage`."""
 
-    def __init__(self, store: Any, *, read_only: bool = False, location: str = "") -> None:
-        super().__init__(store, read_only=read_only)
-        self.location = location
+    def __init__(self, storage: "ObjectStorage") -> None:
+        super().__init__(storage.client, read_only=True)
+        self._storage = storage
 
-    async def get(
-        self, key: str, prototype: "BufferPrototype", byte_range: "ByteRequest | None" = None
-    ) -> "Buffer | None":
-        from obstore.exceptions import BaseError
-
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         try:
-            return await super().get(key, prototype, byte_range)
-        except BaseError as error:
-            failure = failure_of(error)
-        raise errors.StorageFailed(f"{self.location}: reading '{key}' failed: {failure.text}")
+            data = await asyncio.to_thread(self._read, key, byte_range)
+        except FileNotFoundError:
+            return None
+        return prototype.buffer.from_bytes(data)
 
     async def get_partial_values(
-        self, prototype: "BufferPrototype", key_ranges: "Iterable[tuple[str, ByteRequest | None]]"
-    ) -> "list[Buffer | None]":
-        return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        return list(await asyncio.gather(*(self.get(key, prototype, wanted) for key, wanted in key_ranges)))
+
+    async def exists(self, key: str) -> bool:
+        return await asyncio.to_thread(self._storage.exists, key)
+
+    def _read(self, key: str, wanted: ByteRequest | None) -> bytes:
+        if isinstance(wanted, RangeByteRequest):
+            return bytes(self._storage.read_range(key, wanted.start, wanted.end))
+        if isinstance(wanted, SuffixByteRequest):
+            return self._storage.read_last(key, wanted.suffix)
+        return self._storage.read(key, wanted.offset if isinstance(wanted, OffsetByteRequest) else 0)
 
 
-def read_only_store(client: Any, path: str, *, location: str) -> StorePath:
-    """Return the hierarchy below `path`.
-
-    Args:
-        client: of obstore.
-        path: below the client's root.
-        location: what errors call it.
-    """
-    return StorePath(_ScrubbedStore(client, read_only=True, location=location), path)
+def read_only_store(storage: "ObjectStorage", path: str) -> StorePath:
+    """Return the hierarchy below `path`."""
+    return StorePath(_CheckedStore(storage), path)

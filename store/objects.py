@@ -133,7 +133,7 @@ class ObjectStorage(Storage):
     def zarr_store(self, path: str) -> Any:
         from store.object_zarr import read_only_store
 
-        return read_only_store(self.client, path, location=self.location)
+        return read_only_store(self, path)
 
     @cached_property
     def _writing_client(self) -> "ObjectStore":

@@ -12,11 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
+import boto3
 from moto.server import ThreadedMotoServer
 
 CHUNK_BYTES = 64 * 2**10
 BUCKET = "bucket"
+KEY_ID, SECRET, TOKEN = "AKIATESTSECRETKEYID", "s3cr3t/ACCESS+key", "t0ken//of==the+session"
 HOP_HEADERS = {"connection", "transfer-encoding", "content-length", "date", "server"}
 
 
@@ -180,6 +184,45 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
         self.close_connection = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3:
+    """A server and the location of a cache on it."""
+
+    server: FaultyServer
+    location: str
+
+    def download(self, folder: Path) -> None:
+        """Copy every object of the cache to a file, asking the server itself with another client than ours."""
+        bucket, _, prefix = self.location.removeprefix("s3://").partition("/")
+        client = self._client()
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/"):
+            for found in page.get("Contents", []):
+                path = folder / found["Key"].removeprefix(f"{prefix}/")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                client.download_file(bucket, found["Key"], str(path))
+
+    def keys(self) -> list[str]:
+        """Return every key in the bucket, and what uploads are unfinished."""
+        client = self._client()
+        whole = client.list_objects_v2(Bucket=BUCKET).get("Contents", [])
+        parts = client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
+        return [found["Key"] for found in (*whole, *parts)]
+
+    def _client(self) -> Any:
+        host, port = self.server.upstream
+        return boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1")
+
+
+def environment(server: FaultyServer) -> dict[str, str]:
+    """Return the variables that credentials and endpoint come from."""
+    return {
+        "AWS_ACCESS_KEY_ID": KEY_ID,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_SESSION_TOKEN": TOKEN,
+        "AWS_ENDPOINT_URL": server.url,
+    }
 
 
 @contextmanager

@@ -100,6 +100,68 @@ def show(
     print(f"drew {len(rows)} row{'s' if len(rows) > 1 else ''} of '{dataset}' into {out}")
 
 
+def failures(cache: Place, /, *, dataset: str = "", array: str = "", out: Path | None = None, limit: int = 50) -> None:
+    """List the rows that failed, with image and reason; tokens that only lack their pixels are left out.
+
+    example: codistill store failures demo/cache --dataset people --out failed.csv
+
+    Args:
+        cache: path or URL.
+        dataset: names, separated by commas; all if left out.
+        array: pixels or teachers, separated by commas; all if left out.
+        out: CSV or Parquet file for the whole list.
+        limit: lines to show here.
+    """
+    from rich.console import Console
+
+    from store.arguments import names_of
+    from store.cache import open as open_cache
+    from store.failures import failures as find_failures
+    from store.failures import render, write_table
+
+    table = find_failures(open_cache(cache), datasets=names_of(dataset), arrays=names_of(array))
+    if out is not None:
+        write_table(table, out)
+        print(f"wrote {table.num_rows:,} rows to {out}")
+    else:
+        render(table, Console() if sys.stdout.isatty() else Console(width=UNWRAPPED), limit=limit)
+
+
+def export(
+    cache: Place,
+    dataset: Name,
+    rows: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="ROW|FIRST:END...")],
+    /,
+    *,
+    out: Path,
+    arrays: str = "",
+    skip: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Write rows into one file for other programs: .npz, .safetensors or .parquet, by its name.
+
+    example: codistill store export demo/cache people 0:64 100 --arrays pixels,lite0 --out rows.npz
+
+    Args:
+        cache: path or URL.
+        dataset: name.
+        rows: numbers, and ranges without their end, as in Python; `:` is all.
+        out: file to write.
+        arrays: pixels and teachers, separated by commas; all if left out.
+        skip: leave rows out that failed or are missing, rather than refuse.
+        overwrite: replace an existing file.
+    """
+    from store.arguments import names_of, rows_of
+    from store.cache import open as open_cache
+    from store.export import export as export_rows
+    from store.schema import PIXELS
+
+    opened = open_cache(cache)[dataset]
+    names = names_of(arrays) or [PIXELS, *opened.teachers]
+    count = export_rows(opened, rows_of(rows, rows=opened.rows), names, out, skip=skip, overwrite=overwrite)
+    print(f"wrote {count:,} rows of {', '.join(names)} to {out}")
+
+
 def verify(
     cache: Place,
     /,
@@ -165,7 +227,14 @@ def _ask(problems: int) -> bool:
 
 def main(argv: list[str] | None = None) -> int:
     """Run `codistill store ...` and return its exit code."""
-    commands: dict[str, Callable[..., object]] = {"info": info, "seal": seal, "show": show, "verify": verify}
+    commands: dict[str, Callable[..., object]] = {
+        "info": info,
+        "seal": seal,
+        "verify": verify,
+        "show": show,
+        "failures": failures,
+        "export": export,
+    }
     return run("codistill store", "Look at, seal, check and export a cache.", commands, argv=argv)
 
 

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from store.info import ArrayInfo, CacheInfo, Cell, DatasetInfo, TeacherSummary
+from store.info import ArrayInfo, CacheInfo, Cell, DatasetInfo
 from store.schema import json_bytes
 
 SHORT_DIGEST = 12
@@ -51,7 +51,7 @@ def _parts(info: CacheInfo, glyphs: dict[str, str], *, ascii_only: bool, identit
     yield _datasets(info.datasets, glyphs, ascii_only=ascii_only)
     yield Text(_legend(info, glyphs), style="dim")
     if info.teachers:
-        yield _teachers(info.teachers, ascii_only=ascii_only)
+        yield _teachers(info, ascii_only=ascii_only)
     yield from (Text(note, style="yellow") for note in _notes(info))
     if identities:
         for teacher in info.teachers:
@@ -118,11 +118,12 @@ def _legend(info: CacheInfo, glyphs: dict[str, str]) -> str:
     return "  ".join(f"{glyphs[name]} {word}" for name, word in meaning.items()) + failed
 
 
-def _teachers(teachers: tuple[TeacherSummary, ...], *, ascii_only: bool) -> Table:
+def _teachers(info: CacheInfo, *, ascii_only: bool) -> Table:
     table = Table(box=box.ASCII2 if ascii_only else box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("teacher", "own groups", "tokens", "identity", "in datasets"):
         table.add_column(heading, no_wrap=heading not in ("in datasets", "own groups"))
-    for teacher in teachers:
+    for teacher in info.teachers:
+        everywhere = len(teacher.datasets) == len(info.datasets) > 1
         grid = f"{teacher.patch_grid[0]} x {teacher.patch_grid[1]}"
         prefix = f"{teacher.prefix_tokens} + " if teacher.prefix_tokens else ""
         table.add_row(
@@ -130,7 +131,7 @@ def _teachers(teachers: tuple[TeacherSummary, ...], *, ascii_only: bool) -> Tabl
             ", ".join(teacher.groups) or "-",
             f"({prefix}{grid}) x {teacher.channels}",
             teacher.identity_digest[:SHORT_DIGEST],
-            ", ".join(teacher.datasets),
+            "all" if everywhere else ", ".join(teacher.datasets),
         )
     return table
 

@@ -12,7 +12,7 @@ from train.mixture import Mixture, even_picks
 from train.model import Distiller
 from train.ranks import Ranks
 from train.recipe import Recipe
-from train.step import autocast, term_names
+from train.step import arithmetic, term_names
 from train.targets import TargetNorms
 
 BATCH = 32
@@ -81,7 +81,7 @@ def _losses(
     batch: Batch, *, recipe: Recipe, distiller: Distiller, norms: TargetNorms, weights: LossWeights
 ) -> "dict[str, np.ndarray[Any, np.dtype[np.float64]]]":
     """Sums over the images of a batch, by teacher: images, loss, terms."""
-    with autocast(recipe, batch.pixels.device):
+    with arithmetic(recipe, batch.pixels):
         predicted = distiller(normalise(batch.pixels))
     result = {}
     for name, tokens in batch.tokens.items():

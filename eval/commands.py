@@ -1,19 +1,39 @@
-"""What the commands do; `__main__` only parses. Prints nothing itself: text goes to a rich console."""
+"""What the commands do; `__main__` only parses. Text goes to a rich console."""
 
+import csv
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from eval import computed
+from eval.analyses.correlation_of_run import Probe, pairs
 from eval.fidelity import Settings
+from eval.peers import Peers, load_peers
 from eval.report import build as report_page
+from eval.report.analyses import variance_table
 from eval.report.extraction import bytes_table, read_summary, stages_table
 from eval.report.fidelity import SCORE_TITLES, RunScores, terminal_table, verdict
 from eval.report.render import write
-from eval.report.tables import to_rich
+from eval.report.tables import Column, Table, number_cell, text_cell, to_rich
 from eval.runs import OpenRun, open_run
-from eval.summary import summarise
-from store.errors import InvalidInput
+from store.errors import InvalidInput, MissingFile
+
+SCORE_COLUMNS = (
+    "run",
+    "group",
+    "teacher",
+    "token_type",
+    "predictor",
+    "images",
+    "tokens",
+    "score",
+    "value",
+    "low",
+    "high",
+)
 
 
 def report(
@@ -22,6 +42,7 @@ def report(
     out: Path,
     extraction: Path | None,
     caches: Sequence[str],
+    encoders: Path | None,
     settings: Mapping[str, int],
     pictures: int,
     device: str,
@@ -30,7 +51,12 @@ def report(
     summary = read_summary(extraction) if extraction else None
     opened = open_all(runs, caches=caches, device=device)
     made = report_page.build(
-        opened, settings=Settings(**settings), summary=summary, picture_count=pictures, progress=True
+        opened,
+        settings=Settings(**settings),
+        summary=summary,
+        picture_count=pictures,
+        peers=_peers(encoders, opened),
+        progress=True,
     )
     path = write(made.page, out)
     console = Console()
@@ -45,24 +71,24 @@ def fidelity(
     runs: Sequence[Path],
     *,
     caches: Sequence[str],
+    encoders: Path | None,
     settings: Mapping[str, int],
     by: str,
-    csv: Path | None,
+    table: Path | None,
     device: str,
 ) -> None:
     """Measure, show the tables, and write the scores as CSV if asked."""
     if by not in ("kind", "dataset"):
         raise InvalidInput(f"--by '{by}': expected kind or dataset")
+    opened = open_all(runs, caches=caches, device=device)
+    peers = _peers(encoders, opened)
     scores = []
-    for name, opened in open_all(runs, caches=caches, device=device).items():
-        table = report_page.measured_fidelity(opened, Settings(**settings), progress=True)
-        scores.append(
-            RunScores(name=name, by_kind=summarise(table, by="kind"), by_dataset=summarise(table, by="dataset"))
-        )
+    for name, run in opened.items():
+        sums = computed.fidelity(run, Settings(**settings), peers=peers.get(name), progress=True)
+        scores.append(report_page.scored(name, sums))
     show_scores(Console(), scores, by_dataset=by == "dataset")
-    if csv is not None:
-        csv.parent.mkdir(parents=True, exist_ok=True)
-        csv.write_text(scores_csv(scores, by=by), encoding="utf-8")
+    if table is not None:
+        _write_csv(table, SCORE_COLUMNS, _score_rows(scores, by=by))
 
 
 def pca(run: Path, *, out: Path, caches: Sequence[str], pictures: int, device: str) -> None:
@@ -70,15 +96,87 @@ def pca(run: Path, *, out: Path, caches: Sequence[str], pictures: int, device: s
     from eval.analyses.pca import images_of
     from eval.figures import draw_pictures
 
-    opened = open_run(run, caches=caches, device=device)
-    facts, table = report_page.drawn_pictures(opened, count=pictures)
+    facts, table = computed.pictures(open_run(run, caches=caches, device=device), count=pictures)
     images = images_of(table)
     draw_pictures({model: images[model] for model in facts["models"]}, facts["captions"], out=out)
     Console().print(f"figure: {out}")
 
 
+def variance(
+    run: Path, *, out: Path, caches: Sequence[str], datasets: Sequence[str], shards: int, scheduler: str
+) -> None:
+    """Compute the curves, show how many components are needed, and write figure and numbers."""
+    from eval.figures import draw_variance
+
+    opened = open_run(run, caches=caches, device="cpu")
+    found = computed.variance(opened, datasets=datasets, shards=shards, scheduler=scheduler, progress=True)
+    rows = [
+        (dataset, teacher, owner, kind, number + 1, share)
+        for dataset, teachers in found.items()
+        for teacher, owners in teachers.items()
+        for owner, curves in owners.items()
+        for kind in ("raw", "standardised")
+        for number, share in enumerate(curves[kind])
+    ]
+    columns = ("dataset", "teacher", "tokens_of", "kind", "components", "explained_variance")
+    draw_variance(found, out=out / "variance.png")
+    _write_numbers(out, "variance", found, columns, rows)
+    table = variance_table(found, brief=True)
+    Console().print(to_rich(table, title="Components that hold 90 % of the variance"))
+    Console().print(f"figure and numbers: {out}")
+
+
+def correlation(
+    run: Path, *, out: Path, caches: Sequence[str], window: int, probe: Mapping[str, int], device: str
+) -> None:
+    """Correlate logged updates and replayed ones, show both, and write figure and numbers."""
+    from eval.figures import draw_correlation
+
+    opened = open_run(run, caches=caches, device=device)
+    found = {"log": computed.logged_correlation(opened, window=window)}
+    if probe["steps"]:
+        found["probe"] = computed.probed_correlation(opened, Probe(**probe), progress=True)
+    rows = [
+        (source, first, data["teachers"][i], data["teachers"][j], pearson[i][j], agreement[i][j])
+        for source, data in found.items()
+        for first, pearson, agreement in zip(data["first_step"], data["pearson"], data["sign_agreement"], strict=True)
+        for i, j in pairs(data["teachers"])
+    ]
+    columns = ("source", "first_step", "first_teacher", "second_teacher", "pearson", "sign_agreement")
+    draw_correlation(found, out=out / "correlation.png")
+    _write_numbers(out, "correlation", found, columns, rows)
+    Console().print(to_rich(_correlation_table(found), title="Correlation of loss updates"))
+    Console().print(f"figure and numbers: {out}")
+
+
+def attention(
+    run: Path,
+    *,
+    out: Path,
+    caches: Sequence[str],
+    images: Sequence[Path],
+    size: int,
+    pictures: int,
+    medoids: int,
+    device: str,
+) -> None:
+    """Find typical attention maps, and write figure and numbers."""
+    from eval.figures import draw_attention
+
+    opened = open_run(run, caches=caches, device=device)
+    shown = [(path.name, _centre(path, size)) for path in images]
+    _, table = computed.attention(opened, count=pictures, k=medoids, images=shown)
+    entries = table.to_pylist()
+    draw_attention(entries, out=out / "attention.png")
+    names = ("caption", "network", "medoid", "patch", "share")
+    rows = [tuple(entry[name] for name in names) for entry in entries]
+    plain = [{key: value for key, value in entry.items() if key != "photograph"} for entry in entries]
+    _write_numbers(out, "attention", plain, names, rows)
+    Console().print(f"figure and numbers: {out}")
+
+
 def open_all(runs: Sequence[Path], *, caches: Sequence[str], device: str) -> dict[str, OpenRun]:
-    """Open runs under names that tell them apart: the directory's name, or its whole path where two share one.
+    """Open runs under names that tell them apart: as many of the last parts of their paths as that takes.
 
     Raises:
         InvalidInput: no run, or one given twice.
@@ -88,8 +186,10 @@ def open_all(runs: Sequence[Path], *, caches: Sequence[str], device: str) -> dic
     resolved = [run.resolve() for run in runs]
     if len(set(resolved)) < len(resolved):
         raise InvalidInput(f"a run is given twice: {', '.join(map(str, runs))}")
-    last = [path.name for path in resolved]
-    names = [path.name if last.count(path.name) == 1 else str(run) for run, path in zip(runs, resolved, strict=True)]
+    depth = 1
+    while len({path.parts[-depth:] for path in resolved}) < len(resolved):
+        depth += 1
+    names = ["/".join(path.parts[-depth:]) for path in resolved]
     return {name: open_run(run, caches=caches, device=device) for name, run in zip(names, runs, strict=True)}
 
 
@@ -109,11 +209,65 @@ def show_scores(console: Console, scores: Sequence[RunScores], *, by_dataset: bo
             console.print(prefix + sentence)
 
 
-def scores_csv(scores: Sequence[RunScores], *, by: str) -> str:
-    """All scores, one line for each run, predictor, group, teacher, token type and score."""
-    lines = ["run,group,teacher,token_type,predictor,images,tokens,score,value,low,high"]
-    for run in scores:
-        for found in run.by_kind if by == "kind" else run.by_dataset:
-            lead = (run.name, found.group, found.teacher, found.token_type, found.predictor, found.images, found.tokens)
-            lines += [",".join(map(str, (*lead, score, *found.of(score)))) for score in SCORE_TITLES]
-    return "\n".join(lines) + "\n"
+def _peers(file: Path | None, opened: Mapping[str, OpenRun]) -> dict[str, Peers]:
+    """The foreign encoders of a file, on every run's grid."""
+    if file is None:
+        return {}
+    return {
+        name: load_peers(file, image_size=run.run.image_size, cell_px=run.run.distiller.cell_px, device=run.device)
+        for name, run in opened.items()
+    }
+
+
+def _centre(path: Path, size: int) -> Any:
+    """The centre of a photograph, uint8 (size, size, 3)."""
+    from extract.errors import DecodeError
+    from extract.images import decode
+    from extract.pixels import render
+    from extract.views import center
+
+    try:
+        image = decode(path.read_bytes())
+    except OSError as error:
+        raise MissingFile(f"image '{path}' cannot be read ({error.strerror})") from None
+    except DecodeError as error:
+        raise InvalidInput(f"image '{path}': {error}") from None
+    return render(image, center(size, width=image.shape[1], height=image.shape[0]), image_size=size)
+
+
+def _correlation_table(found: Mapping[str, Mapping[str, Any]]) -> Table:
+    titles = {"log": "from the log", "probe": "on a probe batch"}
+    columns = [Column(title="teachers"), *(Column(title=titles[source], numeric=True) for source in found)]
+    teachers = next(iter(found.values()))["teachers"]
+    rows = [
+        [
+            text_cell(f"{teachers[i]} and {teachers[j]}"),
+            *(number_cell(data["mean_pearson"][i][j]) for data in found.values()),
+        ]
+        for i, j in pairs(teachers)
+    ]
+    return Table(columns=columns, rows=rows)
+
+
+def _score_rows(scores: Sequence[RunScores], *, by: str) -> list[tuple[Any, ...]]:
+    """One row for each run, predictor, group, teacher, token type and score."""
+    return [
+        (run.name, s.group, s.teacher, s.token_type, s.predictor, s.images, s.tokens, score, *s.of(score))
+        for run in scores
+        for s in (run.by_kind if by == "kind" else run.by_dataset)
+        for score in SCORE_TITLES
+    ]
+
+
+def _write_numbers(folder: Path, name: str, value: Any, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """FOLDER/NAME.json and NAME.csv."""
+    (folder / f"{name}.json").write_text(json.dumps(value) + "\n", encoding="utf-8")
+    _write_csv(folder / f"{name}.csv", columns, rows)
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)

@@ -63,7 +63,7 @@ def summarise(table: pa.Table, *, by: str = "kind", replicates: int = 1000, seed
         seed: of the resampling.
     """
     found = []
-    for key, images, sums in _blocks(table, by):
+    for key, images, sums in blocks(table, by):
         group, teacher, token_type, predictor = key
         value = scores(sums.sum(0))
         low = high = np.full(len(SCORES), np.nan)
@@ -101,9 +101,9 @@ def differences(
         replicates: bootstrap resamples of images.
         seed: of the resampling.
     """
-    others = {key: (images, sums) for key, images, sums in _blocks(reference, by) if key[-1] == predictor}
+    others = {key: (images, sums) for key, images, sums in blocks(reference, by) if key[-1] == predictor}
     found = []
-    for key, images, sums in _blocks(table, by):
+    for key, images, sums in blocks(table, by):
         if key not in others:
             continue
         common, ours, theirs = np.intersect1d(images, others[key][0], return_indices=True)
@@ -145,7 +145,7 @@ def _difference(pair: np.ndarray) -> np.ndarray:
     return result
 
 
-def _blocks(table: pa.Table, by: str) -> list[tuple[tuple[str, str, str, str], np.ndarray, np.ndarray]]:
+def blocks(table: pa.Table, by: str) -> list[tuple[tuple[str, str, str, str], np.ndarray, np.ndarray]]:
     """(group, teacher, token type, predictor) -> sorted image keys (K,) and their sums (K, M)."""
     keys = [by, "teacher", "token_type", "predictor"]
     pooled = table.group_by([*keys, "image"]).aggregate([(name, "sum") for name in SUMS])

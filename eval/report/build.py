@@ -1,26 +1,43 @@
 """From opened runs to a page: measure what isn't stored yet, take what is, say what is missing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
 
-from eval import fidelity
-from eval.analyses import pca
-from eval.report import about, extraction, pictures
+from eval import computed, fidelity
+from eval.analyses.pca import images_of
+from eval.peers import Peers
+from eval.probes import kept
+from eval.report import about, analyses, comparison, extraction, pictures, probes
 from eval.report import fidelity as fidelity_part
 from eval.report.blocks import Item, Page, Section
+from eval.report.comparison import Compared
 from eval.report.fidelity import RunScores
 from eval.report.pictures import RunPictures
 from eval.report.views import RunView
 from eval.runs import OpenRun
 from eval.summary import summarise
+from store.errors import InvalidInput
 
-FIDELITY, PCA = "fidelity", "pca"
-# Commands whose results the page shows where they were computed.
-ANALYSES: Mapping[str, str] = {}
+# What the page shows where it was computed, and the command that computes it.
+ANALYSES = {
+    computed.VARIANCE: "Explained variance of teachers and projections",
+    computed.CORRELATION: "Correlation of loss updates on a fixed probe batch",
+    computed.ATTENTION: "Attention maps",
+}
+PROBES = {
+    "knn": ("k-nearest-neighbour classification", "--data FOLDER --features FEATURES"),
+    "linear": ("Linear classification", "--data FOLDER --features FEATURES"),
+    "segmentation": ("Linear segmentation", "--data FOLDER --layout LAYOUT --features FEATURES"),
+    "depth": ("Linear depth", "--data FOLDER --features FEATURES"),
+}
+TASKS = (
+    "Task metrics (map-free relocalisation, human meshes, multi-view depth and pose) score files of predictions, which "
+    "a run does not make by itself:"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,62 +49,45 @@ class Report:
     views: Sequence[RunView]
 
 
-def measured_fidelity(opened: OpenRun, settings: fidelity.Settings, *, progress: bool) -> pa.Table:
-    """The per-image sums of a run, computed unless they are stored."""
-    _, table = opened.results.get_or_compute(
-        FIDELITY,
-        asdict(settings),
-        lambda: fidelity.measure(opened.subject(), settings, device=opened.device, progress=progress),
-    )
-    if table is None:
-        raise ValueError("fidelity was stored without its table")
-    return table
-
-
-def drawn_pictures(opened: OpenRun, *, count: int) -> tuple[dict[str, Any], pa.Table]:
-    """The PCA pictures of a run, drawn unless they are stored."""
-    facts, table = opened.results.get_or_compute(
-        PCA, {"count": count}, lambda: pca.pictures(opened.subject(), device=opened.device, count=count)
-    )
-    if table is None:
-        raise ValueError("pictures were stored without their table")
-    return facts, table
-
-
 def build(
     runs: Mapping[str, OpenRun],
     *,
     settings: fidelity.Settings,
     summary: Mapping[str, Any] | None,
     picture_count: int,
-    progress: bool,
+    peers: Mapping[str, Peers] | None = None,
+    progress: bool = False,
 ) -> Report:
     """Gather everything about some runs.
+
+    Fidelity, pictures and what the logs say are computed if they aren't stored; longer analyses and probes are shown
+    where their commands have stored them, and listed as not computed where not.
 
     Args:
         runs: name on the page -> run.
         settings: of fidelity.
         summary: of the extraction, if there is one.
         picture_count: views in the pictures.
+        peers: foreign encoders to compare with, for each run.
         progress: show progress bars.
     """
-    scores, views, drawn = [], [], []
-    for name, opened in runs.items():
-        table = measured_fidelity(opened, settings, progress=progress)
-        scores.append(
-            RunScores(name=name, by_kind=summarise(table, by="kind"), by_dataset=summarise(table, by="dataset"))
-        )
-        views.append(_view(name, opened, table))
-        facts, images = drawn_pictures(opened, count=picture_count)
-        uuids = tuple(cache.uuid for cache in opened.mixture.caches)
-        drawn.append(
-            RunPictures(name=name, caches=uuids, captions=facts["captions"], images=_ordered(images, facts["models"]))
-        )
+    sums = {
+        name: computed.fidelity(opened, settings, peers=(peers or {}).get(name), progress=progress)
+        for name, opened in runs.items()
+    }
+    scores = [scored(name, table) for name, table in sums.items()]
+    views = [_view(name, opened, sums[name]) for name, opened in runs.items()]
+    drawn = [_pictures(name, opened, count=picture_count) for name, opened in runs.items()]
+    compared = {name: Compared(recipe=opened.run.recipe, sums=sums[name]) for name, opened in runs.items()}
+    probed = {name: found for name, opened in runs.items() if (found := kept.every(opened.directory))}
     sections = [
+        *([comparison.section(compared)] if len(runs) > 1 else []),
         about.what(views),
         about.curves(views),
         fidelity_part.section(scores),
         pictures.section(drawn),
+        *([probes.section(probed)] if probed else []),
+        *_analyses(runs),
         extraction.section(views, summary),
         about.not_computed(missing(runs, summary)),
         about.how_to_read(),
@@ -95,26 +95,65 @@ def build(
     return Report(page=_page(views, scores, sections), scores=scores, views=views)
 
 
+def scored(name: str, table: pa.Table) -> RunScores:
+    """The scores of a run from its per-image sums."""
+    return RunScores(name=name, by_kind=summarise(table, by="kind"), by_dataset=summarise(table, by="dataset"))
+
+
 def missing(runs: Mapping[str, OpenRun], summary: Mapping[str, Any] | None) -> list[Item]:
     """What could be on the page and isn't, with the command that computes it."""
-    first = next(iter(runs.values())).directory
     entries = []
     if summary is None:
-        entries.append(
-            Item(text="Rates of the extraction: pass its summary with", code="--extraction FILE.json"),
-        )
+        entries.append(Item(text="Rates of the extraction: pass its summary with", code="--extraction FILE.json"))
     for kind, what in ANALYSES.items():
         lacking = [name for name, opened in runs.items() if opened.results.latest(kind) is None]
         if lacking:
-            whose = "" if len(lacking) == len(runs) else f" (for {', '.join(lacking)})"
-            entries.append(Item(text=f"{what}{whose}:", code=f"codistill eval {kind} {first}"))
+            code = f"codistill eval {kind} {runs[lacking[0]].directory} --out FOLDER"
+            entries.append(Item(text=f"{what}{_whose(lacking, runs)}:", code=code))
+    stored = {name: {found.kind for found in kept.every(opened.directory)} for name, opened in runs.items()}
+    for kind, (what, options) in PROBES.items():
+        lacking = [name for name in runs if kind not in stored[name]]
+        if lacking:
+            code = f"codistill eval {kind} {runs[lacking[0]].directory} {options}"
+            entries.append(Item(text=f"Probe: {what}{_whose(lacking, runs)}:", code=code))
+    entries.append(Item(text=TASKS, code="codistill eval --help"))
     return entries
 
 
+def _analyses(runs: Mapping[str, OpenRun]) -> list[Section]:
+    """The sections of those analyses that any run has."""
+    stored = {
+        kind: {name: found for name, opened in runs.items() if (found := opened.results.latest(kind)) is not None}
+        for kind in ANALYSES
+    }
+    sections = []
+    if stored[computed.VARIANCE]:
+        sections.append(analyses.variance_section({n: value for n, (_, value, _) in stored[computed.VARIANCE].items()}))
+    logged = {name: data for name, opened in runs.items() if (data := _logged(opened)) is not None}
+    probed = {name: value for name, (_, value, _) in stored[computed.CORRELATION].items()}
+    if logged or probed:
+        sections.append(analyses.correlation_section(logged, probed))
+    tables = {name: table for name, (_, _, table) in stored[computed.ATTENTION].items() if table is not None}
+    if tables:
+        sections.append(analyses.attention_section(tables))
+    return sections
+
+
+def _logged(opened: OpenRun) -> dict[str, Any] | None:
+    """What the log says of updates, or None if it is too short or there is one teacher."""
+    try:
+        return computed.logged_correlation(opened)
+    except InvalidInput:
+        return None
+
+
+def _whose(lacking: Sequence[str], runs: Mapping[str, OpenRun]) -> str:
+    return "" if len(lacking) == len(runs) else f" (for {', '.join(lacking)})"
+
+
 def _view(name: str, opened: OpenRun, table: pa.Table) -> RunView:
-    pairs = table.group_by(["dataset", "kind"]).aggregate([]).to_pylist()
     kinds: dict[str, list[str]] = {}
-    for pair in pairs:
+    for pair in table.group_by(["dataset", "kind"]).aggregate([]).to_pylist():
         kinds.setdefault(pair["dataset"], []).append(pair["kind"])
     return RunView(
         name=name,
@@ -128,9 +167,15 @@ def _view(name: str, opened: OpenRun, table: pa.Table) -> RunView:
     )
 
 
-def _ordered(table: pa.Table, models: Sequence[str]) -> dict[str, Any]:
-    images = pca.images_of(table)
-    return {model: images[model] for model in models if model in images}
+def _pictures(name: str, opened: OpenRun, *, count: int) -> RunPictures:
+    facts, table = computed.pictures(opened, count=count)
+    images = images_of(table)
+    return RunPictures(
+        name=name,
+        caches=tuple(cache.uuid for cache in opened.mixture.caches),
+        captions=facts["captions"],
+        images={model: images[model] for model in facts["models"] if model in images},
+    )
 
 
 def _page(views: Sequence[RunView], scores: Sequence[RunScores], sections: Sequence[Section]) -> Page:

@@ -1,0 +1,191 @@
+"""What patches attend to (Fig. 9): typical maps of the encoder's last block and of every transformer projector.
+
+Shapes: B images, L tokens of a sequence, N patches = rows x cols of the grid, D channels, K medoids.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from backbones.images import normalise
+from eval import rows
+from eval.analyses.medoids import k_medoids
+from eval.analyses.pca import choose
+from eval.fidelity import Subject
+from store.errors import InvalidInput
+from train.model import Distiller
+from train.projectors import TransformerProjector
+
+ENCODER = "encoder, last block"
+PROJECTOR = "projector of "
+NEEDED = ("qkv", "num_heads", "head_dim", "scale")
+MAPS = pa.schema(
+    [
+        ("image", pa.int64()),
+        ("caption", pa.string()),
+        ("network", pa.string()),
+        ("medoid", pa.int64()),
+        ("patch", pa.int64()),
+        ("share", pa.float64()),
+        ("rows", pa.int64()),
+        ("cols", pa.int64()),
+        ("attention", pa.list_(pa.float32())),
+        ("photograph", pa.binary()),
+        ("size_px", pa.int64()),
+    ]
+)
+
+
+def attention_weights(layer: Any, tokens: Tensor) -> Tensor:
+    """The softmax attention of a layer, averaged over its heads.
+
+    Args:
+        layer: a self-attention layer as timm's ViTs have it.
+        tokens: (B, L, D) that enter it.
+
+    Returns:
+        float32 (B, L, L); each row sums to 1.
+
+    Raises:
+        InvalidInput: a layer of another kind.
+    """
+    missing = [name for name in NEEDED if not hasattr(layer, name)]
+    if missing:
+        raise InvalidInput(
+            f"attention maps need timm's plain attention, found {type(layer).__name__} without {', '.join(missing)}"
+        )
+    batch, length, _ = tokens.shape
+    qkv = layer.qkv(tokens).reshape(batch, length, 3, layer.num_heads, layer.head_dim).permute(2, 0, 3, 1, 4)
+    query, key = layer.q_norm(qkv[0]), layer.k_norm(qkv[1])
+    logits = (query.float() * layer.scale) @ key.float().transpose(-2, -1)
+    averaged: Tensor = logits.softmax(dim=-1).mean(dim=1)
+    return averaged
+
+
+def patch_attention(distiller: Distiller, images: Tensor) -> dict[str, np.ndarray]:
+    """What every patch attends to among the patches.
+
+    Args:
+        distiller: a student with its projectors.
+        images: normalised (B, 3, H, W).
+
+    Returns:
+        network -> float32 (B, N, N), for the encoder's last block and the last block of every transformer projector;
+        prefix tokens are left out, so rows sum to at most 1.
+    """
+    layers = _layers(distiller)
+    entering: dict[str, Tensor] = {}
+    with _watched(layers, entering), torch.inference_mode():
+        distiller(images)
+        found = {name: attention_weights(layers[name], tokens) for name, tokens in entering.items()}
+    prefixes = {
+        name: distiller.encoder.prefix_tokens
+        if name == ENCODER
+        else distiller.encoder.prefix_tokens - distiller.encoder.register_tokens
+        for name in found
+    }
+    return {name: values[:, prefixes[name] :, prefixes[name] :].cpu().numpy() for name, values in found.items()}
+
+
+def typical_maps(attention: np.ndarray, *, k: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The k most typical rows of one image's attention.
+
+    Args:
+        attention: (N, N), one row a patch.
+        k: how many.
+        seed: of the clustering.
+
+    Returns:
+        The patches whose rows they are, int64 (K,), most common first, and the share of patches that each stands for.
+    """
+    medoids, labels = k_medoids(attention, k, seed=seed)
+    return medoids, np.bincount(labels, minlength=len(medoids)) / len(labels)
+
+
+def maps(
+    subject: Subject,
+    *,
+    device: torch.device,
+    count: int = 3,
+    k: int = 9,
+    images: Sequence[tuple[str, np.ndarray]] = (),
+) -> tuple[dict[str, Any], pa.Table]:
+    """Typical attention maps of some photographs.
+
+    Args:
+        subject: whose student; on `device`.
+        device: to compute on.
+        count: held-out views to look at, chosen as for the PCA pictures.
+        k: maps of each network and photograph.
+        images: (caption, uint8 (H, W, 3)) to look at instead, sides multiples of the patch.
+
+    Returns:
+        The networks (JSON), and the maps with schema `MAPS`.
+    """
+    shown = list(images) or _held_out(subject, count=count, device=device)
+    entries = []
+    for number, (caption, pixels) in enumerate(shown):
+        batch = torch.from_numpy(np.ascontiguousarray(pixels))[None].to(device)
+        grid = (pixels.shape[0] // subject.student.cell_px, pixels.shape[1] // subject.student.cell_px)
+        for network, attention in patch_attention(subject.student, normalise(batch)).items():
+            medoids, shares = typical_maps(attention[0], k=k)
+            for place, (patch, share) in enumerate(zip(medoids, shares, strict=True)):
+                first = place == 0 and network == ENCODER
+                entries.append(
+                    {
+                        "image": number,
+                        "caption": caption,
+                        "network": network,
+                        "medoid": place,
+                        "patch": int(patch),
+                        "share": float(share),
+                        "rows": grid[0],
+                        "cols": grid[1],
+                        "attention": attention[0, patch],
+                        "photograph": pixels.tobytes() if first else None,
+                        "size_px": pixels.shape[0],
+                    }
+                )
+    return {"networks": list(_layers(subject.student)), "k": k}, pa.Table.from_pylist(entries, schema=MAPS)
+
+
+def _held_out(subject: Subject, *, count: int, device: torch.device) -> list[tuple[str, np.ndarray]]:
+    selection, captions = choose(subject.mixture, count=count)
+    found: dict[int, np.ndarray] = {}
+    for numbers, batch in rows.batches(selection, subject.mixture, device=device):
+        found.update(zip(numbers.tolist(), batch.pixels.cpu().numpy().copy(), strict=True))
+    return [(captions[number], found[number]) for number in sorted(found)]
+
+
+def _layers(distiller: Distiller) -> dict[str, nn.Module]:
+    """The attention layers to look at, by the name of their network."""
+    blocks = [*distiller.encoder.blocks.children()]
+    layers: dict[str, Any] = {ENCODER: getattr(blocks[-1], "attn", blocks[-1])}
+    for teacher, projector in distiller.projectors.items():
+        if isinstance(projector, TransformerProjector):
+            last: Any = projector.blocks[-1]
+            layers[PROJECTOR + teacher] = last.attn
+    return layers
+
+
+@contextmanager
+def _watched(layers: dict[str, nn.Module], entering: dict[str, Tensor]) -> Iterator[None]:
+    """Note what enters the layers while they work."""
+
+    def watcher(name: str) -> Any:
+        def note(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+            entering[name] = arguments[0]
+
+        return note
+
+    handles = [layer.register_forward_pre_hook(watcher(name)) for name, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -9,6 +9,7 @@ import numpy as np
 from store.errors import MissingExtra
 from train import log
 
+FILE = "curves.png"
 SMOOTHING = 0.02  # window of the running mean, as a share of the steps
 
 
@@ -17,7 +18,7 @@ def draw(run: Path, out: Path | None = None) -> Path:
 
     Args:
         run: run directory.
-        out: PNG to write; None writes `curves.png` in the run.
+        out: PNG to write; None writes `FILE` in the run.
 
     Returns:
         The file.
@@ -41,7 +42,7 @@ def draw(run: Path, out: Path | None = None) -> Path:
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
     figure.suptitle(run.name)
-    path = out or run / "curves.png"
+    path = out or run / FILE
     figure.savefig(path, dpi=120)
     return path
 

@@ -83,6 +83,8 @@ def train(
         # Where it begins: at step 0, or behind the newest checkpoint.
         place = out / rundir.CHECKPOINTS
         done = (checkpoints.saved(place) or [0])[-1]
+        if done == recipe.steps and (out / curves.FILE).exists():
+            return Outcome(step=done, steps=recipe.steps)
         if done:
             saved = checkpoints.load(place)
             runs.restore(distiller, norms, saved.model, source=f"checkpoint of step {done} of '{out}'")

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, field, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from pydantic import BaseModel
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     return run_program(
         "codistill train",
         "Train students from a sealed cache: no teacher, no source image, no decoding.",
-        {"run": _run_command(_named_recipe(arguments)), "sweep": sweep},
+        {"run": _run_command(_named_recipe(arguments)), "sweep": sweep, "export": export},
         argv=arguments,
     )
 
@@ -95,6 +95,30 @@ def sweep(file: Annotated[Path, tyro.conf.Positional], cache: CacheList, out: Di
     print("comparison: " + ", ".join(str(path) for path in files))
     ends = {item.status for item in done}
     return INTERRUPTED if STOPPED in ends else 1 if FAILED in ends else 0
+
+
+def export(
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    out: Annotated[Path, tyro.conf.arg(metavar="PATH")],
+    format: Literal["timm", "dune"] = "timm",
+    step: int | None = None,
+    image_size: int | None = None,
+) -> None:
+    """Hand a trained student on. example: codistill train export runs/a --out students/a
+
+    Args:
+        run: run directory.
+        out: new directory (timm: encoder as safetensors, JSON and a model card) or file (dune: a .pth with projectors).
+        format: timm reads it as local-dir:PATH; dune is what the loader of naver/dune reads.
+        step: checkpoint to take; None takes the newest.
+        image_size: side of the images that timm's model takes, px; None takes the one trained on.
+    """
+    from train.export_run import export_run
+    from train.runs import load
+
+    export_run(load(run, step=step), out, kind=format, image_size=image_size)
+    use = f'timm.create_model("local-dir:{out}", pretrained=True)' if format == "timm" else "naver/dune's loader"
+    print(f"exported to '{out}'. Use: {use}")
 
 
 def _named_recipe(arguments: list[str]) -> Recipe:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 
@@ -18,6 +19,7 @@ import train.step
 from store.errors import Conflict, Damaged, Diverged, OutputExists
 from tests.train.builders import DATASETS, build_cache, tiny
 from train import checkpoints, log
+from train.__main__ import main
 from train.loop import train as run_training
 from train.recipe import Recipe
 from train.runs import load
@@ -83,6 +85,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from train import checkpoints, log
+from train.__main__ import main
 from train.loop import train
 from train.recipes import find
 
@@ -287,3 +290,20 @@ def test_sharing_modes_read_and_train_only_what_they_use(tmp_path: Path) -> None
         assert record["loss_per_teacher"]["beta"] is None
         assert record["kept"] == {"alpha": 1.0, "beta": 0.0}
         assert record["loss"] == pytest.approx(record["loss_per_teacher"]["alpha"], rel=1e-6)
+
+
+def test_a_run_is_handed_on_to_timm(cache: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_training(tiny(schedule__steps=2), caches=[cache], out=tmp_path / "run", quiet=True)
+    command = ["export", str(tmp_path / "run"), "--out", str(tmp_path / "student")]
+    assert main(command) == 0
+    assert "local-dir:" in capsys.readouterr().out
+    model = timm.create_model(f"local-dir:{tmp_path / 'student'}", pretrained=True).eval()
+    images = torch.randn(2, 3, 28, 28)
+    encoder = load(tmp_path / "run").distiller.encoder
+    with torch.no_grad():
+        assert torch.allclose(model.forward_features(images), encoder(images), atol=1e-5)
+    card = (tmp_path / "student" / "README.md").read_text()
+    assert "cosine similarity to alpha" in card
+    assert "faces, rooms" in card
+    assert main(command) == 2
+    assert "is not empty" in capsys.readouterr().err

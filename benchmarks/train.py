@@ -1,0 +1,384 @@
+"""Training from a cache against training with live teachers: step time, data wait, and that both learn the same.
+
+    python -m benchmarks.train                         # ViT-B, three projectors, three random ViT-L, 336 px
+    python -m benchmarks.train --scale small           # seconds; tests run it
+    python -m benchmarks.train --batch 64 --steps 20   # on a GPU
+
+Measured in one process, one after another on the same rows: `bare` (forward, loss, backward, clip, AdamW on one batch
+that stays in memory), `cached` (the trainer: reading, masks, checks, log records), `live` (the trainer, with every
+batch's targets computed by the teachers in bfloat16, as DUNE does). Then cached and live again in float32 without
+teacher dropping, to compare their losses step by step (invariant I7).
+"""
+
+import json
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+import tyro
+from torch import Tensor
+
+import store
+from backbones import dino
+from backbones.images import normalise
+from backbones.vit import DinoVisionTransformer
+from extract.teachers.base import Compute, Request, Teacher
+from extract.teachers.croco import CrocoEncoder
+from extract.teachers.dinov2 import DinoTeacher
+from extract.teachers.mast3r import CrocoTeacher
+from store import manifest
+from store.schema import OK, PIXELS
+from train import runs
+from train.data import Batch, Loader, row_bytes
+from train.losses import LossWeights, teacher_loss
+from train.mixture import Mixture
+from train.opening import describe, open_mixture
+from train.optim import adamw, clip_per_tensor
+from train.ranks import Ranks
+from train.recipe import Recipe, overridden
+from train.recipes import find
+from train.statistics import set_exact
+from train.step import Stepper, arithmetic
+
+WARMUP_STEPS = 2
+SHARD_ROWS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Sizes of the teachers (embed_dim, depth, num_heads), the student (overrides of a recipe) and the views."""
+
+    image_size: int
+    teacher: tuple[int, int, int]
+    recipe: str
+    batch: int
+
+
+SCALES = {
+    "full": Scale(image_size=336, teacher=(1024, 24, 16), recipe="dune-base-336", batch=2),
+    "small": Scale(image_size=56, teacher=(64, 2, 1), recipe="tiny", batch=6),
+}
+
+
+def main(
+    scale: Literal["full", "small"] = "full",
+    batch: int | None = None,
+    steps: int = 6,
+    parity_steps: int = 4,
+    device: str = "auto",
+    teacher_dtype: str = "float32",
+    cache: Path | None = None,
+    out: Path = Path("benchmarks/results/train.json"),
+) -> dict[str, Any]:
+    """Measure and report.
+
+    Args:
+        scale: full is the paper's sizes.
+        batch: images per step; None takes 2 on a CPU and 64 on a GPU at full scale.
+        steps: measured, after two of warm-up.
+        parity_steps: whose losses are compared; 0 compares none.
+        device: auto, cpu or cuda.
+        teacher_dtype: of the stored tokens, and of the live ones that losses are compared with.
+        cache: where to put the cache (kept); None uses a temporary directory.
+        out: JSON to write.
+    """
+    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    sizes = SCALES[scale]
+    images = batch or (64 if place.type == "cuda" and scale == "full" else sizes.batch)
+    location = cache or Path(tempfile.mkdtemp(prefix="codistill-benchmark-"))
+    try:
+        teachers = make_teachers(sizes, dtype=teacher_dtype, device=place)
+        if not (location / "features.zarr").exists():
+            rows = images * max(4, min(WARMUP_STEPS + steps, 256 // images))
+            build_cache(location, teachers, sizes, rows=rows, batch=images)
+        report = measure(location, teachers, sizes, images=images, steps=steps, parity_steps=parity_steps, device=place)
+    finally:
+        if cache is None:
+            shutil.rmtree(location, ignore_errors=True)
+    report = {"scale": scale, "sizes": asdict(sizes), "teacher_dtype": teacher_dtype, **machine(place), **report}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=2) + "\n")
+    print(as_markdown(report))
+    return report
+
+
+def make_teachers(sizes: Scale, *, dtype: str, device: torch.device) -> dict[str, Teacher]:
+    """DUNE's three architectures with random weights."""
+    width, depth, heads = sizes.teacher
+    torch.manual_seed(0)
+    made: dict[str, Teacher] = {}
+    for name, registers in (("dinov2", 4), ("multihmr", 0)):
+        network = DinoVisionTransformer(
+            embed_dim=width, depth=depth, num_heads=heads, register_tokens=registers, layer_scale=1.0
+        )
+        request = Request(model=name, weights=Path("random"))
+        architecture = dino.infer(network.state_dict(), num_heads=heads, source="random weights")
+        made[name] = DinoTeacher(network, request=request, architecture=architecture, keep_cls=name == "dinov2")
+    encoder = CrocoEncoder(embed_dim=width, depth=depth, num_heads=heads, patch_size=16, mlp_hidden=4 * width)
+    made["mast3r"] = CrocoTeacher(encoder, request=Request(model="mast3r", weights=Path("random")), architecture={})
+    return {name: teacher.run_with(Compute(dtype=dtype), device) for name, teacher in sorted(made.items())}
+
+
+def tokens_of(teacher: Teacher, pixels: Tensor) -> Tensor:
+    """Prefix and patches (B, P + N, C) in float32."""
+    return torch.cat(teacher(pixels), dim=1)
+
+
+def build_cache(location: Path, teachers: dict[str, Teacher], sizes: Scale, *, rows: int, batch: int) -> None:
+    """Smooth random pixels and what the teachers make of them."""
+    cache = store.create(location, {"image_size": sizes.image_size, "shard_rows": SHARD_ROWS})
+    paths = [f"{row}.png" for row in range(rows)]
+    numbers = pa.array(range(rows), pa.int64())
+    images = pa.table({"image_index": numbers, "path": paths, "bytes": numbers})
+    dataset = cache.create_dataset("noise", images=images, group="all", split="train", mode="train", views=1)
+    grid = sizes.image_size // 14
+    for name, teacher in teachers.items():
+        dataset.create_teacher(
+            name,
+            identity={"random": name},
+            groups=["all"],
+            patch_grid=(grid, grid),
+            prefix_tokens=teacher.prefix_tokens,
+            channels=teacher.channels,
+        )
+    for shard in range(dataset.shards):
+        wanted = dataset.shard_rows_of(shard)
+        pixels = _noise(len(wanted), sizes.image_size, seed=shard)
+        with dataset.write_shard(PIXELS, shard, provenance={}) as writer:
+            for one in pixels.numpy():
+                writer.append(one)
+            writer.finish(manifest=_manifest(wanted))
+        digest = dataset.read_trailer(PIXELS, shard).digest
+        for name, teacher in teachers.items():
+            with dataset.write_shard(name, shard, provenance={}, pixels_digest=digest) as writer:
+                for part in torch.split(pixels, batch):
+                    for row in tokens_of(teacher, part).half().cpu().numpy():
+                        writer.append(row)
+                writer.finish()
+    store.seal(cache)
+
+
+def _noise(count: int, size: int, *, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 9, 9, generator=generator)
+    fine = 0.1 * torch.rand(count, 3, size, size, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic")
+    return ((smooth + fine).clamp(0, 1) * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def _manifest(rows: range) -> pa.Table:
+    known = {
+        "row": list(rows),
+        "dataset": ["noise"] * len(rows),
+        "image_index": list(rows),
+        "path": [f"{row}.png" for row in rows],
+        "view": [0] * len(rows),
+        "status": [OK] * len(rows),
+    }
+    columns = [pa.array(known.get(column.name, [None] * len(rows)), column.type) for column in manifest.SCHEMA]
+    return pa.table(columns, schema=manifest.SCHEMA)
+
+
+def measure(
+    location: Path,
+    teachers: dict[str, Teacher],
+    sizes: Scale,
+    *,
+    images: int,
+    steps: int,
+    parity_steps: int,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Time the three ways of training, then compare losses."""
+    total = WARMUP_STEPS + steps
+    timing = _recipe(sizes, images=images, steps=max(total, 2), values={"optim.precision": "bf16"})
+    mixture = open_mixture(timing, [str(location)])
+    report: dict[str, Any] = {
+        "batch": images,
+        "steps": steps,
+        "row_bytes": row_bytes(mixture.teachers, image_size=mixture.image_size),
+        "bare": time_bare(timing, mixture, device=device, steps=steps),
+        "cached": time_trainer(timing, mixture, device=device, steps=steps),
+    }
+    stored = {name: teacher.compute for name, teacher in teachers.items()}
+    for teacher in teachers.values():
+        teacher.run_with(replace(teacher.compute, dtype="bfloat16"), device)
+    report["live"] = time_trainer(timing, mixture, device=device, steps=steps, teachers=teachers)
+    for name, teacher in teachers.items():
+        teacher.run_with(stored[name], device)
+    report["overhead_over_bare"] = report["cached"]["step_s"] / report["bare"]["step_s"] - 1
+    report["live_over_cached"] = report["live"]["step_s"] / report["cached"]["step_s"]
+    if parity_steps:
+        values = {"optim.precision": "fp32", "sharing.drop_probability": 0.0, "optim.lr": 3e-4 * 256 / images}
+        parity = _recipe(sizes, images=images, steps=max(parity_steps, 2), values=values)
+        cached = losses_of(parity, mixture, device=device, steps=parity_steps)
+        live = losses_of(parity, mixture, device=device, steps=parity_steps, teachers=teachers)
+        worst = max(abs(a - b) / abs(b) for a, b in zip(cached, live, strict=True))
+        report["parity"] = {"cached": cached, "live": live, "largest_relative_difference": worst}
+    return report
+
+
+def _recipe(sizes: Scale, *, images: int, steps: int, values: dict[str, Any]) -> Recipe:
+    fixed = {"data.batch": images, "schedule.steps": steps, "schedule.warmup": 0.0, "machine.prefetch": 2}
+    return overridden(find(sizes.recipe), {**fixed, **values}, subject="benchmark")
+
+
+def trainer(recipe: Recipe, mixture: Mixture, device: torch.device) -> Stepper:
+    """The trainer as `train.loop` sets it up."""
+    distiller, norms = runs.build(recipe, describe(mixture))
+    set_exact(norms, mixture, over_subset=False)
+    ranks = Ranks(rank=0, world=1, device=device)
+    return Stepper(
+        recipe=recipe, mixture=mixture, distiller=distiller.to(device).train(), norms=norms.to(device), ranks=ranks
+    )
+
+
+def loader_of(stepper: Stepper, recipe: Recipe, mixture: Mixture, *, steps: int, live: bool) -> Loader:
+    """Read pixels and tokens; pixels alone where teachers run live."""
+    sources = [replace(source, reads=()) for source in mixture.sources] if live else mixture.sources
+    return Loader(
+        sources=sources,
+        teachers={} if live else mixture.teachers,
+        image_size=mixture.image_size,
+        plan=stepper.plan,
+        steps=range(steps),
+        batch=recipe.data.batch,
+        device=stepper.ranks.device,
+        readers=recipe.machine.readers,
+        prefetch=recipe.machine.prefetch,
+    )
+
+
+def with_live_targets(batches: Loader, teachers: dict[str, Teacher]) -> Iterator[Batch]:
+    """What DUNE does: the targets of each batch, computed when it is needed."""
+    for batch in batches:
+        tokens = {name: tokens_of(teacher, batch.pixels) for name, teacher in teachers.items()}
+        yield replace(batch, tokens=tokens, read=np.ones((len(teachers), len(batch.picks)), dtype=np.bool_))
+
+
+def time_trainer(
+    recipe: Recipe,
+    mixture: Mixture,
+    *,
+    device: torch.device,
+    steps: int,
+    teachers: dict[str, Teacher] | None = None,
+) -> dict[str, float]:
+    """Seconds per step of the trainer, and what share of them it waited for data."""
+    stepper = trainer(recipe, mixture, device)
+    with loader_of(stepper, recipe, mixture, steps=WARMUP_STEPS + steps, live=teachers is not None) as loader:
+        batches = with_live_targets(loader, teachers) if teachers else iter(loader)
+        begun = waited = 0.0
+        pending = None
+        for batch in batches:
+            result = stepper.step(batch)
+            if pending is not None:
+                pending.record()
+            pending = result
+            if batch.step == WARMUP_STEPS - 1:
+                begun, waited = _now(device), loader.waited_s
+        took = _now(device) - begun
+        waited = loader.waited_s - waited
+    return {"step_s": took / steps, "images_per_s": recipe.data.batch * steps / took, "data_wait": waited / took}
+
+
+def time_bare(recipe: Recipe, mixture: Mixture, *, device: torch.device, steps: int) -> dict[str, float]:
+    """The same arithmetic on one batch in memory, with nothing around it."""
+    distiller, norms = runs.build(recipe, describe(mixture))
+    set_exact(norms, mixture, over_subset=False)
+    distiller.to(device).train()
+    norms.to(device)
+    source = mixture.sources[0]
+    read = source.dataset.read(source.rows_at(np.arange(recipe.data.batch)), [PIXELS, *mixture.teachers])
+    data = {name: torch.from_numpy(values).to(device) for name, values in read.items()}
+    optimizer = adamw(distiller, lr=1e-4)
+    parameters = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
+    weights = LossWeights()
+
+    def step() -> None:
+        with arithmetic(recipe, data[PIXELS]):
+            predicted = distiller(normalise(data[PIXELS]))
+        losses = [
+            teacher_loss(predicted[name], data[name], norm=norms.stored(name), weights=weights).per_image
+            for name in mixture.teachers
+        ]
+        torch.autograd.backward(torch.stack(losses).mean())
+        clip_per_tensor(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return {"step_s": _per_call(step, steps, device)}
+
+
+def _per_call(step: Callable[[], None], steps: int, device: torch.device) -> float:
+    for _ in range(WARMUP_STEPS):
+        step()
+    begun = _now(device)
+    for _ in range(steps):
+        step()
+    return (_now(device) - begun) / steps
+
+
+def losses_of(
+    recipe: Recipe,
+    mixture: Mixture,
+    *,
+    device: torch.device,
+    steps: int,
+    teachers: dict[str, Teacher] | None = None,
+) -> list[float]:
+    """The loss of each of the first steps."""
+    stepper = trainer(recipe, mixture, device)
+    with loader_of(stepper, recipe, mixture, steps=steps, live=teachers is not None) as loader:
+        batches = with_live_targets(loader, teachers) if teachers else iter(loader)
+        return [float(stepper.step(batch).record()["loss"]) for batch in batches]
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Where it was measured."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def as_markdown(report: dict[str, Any]) -> str:
+    """The report as a table."""
+    lines = [
+        f"{report['device']}, {report['threads']} threads, torch {report['torch']}; scale {report['scale']}, batch "
+        f"{report['batch']}, {report['row_bytes'] / 1e6:.2f} MB per row, {report['steps']} steps after {WARMUP_STEPS}",
+        "",
+        "| | seconds per step | images/s | data wait |",
+        "|---|---:|---:|---:|",
+        f"| bare loop | {report['bare']['step_s']:.3f} | {report['batch'] / report['bare']['step_s']:.2f} | |",
+    ]
+    for name in ("cached", "live"):
+        found = report[name]
+        lines.append(
+            f"| {name} | {found['step_s']:.3f} | {found['images_per_s']:.2f} | {100 * found['data_wait']:.2f} % |"
+        )
+    lines += [
+        "",
+        f"live / cached = {report['live_over_cached']:.2f}; trainer over bare loop = "
+        f"{100 * report['overhead_over_bare']:+.1f} %",
+    ]
+    if "parity" in report:
+        worst = report["parity"]["largest_relative_difference"]
+        lines.append(f"losses of cached and live: largest relative difference {worst:.1e} over the first steps")
+    return "\n".join(lines)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

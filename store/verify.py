@@ -11,7 +11,7 @@ from tqdm import tqdm
 from store.cache import Cache
 from store.collect import in_order
 from store.dataset import Dataset
-from store.problems import IN_SHARD, Kind, Problem
+from store.problems import Kind, Problem
 from store.schema import PIXELS
 from store.sealed_check import SealedCheck
 from store.shard_check import Place, ShardCheck, check_shard, check_trailer
@@ -19,6 +19,7 @@ from store.storage import Location, open_storage
 from store.tree_check import Tree, open_for_checking
 
 TRAILER_THREADS = 16  # waiting for the disk, not computing
+MAX_THREADS = 8  # each holds a block of rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,10 @@ class _Verifier:
     def __init__(self, cache: Cache, *, quick: bool, progress: bool, threads: int | None) -> None:
         self._tree = Tree(cache)
         self._cache, self._quick = cache, quick
-        self._threads = threads or (TRAILER_THREADS if quick else len(os.sched_getaffinity(0)))
+        cores = len(os.sched_getaffinity(0))
+        self._threads = threads or (
+            TRAILER_THREADS if quick else max(cores, min(MAX_THREADS, cache.storage.read_threads))
+        )
         self._problems = list(self._tree.problems)
         self._notes = list(self._tree.notes)
         self._counts = _Counts()
@@ -200,12 +204,3 @@ def _metadata_at_fault(problems: list[Problem], dataset: Dataset, array: str) ->
     )
     blamed = Problem(kind=Kind.METADATA_DIFFERS, key=key, message=message, dataset=dataset.name, array=array)
     return [blamed, *(problem for problem in problems if problem.kind is not Kind.OTHER_IDENTITY)]
-
-
-def damaged_shards(problems: tuple[Problem, ...]) -> set[tuple[str, str, int]]:
-    """Return (dataset, array, shard) of the shards that are damaged themselves."""
-    return {
-        (problem.dataset, problem.array, problem.shard)
-        for problem in problems
-        if problem.kind in IN_SHARD and problem.dataset and problem.array and problem.shard is not None
-    }

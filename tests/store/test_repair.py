@@ -188,3 +188,20 @@ def test_a_repaired_row_that_differs_is_noted_in_the_provenance(root: Path, monk
     provenance = store.open(root)["flowers"].read_trailer("dino", 1).provenance
     assert provenance == {"device": "tests", "recomputed": {"rows": [5], "made_by": "fake recomputer"}}
     assert verify(root).ok
+
+
+def test_a_cache_on_an_object_store_is_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_recomputer.install(tmp_path / "site", monkeypatch)
+    location = "memory://bucket/test_repair"
+    cache = caches.make_cache(location)
+    keys = [f"features.zarr/flowers/dino/tokens/c.{shard}.0.0" for shard in range(3)]
+    before = [cache.storage.read(key) for key in keys]
+    damaged = [before[1], before[0][:-9] + before[0][-8:], before[2][:70] + b"?" + before[2][71:]]
+    for key, data in zip(keys, damaged, strict=True):
+        cache.storage.replace(key, data)
+    report = verify(location)
+    kinds = {(problem.shard, problem.kind) for problem in report.problems}
+    assert kinds == {(0, Kind.MISPLACED), (1, Kind.MISPLACED), (1, Kind.OBJECT_SIZE), (2, Kind.HOLE_NOT_ZERO)}
+    assert repair(store.open(location), report).left == []
+    assert verify(location).ok
+    assert [cache.storage.read(key) for key in keys] == before

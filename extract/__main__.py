@@ -3,16 +3,25 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from store import commandline
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from extract.catalogue import Catalogue
+    from extract.crew import Crew
+    from extract.workshop import Settings
+
+TABLE_WIDTH = 110
 CataloguePath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CATALOGUE.toml")]
 Names = Annotated[str, tyro.conf.arg(metavar="A,B")]
 
@@ -27,10 +36,13 @@ def run(
     device: str = "auto",
     batch_size: int | None = None,
     threads: int | None = None,
+    scheduler: str | None = None,
+    workers: int = 0,
     max_failed: str = "1%",
     shards: Annotated[str, tyro.conf.arg(metavar="I/N")] = "0/1",
     summary: Path | None = None,
     events: Path | None = None,
+    dry_run: bool = False,
 ) -> int:
     """Extract what is left of a catalogue into a cache; stop it at any time and run it again.
 
@@ -44,25 +56,26 @@ def run(
         stages: which of index, views, features, seal to run.
         device: auto, cpu, cuda, cuda:N.
         batch_size: rows that go through a teacher together; found out if not given.
-        threads: that decode images; one a processor if not given.
+        threads: of each process, that decode images; one a processor if not given.
+        scheduler: address of a Dask scheduler whose workers do the work.
+        workers: local processes that do the work; 0 works in threads of this one.
         max_failed: share of rows that may fail before the job stops.
         shards: only every N-th shard from the I-th on, I from 0, for job arrays; `store seal` afterwards.
         summary: file for the figures of the job, as JSON.
         events: file that gets a line of JSON for each thing that happens.
+        dry_run: only tell what is left to do; writes nothing.
     """
-    from rich.console import Console
-
     from extract import engine
     from extract.catalogue import load_catalogue
-    from extract.crew import LocalCrew
+    from extract.plan import narrowed
     from extract.summary import sentences_of, table_of, write_summary
     from extract.tasks import Part
     from extract.watch import FailureLimit
-    from extract.workshop import Settings, resolve_device
+    from extract.workshop import Settings
 
     job = engine.Job(
         catalogue=load_catalogue(catalogue),
-        cache=cache,
+        cache=cache if "://" in cache else os.path.abspath(cache),
         datasets=_names(datasets),
         teachers=_names(teachers),
         stages=_names(stages),
@@ -70,24 +83,74 @@ def run(
         part=Part.parse(shards),
         events=events,
     )
+    selection = engine.check(job)
+    if dry_run:
+        _show_plan(narrowed(job.catalogue, datasets=selection.datasets, teachers=selection.teachers), job.cache)
+        print("dry run: nothing was written")
+        return 0
     settings = Settings(
-        location=cache,
-        catalogue=job.catalogue,
-        device=resolve_device(device),
-        batch_size=batch_size,
-        threads=threads or len(os.sched_getaffinity(0)),
+        location=job.cache, catalogue=job.catalogue, device=device, batch_size=batch_size, threads=threads
     )
-    checked = engine.check(job)
-    with _terminated_like_interrupted(), LocalCrew(settings) as crew:
-        report = engine.run(checked, crew, stream=sys.stderr)
+    opened = engine.open_for(selection)
+    with _terminated_like_interrupted(), _crew(settings, scheduler, workers) as crew:
+        report = engine.run(selection, opened, crew, stream=sys.stderr)
     if summary is not None:
         write_summary(summary, report)
-    Console().print(table_of(report))
+    _console().print(table_of(report))
     for sentence in sentences_of(report):
         print(sentence)
     if report.problem is not None:
         print(f"error: {report.problem}", file=sys.stderr)
     return 0 if report.complete else 1
+
+
+def plan(
+    catalogue: CataloguePath,
+    *,
+    cache: str | None = None,
+    datasets: Names = "",
+    teachers: Names = "",
+    image_size: int | None = None,
+    views: int | None = None,
+    rows_per_second: Annotated[str, tyro.conf.arg(metavar="NAME=RATE,...")] = "",
+    calibrate: bool = True,
+    count_files: bool = True,
+    device: str = "auto",
+    threads: int | None = None,
+) -> None:
+    """Tell what a catalogue costs: rows, shards, bytes, hours, free space, what exists. Writes nothing.
+
+    example: codistill extract plan extract/catalogues/dune.toml --rows-per-second views=900,250
+
+    Args:
+        catalogue: what would be extracted.
+        cache: the target: for its free space, and for what is there already.
+        datasets: names in the catalogue; all if not given.
+        teachers: names in the catalogue; all if not given.
+        image_size: instead of the catalogue's.
+        views: of every training dataset, instead of the catalogue's.
+        rows_per_second: instead of measuring, such as views=900,dinov2=250; a bare number counts for all teachers.
+        calibrate: measure for some seconds, where images and weights are here.
+        count_files: list the images; otherwise expected numbers count.
+        device: for measuring.
+        threads: for measuring.
+    """
+    from extract.calibration import calibrate as measure
+    from extract.catalogue import load_catalogue
+    from extract.plan import narrowed, parse_rates
+    from extract.workshop import resolve_device
+
+    names = {"datasets": _names(datasets), "teachers": _names(teachers)}
+    asked = narrowed(load_catalogue(catalogue), **names, image_size=image_size, views=views)
+    rates = parse_rates(rows_per_second, [teacher.name for teacher in asked.teacher])
+    if calibrate and not rates:
+        rates = measure(
+            asked,
+            device=resolve_device(device),
+            threads=threads or len(os.sched_getaffinity(0)),
+            say=lambda sentence: print(sentence, file=sys.stderr),
+        )
+    _show_plan(asked, cache, rates=rates, count_files=count_files)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -97,9 +160,45 @@ def main(argv: list[str] | None = None) -> int:
     return commandline.run(
         "codistill extract",
         "Run teachers over datasets, once, into a cache.",
-        {"run": run, "teachers": teachers_command},
+        {"run": run, "plan": plan, "teachers": teachers_command},
         argv=argv,
     )
+
+
+def _show_plan(
+    catalogue: "Catalogue", cache: str | None, *, rates: Mapping[str, float] | None = None, count_files: bool = True
+) -> None:
+    from extract import plan_tables
+    from extract.plan import make_plan, open_if_there
+
+    existing = open_if_there(cache, catalogue.recipe)
+    made = make_plan(catalogue, cache=existing, target=cache, rates=rates or {}, count_files=count_files)
+    _console().print(plan_tables.dataset_table(made), plan_tables.array_table(made), sep="\n")
+    for sentence in plan_tables.sentences(made):
+        print(sentence)
+
+
+def _crew(settings: "Settings", scheduler: str | None, workers: int) -> "AbstractContextManager[Crew]":
+    """Who does the work: threads of this process, local processes, or the workers of a scheduler."""
+    if scheduler is None and workers <= 0:
+        from extract.crew import LocalCrew
+        from extract.workshop import resolve_device
+
+        return LocalCrew(replace(settings, device=resolve_device(settings.device)))
+    from extract.cluster import ClusterCrew
+
+    if scheduler is None and settings.threads is None:
+        settings = replace(settings, threads=max(1, settings.processors // workers))
+    return ClusterCrew(settings, scheduler=scheduler, workers=workers)
+
+
+def _console() -> "Console":
+    """Wide enough for the tables also where output goes to a file."""
+    from rich.console import Console
+
+    console = Console()
+    console.width = max(console.width, TABLE_WIDTH)
+    return console
 
 
 def _names(text: str) -> tuple[str, ...]:

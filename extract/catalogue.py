@@ -200,7 +200,7 @@ def load_catalogue(path: str | Path) -> Catalogue:
     problems = _problems_between(catalogue)
     if problems:
         raise errors.InvalidConfig(subject, problems)
-    return _located(catalogue, path.parent)
+    return _located(catalogue, path.absolute().parent)
 
 
 def unset_variable(path: Path) -> str | None:

@@ -36,7 +36,7 @@ class LocalCrew:
     """Threads of this process: `settings.threads` decode and draw, two shards are under way."""
 
     def __init__(self, settings: Settings) -> None:
-        self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="codistill-views")
+        self._pool = ThreadPoolExecutor(settings.processors, thread_name_prefix="codistill-views")
         self._workshop = Workshop(settings, self._pool)
 
     def __enter__(self) -> "LocalCrew":
@@ -53,7 +53,7 @@ class LocalCrew:
         """See `Crew.make`."""
         views = any(task.array == PIXELS for task in tasks)
         with (
-            _torch_threads(1 if views else None),
+            torch_threads(1 if views else None),
             ThreadPoolExecutor(SHARDS_UNDER_WAY, thread_name_prefix="codistill-shards") as shards,
         ):
             try:
@@ -78,15 +78,19 @@ def make(workshop: Workshop, task: Task, watch: JobWatch) -> ShardReport:
     except errors.CodistillError:
         raise
     except OSError as error:
-        where = f"shard {task.shard} of '{task.dataset}/{task.array}'"
-        raise errors.JobFailed(
-            f"{where} could not be made: {error}. Everything published before is whole. Correct the cause (space, "
-            "permission, mount), then run the same command again"
-        ) from error
+        raise trouble(task, error) from error
+
+
+def trouble(task: Task, error: BaseException) -> errors.JobFailed:
+    """What to tell where the machine, not an image, kept a shard from being made."""
+    return errors.JobFailed(
+        f"shard {task.shard} of '{task.dataset}/{task.array}' could not be made: {error}. Everything published before "
+        "is whole. Correct the cause (space, permission, mount), then run the same command again"
+    )
 
 
 @contextmanager
-def _torch_threads(count: int | None) -> Iterator[None]:
+def torch_threads(count: int | None) -> Iterator[None]:
     """Threads inside one torch operation: one where many operations run side by side. None leaves it alone."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)

@@ -49,22 +49,19 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checked:
-    """A job that can start: the open cache and the names it works on, in catalogue order."""
+class Selection:
+    """A job that can start, and the names it works on, in catalogue order."""
 
     job: Job
-    cache: Cache
     datasets: Sequence[str]
     teachers: Sequence[str]
 
 
-def check(job: Job) -> Checked:
-    """Find everything that can be known to be wrong before work starts; creates the cache's root if it is new.
+def check(job: Job) -> Selection:
+    """Find everything that can be known to be wrong before work starts; writes nothing.
 
     Raises:
         errors.InvalidConfig: unknown names, missing folders or weights; all of them are listed.
-        errors.Conflict: the cache was made by another recipe.
-        errors.MissingCache: there is no cache, and the stage that makes one is not asked for.
     """
     catalogue = job.catalogue
     datasets, problems = preflight.choose(job.datasets, [d.name for d in catalogue.dataset], option="--datasets")
@@ -76,19 +73,33 @@ def check(job: Job) -> Checked:
     if "index" in job.stages:
         problems += preflight.image_problems([catalogue.dataset_named(name) for name in datasets])
     preflight.refuse(problems)
+    return Selection(job=job, datasets=datasets, teachers=teachers)
+
+
+def open_for(selection: Selection) -> Cache:
+    """The cache of a job; its root is created where the stage index may do so.
+
+    Raises:
+        errors.Conflict: the cache was made by another recipe.
+        errors.MissingCache: there is no cache, and the stage that makes one is not asked for.
+        errors.InvalidConfig: without index, datasets that are not there or differ from the catalogue.
+    """
+    job = selection.job
     if "index" not in job.stages:
         open_cache(job.cache)
-    cache = create_cache(job.cache, catalogue.recipe.stored())
+    cache = create_cache(job.cache, job.catalogue.recipe.stored())
     if "index" not in job.stages:
-        preflight.refuse(preflight.stored_problems(cache, [catalogue.dataset_named(n) for n in datasets]))
-    return Checked(job=job, cache=cache, datasets=datasets, teachers=teachers)
+        entries = [job.catalogue.dataset_named(name) for name in selection.datasets]
+        preflight.refuse(preflight.stored_problems(cache, entries))
+    return cache
 
 
-def run(checked: Checked, crew: Crew, *, stream: TextIO) -> RunReport:
+def run(selection: Selection, cache: Cache, crew: Crew, *, stream: TextIO) -> RunReport:
     """Do what is left of a job.
 
     Args:
-        checked: from `check`.
+        selection: from `check`.
+        cache: from `open_for`.
         crew: does the work.
         stream: for progress and notes.
 
@@ -99,8 +110,8 @@ def run(checked: Checked, crew: Crew, *, stream: TextIO) -> RunReport:
         errors.CodistillError: a conflict with what is stored, a teacher that cannot be loaded, damaged shards.
         KeyboardInterrupt: the shards under way are discarded, all others are stored.
     """
-    with EventLog(checked.job.events) as log:
-        engine = _Engine(checked, crew, log=log, stream=stream)
+    with EventLog(selection.job.events) as log:
+        engine = _Engine(selection, cache, crew, log=log, stream=stream)
         try:
             return engine.run()
         except KeyboardInterrupt:
@@ -109,9 +120,9 @@ def run(checked: Checked, crew: Crew, *, stream: TextIO) -> RunReport:
 
 
 class _Engine:
-    def __init__(self, checked: Checked, crew: Crew, *, log: EventLog, stream: TextIO) -> None:
-        self._job, self._cache = checked.job, checked.cache
-        self._datasets, self._teachers = checked.datasets, checked.teachers
+    def __init__(self, selection: Selection, cache: Cache, crew: Crew, *, log: EventLog, stream: TextIO) -> None:
+        self._job, self._cache = selection.job, cache
+        self._datasets, self._teachers = selection.datasets, selection.teachers
         self._crew, self._log, self._stream = crew, log, stream
         self._done: list[StageReport] = []
 

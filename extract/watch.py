@@ -67,7 +67,7 @@ class JobWatch:
     """Watches all shards of one stage of a job; safe to call from several threads."""
 
     def __init__(self, limit: FailureLimit, on_advance: Callable[[int, int], None]) -> None:
-        self._limit = limit
+        self.limit = limit
         self._on_advance = on_advance
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -90,7 +90,7 @@ class JobWatch:
         if self._stopped.is_set():
             raise Stopped("the job was stopped; this shard is discarded")
         with self._lock:
-            self._limit.check(rows=self._rows + rows, failed=self._failed + len(reasons), reasons=reasons)
+            self.limit.check(rows=self._rows + rows, failed=self._failed + len(reasons), reasons=reasons)
             self._rows += rows
             self._failed += len(reasons)
 

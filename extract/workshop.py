@@ -1,10 +1,11 @@
 """What one process needs to make any shard of a job: open cache, sources, the loaded teacher. Made once a process."""
 
 import importlib.metadata
+import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -38,14 +39,24 @@ class Settings:
         catalogue: what is extracted.
         device: "cpu", "cuda", "cuda:1" ..., or "auto".
         batch_size: rows that go through a teacher together; None finds one that fits twice (two shards are under way).
-        threads: that decode and draw views.
+        threads: of this process that decode and draw views; None for one a processor that it may use.
     """
 
     location: str
     catalogue: Catalogue
     device: str
     batch_size: int | None
-    threads: int
+    threads: int | None
+
+    @property
+    def processors(self) -> int:
+        """`threads`, resolved on the machine where it is asked."""
+        return self.threads or len(os.sched_getaffinity(0))
+
+    def for_neighbour(self, number: int) -> "Settings":
+        """Of the `number`-th of several processes on one machine: they take its GPUs in turn."""
+        gpus = torch.cuda.device_count() if self.device in ("auto", "cuda") else 0
+        return replace(self, device=f"cuda:{number % gpus}") if gpus > 1 else self
 
 
 class Workshop:
@@ -72,7 +83,7 @@ class Workshop:
                 maker=self.view_maker(task.dataset),
                 provenance=self._views_provenance,
                 pool=self._pool,
-                ahead=self.settings.threads + 2,
+                ahead=self.settings.processors + 2,
                 watch=watch,
             )
         lane = self.lane(task.array)

@@ -132,6 +132,9 @@ class Teacher(nn.Module, ABC):
         """Normalise pixels (B, H, W, 3) and resize them to `size` px by DUNE's rule."""
         return dune_resize(normalise(pixels, mean=self.mean, std=self.std), size)
 
+    def fit(self, size: tuple[int, int]) -> None:
+        """Get ready for images of `size` px: what depends on the size alone, kept apart from what may be compiled."""
+
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the tokens of stored pixels.
 
@@ -149,9 +152,9 @@ class Teacher(nn.Module, ABC):
         rows, cols = self.patch_grid(pixels.shape[1], pixels.shape[2])
         dtype = DTYPES[self.compute.dtype]
         with torch.no_grad(), tf32(self.compute.tf32) if device.type == "cuda" else nullcontext():
-            images = self.prepare(
-                pixels.to(device, non_blocking=True), (rows * self.patch_size, cols * self.patch_size)
-            )
+            size = (rows * self.patch_size, cols * self.patch_size)
+            self.fit(size)
+            images = self.prepare(pixels.to(device, non_blocking=True), size)
             if self.compute.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
             with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):

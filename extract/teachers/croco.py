@@ -14,8 +14,8 @@ NORM_EPS = 1e-6
 ROPE_BASE = 100.0
 
 
-def rotary_table(grid: tuple[int, int], head_dim: int, *, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-    """Return cos and sin of RoPE100 for a patch grid, float32 whatever autocast says.
+def rotary_table(grid: tuple[int, int], head_dim: int, *, device: torch.device | str = "cpu") -> Tensor:
+    """Return the rotations of RoPE100 for a patch grid, in float32 whatever autocast says.
 
     The first half of a head's channels turns with the row, the second with the column; inside a half of width w,
     channel i pairs with i + w / 2 and turns by position * 100^(-2i / w).
@@ -23,25 +23,47 @@ def rotary_table(grid: tuple[int, int], head_dim: int, *, device: torch.device |
     Args:
         grid: (rows, cols); positions are the integers 0..rows-1 and 0..cols-1, not rescaled with resolution.
         head_dim: d, a multiple of 4.
-        device: where the tables go.
+        device: where the table goes.
 
     Returns:
-        cos and sin, each (rows * cols, d), row-major.
+        cos and sin of each pair, (rows * cols, d / 2, 2): the row's pairs, then the column's; tokens row-major.
     """
     width = head_dim // 2
     frequency = ROPE_BASE ** (-torch.arange(0, width, 2, dtype=torch.float32, device=device) / width)
     row = torch.arange(grid[0], dtype=torch.float32, device=device).repeat_interleave(grid[1])
     col = torch.arange(grid[1], dtype=torch.float32, device=device).repeat(grid[0])
-    by_row, by_col = row[:, None] * frequency, col[:, None] * frequency
-    angle = torch.cat([by_row, by_row, by_col, by_col], dim=1)
-    return angle.cos(), angle.sin()
+    angle = torch.cat([row[:, None] * frequency, col[:, None] * frequency], dim=1)
+    return torch.stack([angle.cos(), angle.sin()], dim=-1)
 
 
-def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn queries or keys (B, h, N, d) by tables (N, d), computed in float32 and returned in the dtype given."""
-    first_row, second_row, first_col, second_col = heads.float().chunk(4, dim=-1)
-    quarter_turn = torch.cat([-second_row, first_row, -second_col, first_col], dim=-1)
-    return (heads.float() * cos + quarter_turn * sin).to(heads.dtype)
+def pair_up(projection: Tensor, num_heads: int) -> Tensor:
+    """Reorder the outputs of the fused projection so that the two channels of a rotated pair are neighbours.
+
+    Queries and keys are reordered alike, so their products stay; values are left alone.
+
+    Args:
+        projection: weight (3 D, D) or bias (3 D) of the queries, keys and values.
+        num_heads: h.
+    """
+    channels = len(projection) // 3
+    turned, values = projection[: 2 * channels], projection[2 * channels :]
+    halves = turned.view(2 * num_heads * 2, 2, channels // num_heads // 4, -1)  # (q k, head, axis), pair member, pair
+    return torch.cat([halves.transpose(1, 2).reshape(turned.shape), values])
+
+
+def rotate(heads: Tensor, table: Tensor) -> Tensor:
+    """Turn queries and keys (B, N, 2, h, d), neighbours paired, by a table (N, d / 2, 2); rounded once, at the end.
+
+    As complex numbers, because that is one pass over memory where sines and cosines apart take six.
+    """
+    pairs = heads.float().view(*heads.shape[:-1], -1, 2)
+    table = table[:, None, None]
+    if torch.compiler.is_compiling():  # which knows no complex numbers, and fuses this
+        (first, second), (cos, sin) = pairs.unbind(-1), table.unbind(-1)
+        turned = torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(table))
+    return turned.flatten(-2).to(heads.dtype)
 
 
 class RotaryAttention(nn.Module):
@@ -53,11 +75,13 @@ class RotaryAttention(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
 
-    def forward(self, tokens: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, table: Tensor) -> Tensor:
         batch, count, channels = tokens.shape
-        qkv = self.qkv(tokens).reshape(batch, count, 3, self.num_heads, channels // self.num_heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = functional.scaled_dot_product_attention(rotate(query, cos, sin), rotate(key, cos, sin), value)
+        weight, bias = (pair_up(projection, self.num_heads) for projection in (self.qkv.weight, self.qkv.bias))
+        qkv = functional.linear(tokens, weight, bias)
+        qkv = qkv.view(batch, count, 3, self.num_heads, channels // self.num_heads)
+        query, key = rotate(qkv[:, :, :2], table).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = functional.scaled_dot_product_attention(query, key, qkv[:, :, 2].transpose(1, 2))
         projected: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, count, channels))
         return projected
 
@@ -73,8 +97,8 @@ class CrocoBlock(nn.Module):
         self.norm2 = norm_layer(channels)
         self.mlp = Mlp(channels, mlp_hidden)
 
-    def forward(self, tokens: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        tokens = tokens + self.attn(self.norm1(tokens), cos, sin)
+    def forward(self, tokens: Tensor, table: Tensor) -> Tensor:
+        tokens = tokens + self.attn(self.norm1(tokens), table)
         mixed: Tensor = tokens + self.mlp(self.norm2(tokens))
         return mixed
 
@@ -102,9 +126,9 @@ class CrocoEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the patch tokens after the final norm; (B, 3, H, W) -> (B, N, D), row-major."""
         grid = (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
-        cos, sin = rotary_table(grid, self.head_dim, device=images.device)
+        table = rotary_table(grid, self.head_dim, device=images.device)
         tokens = self.patch_embed(images)
         for block in self.blocks:
-            tokens = block(tokens, cos, sin)
+            tokens = block(tokens, table)
         normalised: Tensor = self.norm(tokens)
         return normalised

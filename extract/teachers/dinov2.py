@@ -37,9 +37,17 @@ class DinoTeacher(Teacher):
             position_rule=network.pos_rule,
         )
         self.vit = network
+        self._positions: tuple[tuple[int, int], Tensor] | None = None
+
+    def fit(self, size: tuple[int, int]) -> None:
+        """Resample the positions once for a size: on a GPU it costs as much as half a block of the network."""
+        if self._positions is None or self._positions[0] != size or self._positions[1].device != self.device:
+            self._positions = (size, self.vit.positions(self.vit.patch_grid(*size)))
 
     def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        cls, _, patches = self.vit.split(self.vit(images))
+        positions = self._positions[1] if self._positions else None
+        tokens, _ = self.vit.forward_tokens(images, pos_embed=positions)
+        cls, _, patches = self.vit.split(self.vit.norm(tokens))
         return cls[:, : self.prefix_tokens], patches
 
 

@@ -10,7 +10,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional
 
-from backbones.images import normalise
+from backbones.images import normalise, standardise_
 from extract.teachers import timm_weights
 from extract.teachers.base import Request, Teacher
 from store.errors import InvalidInput
@@ -55,13 +55,10 @@ class TimmTeacher(Teacher):
         if size == (pixels.shape[1], pixels.shape[2]):
             return normalise(pixels, mean=self.mean, std=self.std)
         images = normalise(pixels, mean=(0, 0, 0), std=(1, 1, 1))
-        images = functional.interpolate(images, size=size, mode="bicubic", antialias=True).clamp(0, 1)
-        mean = torch.tensor(self.mean, device=images.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(1, 3, 1, 1)
-        return (images - mean) / std
+        images = functional.interpolate(images, size=size, mode="bicubic", antialias=True).clamp_(0, 1)
+        return standardise_(images, mean=self.mean, std=self.std)
 
     def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        self._fit((images.shape[-2], images.shape[-1]))
         return self._split(self._features(images))
 
     def _features(self, images: Tensor) -> Tensor:
@@ -82,8 +79,12 @@ class TimmTeacher(Teacher):
         patches = features.flatten(2).transpose(1, 2) if self.channels_first else features.flatten(1, 2)
         return patches[:, :0], patches
 
-    def _fit(self, size: tuple[int, int]) -> None:
-        """Set a model whose input size is fixed to the size that the student's grid asks for; once."""
+    def fit(self, size: tuple[int, int]) -> None:
+        """Set a model whose input size is fixed to the size that the student's grid asks for; once.
+
+        Raises:
+            InvalidInput: it takes no other size, or was set to another one before.
+        """
         if self.only_size in (None, size):
             return
         network: Any = self.network

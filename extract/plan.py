@@ -1,0 +1,255 @@
+"""What a catalogue will cost before it is started: rows, shards, bytes, hours, and what exists. Writes nothing."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from extract import preflight
+from extract.catalogue import STUDENT_PATCH_PX, Catalogue, DatasetEntry, Recipe, TeacherEntry
+from extract.sources import open_source
+from extract.teachers.registry import known_teachers
+from store import Cache, configuration, errors, schema
+from store import open as open_cache
+from store.layout import CHECKSUM_BYTES
+from store.schema import PIXELS
+
+FLOAT16_BYTES = 2
+DUNE_SAMPLES = 100 * 1_281_167  # images that the paper's students are trained on
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetPlan:
+    """One dataset.
+
+    Attributes:
+        entry: of the catalogue.
+        images: how many; None if nothing tells.
+        counted: where that is from: "cache", "files" or "expected".
+        shards: of each array.
+        present: shards that exist, by array.
+    """
+
+    entry: DatasetEntry
+    images: int | None
+    counted: str
+    shards: int
+    present: Mapping[str, int]
+
+    @property
+    def rows(self) -> int:
+        return (self.images or 0) * self.entry.views
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayPlan:
+    """Pixels or one teacher's tokens over all datasets.
+
+    Attributes:
+        array: `pixels` or the teacher's name.
+        row_bytes: stored bytes of a row, checksum included; None if the weights are not here and the file is unknown.
+        rows: of all datasets.
+        rows_left: of shards that do not exist.
+        rows_per_second: measured or told; None if neither.
+    """
+
+    array: str
+    row_bytes: int | None
+    rows: int
+    rows_left: int
+    rows_per_second: float | None
+
+    @property
+    def bytes_left(self) -> int:
+        return (self.row_bytes or 0) * self.rows_left
+
+    @property
+    def seconds_left(self) -> float | None:
+        return self.rows_left / self.rows_per_second if self.rows_per_second else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A whole catalogue. `free_bytes` is the space at the target, None if it is not known."""
+
+    datasets: Sequence[DatasetPlan]
+    arrays: Sequence[ArrayPlan]
+    free_bytes: int | None
+
+    @property
+    def bytes_total(self) -> int:
+        return sum((array.row_bytes or 0) * array.rows for array in self.arrays)
+
+    @property
+    def bytes_left(self) -> int:
+        return sum(array.bytes_left for array in self.arrays)
+
+    def repeats(self, samples: int = DUNE_SAMPLES) -> dict[str, float]:
+        """How often each training row of a group is seen when `samples` images are drawn equally from all groups."""
+        rows: dict[str, int] = {}
+        for dataset in self.datasets:
+            if dataset.entry.split == "train":
+                rows[dataset.entry.group] = rows.get(dataset.entry.group, 0) + dataset.rows
+        return {group: samples / len(rows) / count for group, count in rows.items() if count}
+
+
+def make_plan(
+    catalogue: Catalogue, *, cache: Cache | None, target: str | None, rates: Mapping[str, float], count_files: bool
+) -> Plan:
+    """Plan the extraction of a catalogue.
+
+    Args:
+        catalogue: what is extracted.
+        cache: where some of it may exist already.
+        target: location of the cache, existing or not, for its free space.
+        rates: rows per second by array, where known.
+        count_files: list the images of datasets that are not in the cache; otherwise their expected number counts.
+
+    Raises:
+        errors.InvalidInput: a dataset's images cannot be listed as the catalogue says.
+    """
+    arrays = [PIXELS, *(teacher.name for teacher in catalogue.teacher)]
+    datasets = [_dataset_plan(catalogue, entry, cache, arrays, count_files) for entry in catalogue.dataset]
+    sizes: dict[str, int | None] = {PIXELS: catalogue.recipe.image_size**2 * 3 + CHECKSUM_BYTES}
+    sizes |= {teacher.name: _token_bytes(catalogue, teacher, cache) for teacher in catalogue.teacher}
+    return Plan(
+        datasets=datasets,
+        arrays=[
+            ArrayPlan(
+                array=array,
+                row_bytes=sizes[array],
+                rows=sum(dataset.rows for dataset in datasets),
+                rows_left=sum(_rows_left(dataset, array, catalogue.recipe.shard_rows) for dataset in datasets),
+                rows_per_second=rates.get(array),
+            )
+            for array in arrays
+        ],
+        free_bytes=free_bytes(target),
+    )
+
+
+def narrowed(
+    catalogue: Catalogue,
+    *,
+    datasets: Sequence[str] = (),
+    teachers: Sequence[str] = (),
+    image_size: int | None = None,
+    views: int | None = None,
+) -> Catalogue:
+    """The catalogue with only these datasets and teachers (all if empty), and with other sizes where given.
+
+    Args:
+        catalogue: to choose from.
+        datasets: names.
+        teachers: names.
+        image_size: of the recipe, px.
+        views: of every dataset in mode "train" of split "train".
+
+    Raises:
+        errors.InvalidConfig: unknown names, or an image size that no recipe may have; all are listed.
+    """
+    dataset_names, problems = preflight.choose(datasets, [d.name for d in catalogue.dataset], option="--datasets")
+    teacher_names, more = preflight.choose(teachers, [t.name for t in catalogue.teacher], option="--teachers")
+    preflight.refuse(problems + more)
+    sizes = {} if image_size is None else {"image_size": image_size}
+    recipe = configuration.parse(Recipe, catalogue.recipe.model_dump() | sizes, subject="--image-size")
+    entries = [catalogue.dataset_named(name) for name in dataset_names]
+    if views is not None:
+        trained = [entry.mode == "train" and entry.split == "train" for entry in entries]
+        entries = [e.model_copy(update={"views": views} if t else {}) for e, t in zip(entries, trained, strict=True)]
+    chosen = {"dataset": tuple(entries), "teacher": tuple(catalogue.teacher_named(name) for name in teacher_names)}
+    return catalogue.model_copy(update={"recipe": recipe, **chosen})
+
+
+def open_if_there(location: str | None, recipe: Recipe) -> Cache | None:
+    """The cache at a location, if there is one.
+
+    Raises:
+        errors.Conflict: it was made by another recipe.
+    """
+    if location is None:
+        return None
+    try:
+        cache = open_cache(location)
+    except errors.MissingCache:
+        return None
+    differing = schema.differences(cache.recipe, recipe.stored())
+    if differing:
+        raise errors.Conflict(
+            f"cache {location} was made by another recipe: {'; '.join(differing)}. Name another cache"
+        )
+    return cache
+
+
+def free_bytes(target: str | None) -> int | None:
+    """Space at a path that need not exist yet; None for other places."""
+    if target is None or "://" in target:
+        return None
+    folder = Path(target).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _dataset_plan(
+    catalogue: Catalogue, entry: DatasetEntry, cache: Cache | None, arrays: Sequence[str], count_files: bool
+) -> DatasetPlan:
+    images, counted, present = entry.expected_images, "expected", dict.fromkeys(arrays, 0)
+    if cache is not None and entry.name in cache.datasets:
+        dataset = cache[entry.name]
+        images, counted = dataset.images, "cache"
+        existing = (PIXELS, *dataset.teachers)
+        present = {array: len(dataset.present(array)) if array in existing else 0 for array in arrays}
+    elif count_files and entry.root.is_dir():
+        images, counted = len(open_source(entry).enumerate().paths), "files"
+    shards = -(-(images or 0) * entry.views // catalogue.recipe.shard_rows)
+    return DatasetPlan(entry=entry, images=images, counted=counted, shards=shards, present=present)
+
+
+def _rows_left(dataset: DatasetPlan, array: str, shard_rows: int) -> int:
+    """Of missing shards; exact unless the shorter last one is among those that exist."""
+    return min(dataset.rows, (dataset.shards - dataset.present[array]) * shard_rows)
+
+
+def _token_bytes(catalogue: Catalogue, teacher: TeacherEntry, cache: Cache | None) -> int | None:
+    for dataset in cache or ():
+        if teacher.name in dataset.teachers:
+            layout = dataset.array(teacher.name).layout
+            return None if layout is None else layout.stride
+    for known in known_teachers():
+        if Path(known.file).name == teacher.weights.name:
+            return known.row_bytes(catalogue.recipe.image_size) + CHECKSUM_BYTES
+    return _measured_token_bytes(catalogue, teacher)
+
+
+def _measured_token_bytes(catalogue: Catalogue, teacher: TeacherEntry) -> int | None:
+    if not teacher.weights.is_file():
+        return None
+    from extract.workshop import load_teacher
+
+    loaded = load_teacher(teacher, device="cpu")
+    tokens = loaded.prefix_tokens + (catalogue.recipe.image_size // STUDENT_PATCH_PX) ** 2
+    return tokens * loaded.channels * FLOAT16_BYTES + CHECKSUM_BYTES
+
+
+def parse_rates(text: str, teachers: Sequence[str]) -> dict[str, float]:
+    """Rows per second by array from `views=900,dinov2=250`; a bare number counts for every teacher.
+
+    Raises:
+        errors.InvalidInput: neither form, or an unknown name.
+    """
+    rates: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, value = part.rpartition("=")
+        names = {"": list(teachers), "views": [PIXELS], PIXELS: [PIXELS]}.get(name, [name])
+        try:
+            rate = float(value)
+        except ValueError:
+            rate = 0.0
+        if rate <= 0 or not set(names) <= {PIXELS, *teachers}:
+            known = ", ".join(["views", *teachers])
+            raise errors.InvalidInput(
+                f"--rows-per-second {part}: expected NAME=RATE with a rate above 0 and a name of {known}; or one rate"
+            )
+        rates |= dict.fromkeys(names, rate)
+    return rates

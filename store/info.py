@@ -147,7 +147,10 @@ def _teachers(datasets: Iterable[Dataset]) -> tuple[TeacherSummary, ...]:
     info = {}
     for dataset in datasets:
         for name in dataset.teachers:
-            teacher = dataset.teacher(name)
+            try:
+                teacher = dataset.teacher(name)
+            except errors.UnsupportedFormat:
+                continue  # somebody else's array: noted beside its rows
             key = (name, teacher.identity_digest)
             found.setdefault(key, []).append(dataset.name)
             info[key] = teacher
@@ -210,6 +213,10 @@ def _foreign_info(dataset: Dataset, name: str) -> ArrayInfo:
     states = np.bincount(status, minlength=3)
     known = bool((status != MISSING).any())
     unknown = np.full(dataset.rows, not known)
+    try:
+        digest = dataset.identity_digest(name)
+    except errors.UnsupportedFormat:
+        digest = ""
     return ArrayInfo(
         name=name,
         rows=dataset.rows,
@@ -221,7 +228,7 @@ def _foreign_info(dataset: Dataset, name: str) -> ArrayInfo:
         shards_present=len(entries),
         stored_bytes=sum(entry.size_bytes for entry in entries),
         sealed=known,
-        identity_digest=dataset.identity_digest(name),
+        identity_digest=digest,
         bar=_bar(status, unknown),
         notes=(*notes, "not written by codistill: read through zarr, without trailers"),
     )

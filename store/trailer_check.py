@@ -57,9 +57,9 @@ def _token_parts(dataset: Dataset, array: str, said: Trailer) -> Iterator[str]:
 
 def _manifest(dataset: Dataset, said: Trailer, *, paths: pa.Array | None) -> list[str]:
     try:
-        table = said.manifest()
-        if table is None:
+        if said.manifest_bytes is None:
             return ["pixels without manifest rows"]
+        table = manifest.parse_parquet(said.manifest_bytes)
         table = manifest.check_rows(table, rows=said.rows, dataset=dataset.name, status=said.status)
     except (errors.InvalidInput, OSError, pa.ArrowInvalid) as error:
         return [f"manifest rows: {error}"]

@@ -24,7 +24,7 @@ class Tree:
 
     Attributes:
         datasets: those whose metadata can be read, in order of their names.
-        arrays: by dataset, the names of the arrays whose metadata can be read, pixels first.
+        arrays: by dataset, the names of our arrays whose metadata can be read, pixels first.
         paths: image paths by dataset; None where the image list is damaged.
         problems, notes: what is wrong, and what is only worth saying.
     """
@@ -58,7 +58,7 @@ class Tree:
             self._say(Kind.METADATA_DAMAGED, f"{base}/{DOCUMENT}", f"not what format 1 writes: {error!r}")
             return
         self.datasets.append(dataset)
-        self.arrays[name] = [PIXELS]
+        self.arrays[name] = [PIXELS] if self._ours(dataset, PIXELS) else []
         self.paths[name] = self._image_paths(dataset)
         for teacher in sorted(set(self._storage.list_directories(base)) - {PIXELS, "pixels_status"}):
             self._take_teacher(dataset, teacher)
@@ -75,6 +75,8 @@ class Tree:
                 self._say(Kind.FOREIGN_OBJECT, path, "a folder that is not part of the format")
             return
         try:
+            if not self._ours(dataset, name):
+                return
             info = dataset.teacher(name)
             shape = dataset.array(name).shape
             tokens = info.prefix_tokens + info.patch_grid[0] * info.patch_grid[1]
@@ -85,10 +87,14 @@ class Tree:
         except (errors.CodistillError, KeyError, TypeError, ValueError, FileNotFoundError) as error:
             self._say(Kind.METADATA_DAMAGED, f"{path}/{TOKENS}/{DOCUMENT}", str(error) or repr(error))
             return
-        if dataset.array(name).layout is None:
-            self.notes.append(f"'{dataset.name}/{name}' was not written by codistill: its rows are not checked")
-            return
         self.arrays[dataset.name].append(name)
+
+    def _ours(self, dataset: Dataset, array: str) -> bool:
+        """Whether an array has shards that can be checked; a note says if somebody else wrote it."""
+        if dataset.array(array).layout is None:
+            self.notes.append(f"'{dataset.name}/{array}' was not written by codistill: its rows are not checked")
+            return False
+        return True
 
     def _image_paths(self, dataset: Dataset) -> pa.Array | None:
         key = schema.images_key(dataset.name)
@@ -126,10 +132,9 @@ class Tree:
         self._expect(base, (DOCUMENT,))
         for array in self.arrays[dataset.name]:
             node = dataset.array(array)
-            if node.layout is not None:
-                shards = (shard_name(shard, len(node.shape)) for shard in range(dataset.shards))
-                self._expect(node.path, {DOCUMENT, *shards})
-                self._expect_folders(node.path, ())
+            shards = (shard_name(shard, len(node.shape)) for shard in range(dataset.shards))
+            self._expect(node.path, {DOCUMENT, *shards})
+            self._expect_folders(node.path, ())
             self._expect(schema.status_path(dataset.name, array), (DOCUMENT, "c.0"))
             if array != PIXELS:
                 self._expect(schema.statistics_path(dataset.name, array), (DOCUMENT, "c.0.0.0"))

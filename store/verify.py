@@ -117,8 +117,9 @@ class _Verifier:
     def run(self) -> VerifyReport:
         with self._bar, ThreadPoolExecutor(self._threads, thread_name_prefix="codistill-verify") as pool:
             for dataset in self._tree.datasets:
-                digests: dict[int, str | None] = {}
-                for array in self._tree.arrays[dataset.name]:
+                arrays = self._tree.arrays[dataset.name]
+                digests: dict[int, str | None] | None = {} if PIXELS in arrays else None
+                for array in arrays:
                     problems = self._check_array(dataset, array, digests, pool=pool)
                     self._problems += _metadata_at_fault(problems, dataset, array)
         return VerifyReport(
@@ -132,16 +133,16 @@ class _Verifier:
         )
 
     def _check_array(
-        self, dataset: Dataset, array: str, digests: dict[int, str | None], *, pool: ThreadPoolExecutor
+        self, dataset: Dataset, array: str, digests: dict[int, str | None] | None, *, pool: ThreadPoolExecutor
     ) -> list[Problem]:
-        """Check one array; `digests` of pixel shards are filled by pixels and used by tokens."""
+        """Check one array; `digests` of pixel shards are filled by pixels and used by tokens, None if not ours."""
         problems: list[Problem] = []
         tables = SealedCheck(dataset, array)
         for check in self._checks(dataset, array, pool=pool):
             said = check.trailer
-            if array == PIXELS:
+            if array == PIXELS and digests is not None:
                 digests[check.place.shard] = None if said is None else said.digest
-            else:
+            elif digests is not None:
                 check.problems += _pixels_problem(check, digests)
             problems += check.problems
             tables.take(check)
@@ -171,8 +172,6 @@ class _Verifier:
 
 def _shard_sizes(dataset: Dataset, array: str) -> dict[int, int]:
     node = dataset.array(array)
-    if node.layout is None:
-        return {}
     present = dataset.present(array)
     names = {node.shard_key(shard).rpartition("/")[2]: shard for shard in present}
     return {

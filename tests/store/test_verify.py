@@ -1,5 +1,7 @@
 """Every damage is found and gets its own name; nothing whole is called damaged."""
 
+import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +10,7 @@ import pytest
 
 import store
 from store import errors
+from store.info import inspect
 from store.problems import Kind
 from store.verify import verify
 from tests.store import caches, damage
@@ -87,13 +90,25 @@ def test_problems_name_the_rows_and_are_plain_json(root: Path) -> None:
 
 
 def test_a_live_writers_file_is_no_problem_and_an_unreadable_leftover_only_a_note(root: Path) -> None:
-    import os
-
     tokens = root / "features.zarr/flowers/dino/tokens"
     (tokens / damage.temporary_name(root, pid=os.getpid())).write_bytes(b"half")
     report = verify(root)
     assert report.ok
     assert "is being written" in report.notes[0]
+
+
+@pytest.mark.parametrize("array", ["pixels", "mast/tokens"])
+def test_arrays_of_somebody_else_are_noted_and_left_alone(root: Path, array: str) -> None:
+    path = root / "features.zarr/flowers" / array / "zarr.json"
+    document = json.loads(path.read_text())
+    document["attributes"] = {}
+    path.write_text(json.dumps(document))
+    report = verify(root)
+    assert report.ok, report.problems
+    assert report.notes == (f"'flowers/{array.split('/')[0]}' was not written by codistill: its rows are not checked",)
+    found = inspect(store.open(root)).datasets[0]
+    assert sum(array.notes != () for array in found.arrays) == 1
+    assert [array.ok for array in found.arrays] == [9, 8, 9]
 
 
 def test_no_cache_is_an_error_and_not_a_problem(tmp_path: Path) -> None:

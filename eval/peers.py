@@ -47,7 +47,7 @@ class EncoderFile(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
-    encoder: tuple[EncoderEntry, ...] = pydantic.Field(min_length=1)
+    encoder: tuple[EncoderEntry, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ def load_peers(path: Path, *, image_size: int, cell_px: int, device: torch.devic
     for entry in entries:
         weights = path.parent / entry.weights
         if entry.model in (DUNE, RUN):
-            network = _student_network(entry.model, weights)
+            network = _student_network(entry, weights)
             encoders[entry.name] = StudentEncoder(network, cell_px=cell_px).to(device)
             identities[entry.name] = {"weights_sha256": fingerprint(network.state_dict())}
         else:
@@ -92,11 +92,11 @@ def load_peers(path: Path, *, image_size: int, cell_px: int, device: torch.devic
     return Peers(encoders=encoders, identities=identities)
 
 
-def _student_network(model: str, weights: Path) -> StudentNetwork:
-    if model == DUNE:
+def _student_network(entry: EncoderEntry, weights: Path) -> StudentNetwork:
+    if entry.model == DUNE:
         from train import dune_checkpoints
 
-        return dune_checkpoints.load(weights).encoder
+        return dune_checkpoints.load(weights, num_heads=entry.num_heads).encoder
     from train import runs
 
     return runs.load(weights).distiller.encoder

@@ -134,10 +134,8 @@ def fit(
     order = training.batches(stored.items, batch=settings.batch, iterations=settings.iterations, seed=settings.seed)
     losses: list[torch.Tensor] = []
     for step, items in zip(progress(range(settings.iterations)), order, strict=True):
-        factor = training.cosine_decay(step, iterations=settings.iterations, end=1e-8)
-        factor *= training.warm_up(step, steps=round(settings.warm_up * settings.iterations), start=1e-3)
         for group in optimizer.param_groups:
-            group["lr"] = settings.lr * factor
+            group["lr"] = learning_rate(step, settings)
         patches = torch.from_numpy(stored.gather("patches", items)).to(device)
         cls = torch.from_numpy(stored.gather("cls", items)).to(device) if "cls" in stored.names() else None
         depth = torch.from_numpy(stored.gather("depth_mm", items).astype(np.float32) / MM_PER_M).to(device)
@@ -148,6 +146,12 @@ def fit(
         optimizer.step()
         losses.append(loss.detach())
     return head.eval(), training.tail_mean(losses)
+
+
+def learning_rate(step: int, settings: DepthSettings) -> float:
+    """The learning rate of a step, counted from 0."""
+    warm = training.warm_up(step, steps=round(settings.warm_up * settings.iterations), start=1e-3)
+    return settings.lr * warm * training.cosine_decay(step, iterations=settings.iterations, end=1e-8)
 
 
 @torch.inference_mode()

@@ -143,10 +143,8 @@ def fit(
     order = training.batches(stored.items, batch=settings.batch, iterations=settings.iterations, seed=settings.seed)
     losses: list[torch.Tensor] = []
     for step, items in zip(progress(range(settings.iterations)), order, strict=True):
-        factor = training.linear_decay(step, iterations=settings.iterations)
-        factor *= training.warm_up(step, steps=round(settings.warm_up * settings.iterations), start=1e-6)
         for group in optimizer.param_groups:
-            group["lr"] = settings.lr * factor
+            group["lr"] = learning_rate(step, settings)
         tokens = torch.from_numpy(stored.gather("tokens", items)).to(device)
         labels = torch.from_numpy(stored.gather("labels", items)).to(device).long()
         loss = pixel_loss(head(tokens, grid), labels)
@@ -155,6 +153,12 @@ def fit(
         optimizer.step()
         losses.append(loss.detach())
     return head.eval(), training.tail_mean(losses)
+
+
+def learning_rate(step: int, settings: SegmentationSettings) -> float:
+    """The learning rate of a step, counted from 0."""
+    warm = training.warm_up(step, steps=round(settings.warm_up * settings.iterations), start=1e-6)
+    return settings.lr * warm * training.linear_decay(step, iterations=settings.iterations)
 
 
 def evaluate(

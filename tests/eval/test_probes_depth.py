@@ -128,8 +128,7 @@ def test_recolouring_stays_in_its_ranges() -> None:
 
 def test_learning_rate_of_the_protocol() -> None:
     def rate(step: int) -> float:
-        decay = training.cosine_decay(step, iterations=38_400, end=1e-8)
-        return decay * training.warm_up(step, steps=12_800, start=1e-3)
+        return depth_probe.learning_rate(step, DepthSettings()) / 1e-4
 
     assert rate(0) == pytest.approx(1e-3)
     assert rate(19_200) == pytest.approx(0.5, rel=1e-6)
@@ -184,6 +183,24 @@ def test_depth_is_learnt_from_features_stored_once(cls: bool, tmp_path: Path) ->
     untrained = depth_probe.run(encoder, train=train, test=test, shelf=shelf, settings=small(iterations=1, lr=1e-6))
     assert calls_of(encoder) == calls
     assert found["rmse"] < 0.7 * untrained["rmse"]
+
+
+def test_the_gradient_is_clipped_and_the_first_losses_have_the_mean_term_only(tmp_path: Path) -> None:
+    train = datasets.depth(nyud_tree(tmp_path / "nyu"), "train")
+    encoder = colour_encoder()
+    stored = depth_probe.crop_features(
+        encoder, train, shelf=Shelf(root=tmp_path / "features", dataset="nyu"), settings=small()
+    )
+
+    def fitted(**changes: object) -> tuple[depth.DepthHead, float]:
+        return depth_probe.fit(stored, grid=(4, 6), settings=small(**changes), device=encoder.device)
+
+    held = fitted(iterations=5, clip=1e-20, weight_decay=0)[0].score.weight  # AdamW's eps swallows such gradients
+    free = fitted(iterations=5, weight_decay=0)[0].score.weight
+    first = fitted(iterations=1, lr=1e-12, weight_decay=0)[0].score.weight
+    torch.testing.assert_close(held, first)
+    assert not torch.allclose(free, first, atol=1e-3)
+    assert fitted(iterations=1, mean_only=1)[1] < fitted(iterations=1, mean_only=0)[1]
 
 
 def test_pairs_of_different_sizes_are_refused(tmp_path: Path) -> None:

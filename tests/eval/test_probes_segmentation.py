@@ -148,7 +148,7 @@ def test_padding_to_cells_is_even_with_the_odd_pixel_right_and_below() -> None:
 
 def test_learning_rate_of_the_protocol() -> None:
     def rate(step: int) -> float:
-        return training.linear_decay(step, iterations=40_000) * training.warm_up(step, steps=1500, start=1e-6)
+        return segmentation_probe.learning_rate(step, SegmentationSettings()) / 1e-3
 
     assert rate(0) == pytest.approx(1e-6)
     assert rate(750) == pytest.approx((1 - 750 / 40_000) * (1 - 0.5 * (1 - 1e-6)))
@@ -161,6 +161,8 @@ def test_every_item_comes_once_an_epoch() -> None:
     assert sorted(drawn[:10].tolist()) == sorted(drawn[10:].tolist()) == list(range(10))
     again = np.concatenate(list(training.batches(10, batch=4, iterations=5, seed=3)))
     np.testing.assert_array_equal(drawn, again)
+    other = np.concatenate(list(training.batches(10, batch=4, iterations=5, seed=4)))
+    assert drawn.tolist() != other.tolist()
     assert len(next(training.batches(3, batch=8, iterations=1, seed=0))) == 8
 
 

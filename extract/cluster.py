@@ -29,6 +29,7 @@ from store import errors
 UNDER_WAY_PER_THREAD = 2  # one being made, one on its way
 ROUNDS_OF_DEATHS = 5  # Dask gives a task up after it lost some workers; preemption may be to blame, so again
 RETRIES = 2  # of trouble that may pass, or that another machine does not have
+CONNECTING_SECONDS = 30
 STOPPING_SECONDS = 60.0
 
 
@@ -85,7 +86,7 @@ class ClusterCrew:
     def _connect(self, scheduler: str | None, workers: int) -> Client:
         if scheduler is not None:
             try:
-                return self._closing.enter_context(Client(scheduler, timeout="30s"))
+                return self._closing.enter_context(Client(scheduler, timeout=CONNECTING_SECONDS))
             except (OSError, ValueError) as error:
                 raise errors.InvalidInput(f"--scheduler {scheduler}: cannot be reached ({error})") from error
         # A server that has everything imported forks the workers: one that died is back in a second.
@@ -93,7 +94,11 @@ class ClusterCrew:
         self._closing.enter_context(forking)
         get_mp_context().set_forkserver_preload(["distributed", "extract.cluster_worker"])
         cluster = LocalCluster(
-            n_workers=workers, threads_per_worker=SHARDS_UNDER_WAY, memory_limit=None, dashboard_address=None
+            n_workers=workers,
+            threads_per_worker=SHARDS_UNDER_WAY,
+            host="127.0.0.1",
+            memory_limit=None,
+            dashboard_address=None,
         )
         return self._closing.enter_context(Client(self._closing.enter_context(cluster)))
 

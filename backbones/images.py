@@ -31,6 +31,14 @@ def normalise(pixels: Tensor, *, mean: Sequence[float] = IMAGENET_MEAN, std: Seq
             f"{tuple(pixels.shape)}. Give pixels as the cache stores them"
         )
     images = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    shift = torch.tensor(mean, dtype=torch.float32, device=pixels.device).view(1, 3, 1, 1)
-    scale = torch.tensor(std, dtype=torch.float32, device=pixels.device).view(1, 3, 1, 1)
-    return images.div_(255).sub_(shift).div_(scale)
+    return standardise_(images.div_(255), mean=mean, std=std)
+
+
+def standardise_(images: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Subtract a mean and divide by a standard deviation per channel, in place; (B, 3, H, W) -> the same tensor.
+
+    The constants travel as numbers: a tensor made here would stop the GPU's queue for its copy.
+    """
+    for channel, (shift, scale) in enumerate(zip(mean, std, strict=True)):
+        images[:, channel].sub_(shift).div_(scale)
+    return images

@@ -120,22 +120,38 @@ class DinoVisionTransformer(nn.Module):
             )
         return rows, cols
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Return what enters the first block: CLS, registers, patches; (B, 3, H, W) -> (B, 1 + R + N, D)."""
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """Return the position embedding of a patch grid; float32 (1, 1 + N, D), CLS's row first."""
+        return resample_pos_embed(self.pos_embed, grid, rule=self.pos_rule, stored_grid=self.pos_grid)
+
+    def embed(self, images: Tensor, pos_embed: Tensor | None = None) -> Tensor:
+        """Return what enters the first block: CLS, registers, patches.
+
+        Args:
+            images: (B, 3, H, W).
+            pos_embed: `positions` of this grid, for who calls often with frozen weights; None works it out.
+
+        Returns:
+            (B, 1 + R + N, D).
+        """
         grid = self.patch_grid(images.shape[-2], images.shape[-1])
         patches = self.patch_embed(images)
-        pos_embed = resample_pos_embed(self.pos_embed, grid, rule=self.pos_rule, stored_grid=self.pos_grid)
+        if pos_embed is None:
+            pos_embed = self.positions(grid)
         parts = [(self.cls_token + pos_embed[:, :1]).expand(len(images), -1, -1), patches + pos_embed[:, 1:]]
         if self.reg_token is not None:
             parts.insert(1, self.reg_token.expand(len(images), -1, -1))  # registers have no position
         return torch.cat(parts, dim=1)
 
-    def forward_tokens(self, images: Tensor, *, taps: Sequence[int] = ()) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def forward_tokens(
+        self, images: Tensor, *, taps: Sequence[int] = (), pos_embed: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the tokens after the last block **before** the final norm, and those after each tapped block.
 
         Args:
             images: normalised float (B, 3, H, W); sides are multiples of the patch size, not necessarily equal.
             taps: block numbers from 0, in the order wanted; the last block may be among them.
+            pos_embed: as for `embed`.
 
         Returns:
             (B, 1 + R + N, D) in the order CLS, registers, patches (row-major), and one such tensor per tap.
@@ -145,7 +161,7 @@ class DinoVisionTransformer(nn.Module):
         """
         if any(not 0 <= tap < len(self.blocks) for tap in taps):
             raise InvalidInput(f"taps {list(taps)}: expected block numbers from 0 to {len(self.blocks) - 1}")
-        tokens = self.embed(images)
+        tokens = self.embed(images, pos_embed)
         tapped: dict[int, Tensor] = {}
         for number, block in enumerate(self.blocks):
             if self.grad_checkpointing and torch.is_grad_enabled():

@@ -46,7 +46,7 @@ def load(
             one of your own: a function that takes a `Request` and returns a `Teacher`.
         weights: file in the released layout, or the same tensors as safetensors.
         device: where it runs.
-        dtype: `float32`, or autocast to `float16` or `bfloat16`; weights and position tables stay float32.
+        dtype: `float32`, or autocast to `float16` or `bfloat16`; norms, position tables and residual sums stay float32.
         student_patch: patch size of the student, whose grid every teacher's output has.
         rule: how DINOv2's positions are resampled: `dune`, as DUNE's targets were made, or `hub`, as the public
             models do.

@@ -127,7 +127,9 @@ class CrocoEncoder(nn.Module):
         """Return the patch tokens after the final norm; (B, 3, H, W) -> (B, N, D), row-major."""
         grid = (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
         table = rotary_table(grid, self.head_dim, device=images.device)
-        tokens = self.patch_embed(images)
+        # float32 for the residual sum under autocast, which nothing else here would widen; contiguous, because every
+        # later sum would keep the convolution's channel-major layout
+        tokens = self.patch_embed(images).float().contiguous()
         for block in self.blocks:
             tokens = block(tokens, table)
         normalised: Tensor = self.norm(tokens)

@@ -58,6 +58,8 @@ def test_what_does_not_change_features_does_not_change_identity(tmp_path: Path) 
     weights = golden_weights("dinov2") | {"mask_token": torch.ones(1, 128)}
     save_file(weights, tmp_path / "pretrained.safetensors")
     assert load("dinov2", weights=tmp_path / "pretrained.safetensors", channels_last=True).identity(336) == identity
+    half = golden_teacher("dinov2", tmp_path, dtype="float16").identity(336)
+    assert half["weights_sha256"] == identity["weights_sha256"]
     dune, hub = (golden_teacher("multihmr", tmp_path, rule=rule).identity(336) for rule in ("dune", "hub"))
     assert dune == hub
 

@@ -108,6 +108,13 @@ def test_autocast_stays_close(tmp_path: Path, model: str, dtype: str, tolerance:
     exact = golden_teacher(model, tmp_path)(pixels)[1]
     rough = golden_teacher(model, tmp_path, dtype=dtype)(pixels)[1]
     assert rough.dtype == torch.float32
+
+    plain = golden_teacher(model, tmp_path)
+    size = (8 * plain.patch_size, 11 * plain.patch_size)
+    plain.fit(size)
+    with torch.no_grad(), torch.autocast("cpu", dtype=getattr(torch, dtype)):
+        by_autocast = plain.tokens(plain.prepare(pixels, size))[1]
+    assert torch.equal(rough, by_autocast.float())
     assert 1e-5 < float((rough - exact).norm() / exact.norm()) < tolerance
 
 

@@ -69,8 +69,8 @@ def no_renormalisation(monkeypatch: pytest.MonkeyPatch, _: Teacher) -> None:
 def rope_axes_swapped(monkeypatch: pytest.MonkeyPatch, _: Teacher) -> None:
     exact = croco.rotary_table
 
-    def swapped(grid: tuple[int, int], head_dim: int, *, device: torch.device) -> list[Tensor]:
-        return [table.roll(head_dim // 2, dims=1) for table in exact(grid, head_dim, device=device)]
+    def swapped(grid: tuple[int, int], head_dim: int, *, device: torch.device) -> Tensor:
+        return exact(grid, head_dim, device=device).roll(head_dim // 4, dims=1)
 
     monkeypatch.setattr(croco, "rotary_table", swapped)
 
@@ -80,11 +80,7 @@ def rope_base(monkeypatch: pytest.MonkeyPatch, _: Teacher) -> None:
 
 
 def rope_pairs_neighbours(monkeypatch: pytest.MonkeyPatch, _: Teacher) -> None:
-    def neighbours(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        turned = torch.stack([-heads[..., 1::2], heads[..., ::2]], dim=-1).flatten(-2)
-        return heads * cos + turned * sin
-
-    monkeypatch.setattr(croco, "rotate", neighbours)
+    monkeypatch.setattr(croco, "pair_up", lambda projection, _: projection)
 
 
 def dino(teacher: Teacher) -> nn.Module:

@@ -41,7 +41,8 @@ class Fault:
         kind: `slow_down` (503 at once), `conflict` (409 at once), `forbidden` (403 that quotes the request,
             as S3 does), `reset` (the connection breaks before anything is stored), `lost` (it breaks after all was
             done), `cut` (it breaks in the middle of the body), `short` (half of the body comes and claims to be all),
-            `stall` (nothing is read after the first bytes of the body until `release` is set).
+            `stall` (nothing is read after the first bytes of the body until `release` is set), `meet` (an answer comes
+            only when three such requests are there at once).
         matches: which requests.
         times: how often.
     """
@@ -51,6 +52,7 @@ class Fault:
     times: int = 1
     reached: threading.Event = field(default_factory=threading.Event)
     release: threading.Event = field(default_factory=threading.Event)
+    meeting: threading.Barrier = field(default_factory=lambda: threading.Barrier(3, timeout=20))
 
 
 class FaultyServer(ThreadingHTTPServer):
@@ -115,6 +117,8 @@ class _Handler(BaseHTTPRequestHandler):
         request = Request(method=self.command, path=self.path.removeprefix(f"/{BUCKET}/"), headers=headers)
         fault = self.server.take(request)
         kind = fault.kind if fault is not None else ""
+        if fault is not None and kind == "meet":
+            fault.meeting.wait()
         if kind == "reset":
             self._break()
         elif kind in ("slow_down", "conflict", "forbidden"):

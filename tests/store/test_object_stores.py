@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,6 +219,18 @@ def test_arrays_of_others_are_read_through_zarr(kind: Kind) -> None:
     node = schema.parse_array("theirs", storage.read("theirs/zarr.json"))
     assert node.layout is None
     np.testing.assert_array_equal(read_rows(storage, node, [4, 0, 0]), values[[4, 0, 0]])
+
+
+def test_writing_holds_one_copy_of_a_shard() -> None:
+    storage, row = open_storage("memory://large"), np.zeros(2**20, np.uint8)
+    tracemalloc.start()
+    sink = storage.create("c.0")
+    for number in range(32):
+        sink.write([row, b"crc "], number * (2**20 + 4))
+    assert sink.publish()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.1 * storage.size("c.0")
 
 
 def test_memory_is_shared_by_name() -> None:

@@ -248,11 +248,11 @@ class _Collected:
         """Dataset, kind and image key of every row of the selection."""
         picks, indices = self._selection.picks, self._selection.images()
         datasets, kinds, images = (np.empty(len(picks), dtype=object) for _ in range(3))
+        seen = seen_in_training([source.dataset for source in self._selection.sources], self._training)
         for number, source in enumerate(self._selection.sources):
             mine = picks.source == number
             keys = np.array(image_keys(source.dataset).to_pylist(), dtype=object)
-            seen = seen_in_training(source.dataset, self._training)
             datasets[mine] = source.dataset.name
             images[mine] = keys[indices[mine]]
-            kinds[mine] = np.where(seen[indices[mine]], HELD_OUT_VIEWS, HELD_OUT_PHOTOGRAPHS)
+            kinds[mine] = np.where(seen[number][indices[mine]], HELD_OUT_VIEWS, HELD_OUT_PHOTOGRAPHS)
         return datasets, kinds, images

@@ -3,7 +3,7 @@
 Read off the image lists of the cache, never off names of datasets.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -18,18 +18,31 @@ def image_keys(dataset: Dataset) -> pa.ChunkedArray:
     The cache does not record where a dataset's folder was, so a photograph is known by its path below that folder and
     its size in bytes together: the path alone would confuse `train/0001.png` with `val/0001.png`.
     """
-    images = dataset.image_list()
-    return pc.binary_join_element_wise(images["path"], pc.cast(images["bytes"], pa.string()), "#")
+    return _keys(dataset.image_list())
 
 
-def seen_in_training(dataset: Dataset, training: Iterable[Dataset]) -> np.ndarray:
-    """Which images of `dataset` are also images of a training dataset, bool (images,)."""
-    seen = np.zeros(dataset.images, dtype=np.bool_)
-    keys = image_keys(dataset)
+def seen_in_training(held_out: Sequence[Dataset], training: Sequence[Dataset]) -> list[np.ndarray]:
+    """Which images of each held-out dataset are also images of a training dataset, bool (images,) for each.
+
+    Lists of training images, which may be tens of millions long, are read once each and searched by size first.
+    """
+    lists = [dataset.image_list() for dataset in held_out]
+    keys = [image_keys(dataset) for dataset in held_out]
+    seen = [np.zeros(dataset.images, dtype=np.bool_) for dataset in held_out]
     for other in training:
-        if other.image_list_sha256 == dataset.image_list_sha256:
-            return np.ones(dataset.images, dtype=np.bool_)
-        candidates = pc.is_in(other.image_list()["bytes"], value_set=dataset.image_list()["bytes"])
-        if pc.any(candidates).as_py():
-            seen |= pc.is_in(keys, value_set=image_keys(other).filter(candidates)).to_numpy()
+        trained = other.image_list()
+        trained_keys = None
+        for number, dataset in enumerate(held_out):
+            if other.image_list_sha256 == dataset.image_list_sha256:
+                seen[number][:] = True
+            elif not seen[number].all():
+                candidates = pc.is_in(trained["bytes"], value_set=lists[number]["bytes"])
+                if pc.any(candidates).as_py():
+                    trained_keys = _keys(trained) if trained_keys is None else trained_keys
+                    found = pc.is_in(keys[number], value_set=trained_keys.filter(candidates))
+                    seen[number] |= found.to_numpy()
     return seen
+
+
+def _keys(images: pa.Table) -> pa.ChunkedArray:
+    return pc.binary_join_element_wise(images["path"], pc.cast(images["bytes"], pa.string()), "#")

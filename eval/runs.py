@@ -10,7 +10,7 @@ import torch
 
 from eval.encoders import FrozenEncoder
 from eval.fidelity import Subject
-from eval.results import Results, file_digest
+from eval.results import Results, digest, file_digest
 from extract.workshop import resolve_device
 from store.errors import Conflict
 from train import checkpoints, runs
@@ -54,7 +54,13 @@ class OpenRun:
             for cache in describe(self.mixture)["caches"]
         ]
         identities = {name: info.identity_digest for name, info in self.mixture.teachers.items()}
-        depends_on = {"code": CODE, "weights": self.weights_digest, "caches": caches, "teachers": identities}
+        depends_on = {
+            "code": CODE,
+            "recipe": digest(self.run.recipe.model_dump(mode="json")),
+            "weights": self.weights_digest,
+            "caches": caches,
+            "teachers": identities,
+        }
         return Results(self.directory, depends_on)
 
     def subject(self, peers: Mapping[str, FrozenEncoder] | None = None) -> Subject:

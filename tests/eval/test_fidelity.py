@@ -57,8 +57,8 @@ class LinearPeer:
 
 def test_seen_photographs_are_told_by_path_and_size(cache: Cache) -> None:
     training = [cache["people"], cache["scenes"]]
-    assert seen_in_training(cache["people-crops"], training).all()
-    mixed = seen_in_training(cache["people-mixed"], training)
+    crops, mixed = seen_in_training([cache["people-crops"], cache["people-mixed"]], training)
+    assert crops.all()
     paths = cache["people-mixed"].image_list()["path"].to_pylist()
     assert [path for path, seen in zip(paths, mixed, strict=True) if seen] == ["people-0.jpg"]
     assert image_keys(cache["people-mixed"])[3].as_py() == image_keys(cache["people"])[0].as_py()

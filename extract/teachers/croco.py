@@ -1,4 +1,4 @@
-"""CroCo's encoder, which MASt3R and DUSt3R share: a ViT with rotary positions and nothing else timm does not have.
+"""CroCo's encoder, which MASt3R and DUSt3R share: timm's parts but for the attention, whose positions are rotary.
 
 Shapes: B batch, N tokens, D channels, h heads, d channels of a head.
 """

@@ -40,7 +40,7 @@ class DinoTeacher(Teacher):
         self._positions: tuple[tuple[int, int], Tensor] | None = None
 
     def fit(self, size: tuple[int, int]) -> None:
-        """Resample the positions once for a size: on a GPU it costs as much as half a block of the network."""
+        """Resample the positions once for a size: on a GPU it takes longer than a block of the network."""
         if self._positions is None or self._positions[0] != size or self._positions[1].device != self.device:
             self._positions = (size, self.vit.positions(self.vit.patch_grid(*size)))
 

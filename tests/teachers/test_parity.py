@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from backbones.images import normalise
 from extract.teachers import load
-from extract.teachers.croco import CrocoEncoder
+from extract.teachers.croco import CrocoEncoder, rotary_table
 from extract.teachers.dinov2 import DinoTeacher
 from tests.teachers.builders import ATOL, GOLDEN, error, golden, golden_pixels, golden_teacher, golden_weights
 
@@ -116,6 +116,19 @@ def test_autocast_stays_close(tmp_path: Path, model: str, dtype: str, tolerance:
         by_autocast = plain.tokens(plain.prepare(pixels, size))[1]
     assert torch.equal(rough, by_autocast.float())
     assert 1e-5 < float((rough - exact).norm() / exact.norm()) < tolerance
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_tables_and_residual_sum_stay_float32(tmp_path: Path, dtype: torch.dtype) -> None:
+    exact = rotary_table((3, 5), 64)
+    encoder = golden_teacher("mast3r", tmp_path).network
+    assert isinstance(encoder, CrocoEncoder)
+    residual: list[torch.Tensor] = []
+    encoder.blocks[-1].register_forward_hook(lambda *call: residual.append(call[-1]))
+    with torch.no_grad(), torch.autocast("cpu", dtype=dtype):
+        assert torch.equal(rotary_table((3, 5), 64), exact)
+        encoder(torch.zeros(1, 3, 48, 80))
+    assert exact.dtype == residual[0].dtype == torch.float32
 
 
 @pytest.mark.parametrize("model", E2E_NAMES)

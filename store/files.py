@@ -2,6 +2,7 @@
 
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,11 +15,12 @@ MAX_BUFFERS = min(os.sysconf("SC_IOV_MAX"), 1024)
 
 
 class OpenFile:
-    """A file open for positional reads; closed when neither the table nor a reader needs it."""
+    """A file open for positional reads; closed when neither the table nor a reader needs it, or with the cache."""
 
     def __init__(self, path: Path) -> None:
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.users = 0
+        self.close = weakref.finalize(self, os.close, self.fd)
 
     def read_into(self, buffers: Sequence[Any], offset: int, length: int) -> int:
         """Fill `buffers` from `offset`; return the bytes read, fewer than `length` only at the end of the file."""
@@ -57,7 +59,7 @@ class OpenFiles:
         with self._lock:
             file = self._files.pop(path, None)
             if file is not None and file.users == 0:
-                os.close(file.fd)
+                file.close()
 
     def __len__(self) -> int:
         return len(self._files)
@@ -75,7 +77,7 @@ class OpenFiles:
             file.users += 1
             self._files.move_to_end(path)
             if file is not opened:
-                os.close(opened.fd)
+                opened.close()
             self._evict()
         return file
 
@@ -83,10 +85,10 @@ class OpenFiles:
         with self._lock:
             file.users -= 1
             if file.users == 0 and self._files.get(path) is not file:
-                os.close(file.fd)
+                file.close()
 
     def _evict(self) -> None:
         while len(self._files) > self._limit:
             _, oldest = self._files.popitem(last=False)
             if oldest.users == 0:
-                os.close(oldest.fd)
+                oldest.close()

@@ -171,13 +171,13 @@ class _ArraySealer:
         )
         assert collected.moments is not None
         path = schema.statistics_path(self._dataset.name, self._array)
-        mark = self._put_small(path, collected.moments, ("type", "statistic", "channel"))
+        mark = sealed.write_small_array(self._storage, path, collected.moments, names=("type", "statistic", "channel"))
         self._write_tables(collected, {"statistics": mark})
         return collected
 
     def _write_tables(self, collected: Collected, tables: dict[str, str]) -> None:
         """Write the status, then the record that vouches for all tables."""
-        tables["status"] = self._put_small(self._status_path, collected.status, ("row",))
+        tables["status"] = sealed.write_small_array(self._storage, self._status_path, collected.status, names=("row",))
         states = np.bincount(collected.status, minlength=3)
         record = Record(
             fingerprints=collected.fingerprints,
@@ -187,14 +187,6 @@ class _ArraySealer:
             tables=tables,
         )
         self._storage.replace(schema.record_key(self._dataset.name, self._array), record.encode())
-
-    def _put_small(
-        self, path: str, values: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]", names: tuple[str, ...]
-    ) -> str:
-        self._storage.put_if_absent(f"{path}/zarr.json", schema.small_array_document(values.shape, values.dtype, names))
-        data = sealed.small_array_bytes(values)
-        self._storage.replace(sealed.small_array_key(path, values.ndim), data)
-        return data[-CHECKSUM_BYTES:].hex()
 
     def _usable_record(self) -> Record | None:
         """Return the record of the last seal if the tables in place are those it speaks of."""

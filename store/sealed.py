@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from store import errors
 from store.layout import CHECKSUM_BYTES, checksum
-from store.schema import json_bytes, manifest_key, record_key, statistics_path, status_path
+from store.schema import json_bytes, manifest_key, record_key, small_array_document, statistics_path, status_path
 from store.statistics import Statistics, from_stacked
 from store.storage import Storage
 from store.trailer import decode_safetensors, encode_safetensors
@@ -29,6 +29,24 @@ def small_array_bytes(values: npt.NDArray[Any]) -> bytes:
     """Return the chunk of a sealed array: little-endian values, then their crc32c."""
     data = np.ascontiguousarray(values).tobytes()
     return data + checksum(data).to_bytes(CHECKSUM_BYTES, "little")
+
+
+def write_small_array(storage: Storage, path: str, values: npt.NDArray[Any], *, names: tuple[str, ...]) -> str:
+    """Write a sealed array in place of any older one.
+
+    Args:
+        storage: of the cache.
+        path: of the array.
+        values: all of it.
+        names: of its dimensions.
+
+    Returns:
+        Its crc32c as stored, hexadecimal: what a `Record` knows it by.
+    """
+    storage.put_if_absent(f"{path}/zarr.json", small_array_document(values.shape, values.dtype, names))
+    data = small_array_bytes(values)
+    storage.replace(small_array_key(path, values.ndim), data)
+    return data[-CHECKSUM_BYTES:].hex()
 
 
 def _read_small_array(storage: Storage, path: str, *, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:

@@ -1,5 +1,6 @@
 """Random reads: order, duplicates, buffers, what is refused, and bounds on open files."""
 
+import gc
 import os
 import pickle
 import warnings
@@ -178,6 +179,9 @@ def test_open_files_are_bounded_and_closed(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).integers(0, 30, 200)
     np.testing.assert_array_equal(read_rows(storage, node, rows), values[rows])
     assert open_descriptors() <= before + 4
+    del storage, node
+    gc.collect()
+    assert open_descriptors() == before
 
     files = OpenFiles(1)
     with files.get(tmp_path / "a/c.0.0") as first, files.get(tmp_path / "a/c.1.0"):

@@ -32,13 +32,14 @@ def render(image: np.ndarray, parameters: ViewParameters, *, image_size: int) ->
     else:
         rows = slice(parameters.top, parameters.top + parameters.height)
         columns = slice(parameters.left, parameters.left + parameters.width)
-        view = _resized(whole[:, rows, columns], height=image_size, width=image_size)
+        view = resized(whole[:, rows, columns], height=image_size, width=image_size)
     if parameters.flip:
         view = functional.horizontal_flip(view)
     return _coloured(view, parameters.photometric).permute(1, 2, 0).contiguous().numpy()
 
 
-def _resized(image: torch.Tensor, *, height: int, width: int) -> torch.Tensor:
+def resized(image: torch.Tensor, *, height: int, width: int) -> torch.Tensor:
+    """`image` (3, H, W) at another size in px: bicubic, antialiased."""
     size = [height, width]
     resized: torch.Tensor = functional.resize(image, size, interpolation=InterpolationMode.BICUBIC, antialias=True)
     return resized
@@ -49,9 +50,9 @@ def _central(whole: torch.Tensor, image_size: int) -> torch.Tensor:
     if max(height, width) > LONGEST_CENTER_RATIO * min(height, width):
         raise DecodeError("too elongated", f"{width} x {height} px, central views reach 1 : {LONGEST_CENTER_RATIO}")
     new_width, new_height = short_side_size(image_size, width=width, height=height)
-    resized = _resized(whole, height=new_height, width=new_width)
+    whole = resized(whole, height=new_height, width=new_width)
     top, left = center_offset(image_size, width=new_width, height=new_height)
-    return resized[:, top : top + image_size, left : left + image_size]
+    return whole[:, top : top + image_size, left : left + image_size]
 
 
 def _coloured(view: torch.Tensor, photometric: Photometric) -> torch.Tensor:

@@ -1,0 +1,313 @@
+"""The extraction stages against the least that they have to do, on this machine.
+
+    python -m benchmarks.extract                              # ViT-L teacher with random weights, 336 px
+    python -m benchmarks.extract --scale small                # seconds; a test runs it
+    python -m benchmarks.extract --images ../shared/images --rows 2048 --dtype float16     # on a GPU
+
+Three comparisons, each of the same rows in the same process:
+
+- views, photometric "none": the stage against decoding and resizing alone (Pillow, one torchvision resize) with as many
+  threads; photometric "dune": the stage against drawing the same views and dropping them.
+- features: the stage (reading, checking, rounding, checksums, statistics, writing, syncing) against the bare forward of
+  the same teacher over the same pixels in the same batches.
+- processes: rows/s of both stages with two worker processes against one (`--processes`).
+"""
+
+import io
+import json
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from PIL import Image
+from safetensors.torch import save_file
+
+import store
+from backbones.vit import DinoVisionTransformer
+from extract import engine
+from extract.catalogue import Catalogue, DatasetEntry, Recipe, TeacherEntry
+from extract.crew import Crew, LocalCrew, torch_threads
+from extract.pixels import resized
+from extract.sources import open_source
+from extract.summary import StageReport
+from extract.views import ViewParameters, draw
+from extract.watch import FailureLimit
+from extract.workshop import Settings, Workshop, load_teacher, resolve_device
+from store.schema import PIXELS
+
+VIEWS_PER_ROW = 4  # views are so much faster than a teacher that more of them are measured
+JPEG_QUALITY = 90
+DIFFERENT_IMAGES = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Sizes: views in px, teacher (embed_dim, depth, num_heads), generated images (width, height), rows of a shard."""
+
+    image_size: int
+    teacher: tuple[int, int, int]
+    source: tuple[int, int]
+    shard_rows: int
+
+
+SCALES = {
+    "full": Scale(image_size=336, teacher=(1024, 24, 16), source=(640, 480), shard_rows=256),
+    "small": Scale(image_size=56, teacher=(64, 2, 1), source=(96, 64), shard_rows=4),
+}
+
+
+def main(
+    scale: Literal["full", "small"] = "full",
+    rows: int = 64,
+    images: Path | None = None,
+    device: str = "auto",
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    batch_size: int = 8,
+    threads: int | None = None,
+    processes: bool = False,
+    out: Path = Path("benchmarks/results/extract.json"),
+) -> dict[str, Any]:
+    """Measure and report.
+
+    Args:
+        scale: full is the paper's sizes.
+        rows: of features; four times as many views are drawn.
+        images: folder of photographs; None generates JPEGs.
+        device: auto, cpu, cuda.
+        dtype: of the teacher.
+        batch_size: of the teacher.
+        threads: that decode; None for one a processor.
+        processes: also compare one and two worker processes.
+        out: JSON to write.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="codistill-benchmark-"))
+    try:
+        catalogue = make_catalogue(folder, SCALES[scale], rows=rows, images=images, dtype=dtype)
+        settings = Settings(
+            location="",
+            catalogue=catalogue,
+            device=resolve_device(device),
+            batch_size=batch_size,
+            threads=threads,
+        )
+        report = {"scale": scale, **machine(settings), "views": views(folder, settings)}
+        report["features"] = features(folder, settings)
+        if processes:
+            report["processes"] = scaling(folder, settings)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report, indent=2))
+    return report
+
+
+def make_catalogue(folder: Path, scale: Scale, *, rows: int, images: Path | None, dtype: str) -> Catalogue:
+    """Datasets "many" (of views) and "few" (of features) over the same images, and a teacher with random weights."""
+    root = images or generate(folder / "images", scale, VIEWS_PER_ROW * rows)
+    probe = DatasetEntry(name="probe", group="any", root=root)
+    paths = open_source(probe).enumerate().paths
+    entries = []
+    for name, wanted in (("many", VIEWS_PER_ROW * rows), ("few", rows)):
+        chosen = folder / f"{name}.txt"
+        chosen.write_text("\n".join(paths[:wanted]), encoding="utf-8")
+        values = {"name": name, "group": "any", "root": root, "list": chosen, "views": -(-wanted // len(paths))}
+        entries.append(DatasetEntry.model_validate(values))
+    teacher = {"name": "teacher", "model": "dinov2", "weights": weights(folder, scale), "dtype": dtype}
+    return Catalogue(
+        recipe=Recipe(image_size=scale.image_size, shard_rows=min(scale.shard_rows, -(-rows // 4))),
+        dataset=tuple(entries),
+        teacher=(TeacherEntry.model_validate(teacher),),
+    )
+
+
+def generate(folder: Path, scale: Scale, count: int) -> Path:
+    """JPEGs of smooth noise, about as large as photographs of that size; a few, under many names."""
+    folder.mkdir()
+    width, height = scale.source
+    contents = []
+    for number in range(min(count, DIFFERENT_IMAGES)):
+        generator = torch.Generator().manual_seed(number)
+        coarse = torch.rand(1, 3, height // 16, width // 16, generator=generator)
+        smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")[0]
+        noisy = smooth + 0.06 * torch.randn(3, height, width, generator=generator)
+        pixels = (noisy.clamp(0, 1) * 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=JPEG_QUALITY)
+        contents.append(buffer.getvalue())
+    for number in range(count):
+        (folder / f"{number:06d}.jpg").write_bytes(contents[number % len(contents)])
+    return folder
+
+
+def weights(folder: Path, scale: Scale) -> Path:
+    """A DINOv2 of this size with random weights, in a file."""
+    width, depth, heads = scale.teacher
+    torch.manual_seed(0)
+    network = DinoVisionTransformer(embed_dim=width, depth=depth, num_heads=heads, register_tokens=4, layer_scale=1.0)
+    path = folder / "teacher.safetensors"
+    save_file(network.state_dict(), path)
+    return path
+
+
+def views(folder: Path, settings: Settings) -> dict[str, Any]:
+    """The views stage against the same work with nothing around it."""
+    bare_work = {"none": bare_decode_and_resize, "dune": bare_drawing}
+    return {name: views_of_recipe(folder, settings, name, bare) for name, bare in bare_work.items()}
+
+
+def views_of_recipe(
+    folder: Path, settings: Settings, photometric: str, bare: Callable[[Workshop], Callable[[int], None]]
+) -> dict[str, float]:
+    """The same for one kind of recipe."""
+    recipe = settings.catalogue.recipe.model_copy(update={"photometric": photometric})
+    mine = with_recipe(settings, recipe, folder / f"views-{photometric}")
+    with LocalCrew(mine) as crew:
+        stage = run_stages(mine, crew, datasets=["many"], stages=["index", "views"])[-1]
+    workshop = Workshop(mine, ThreadPoolExecutor(1))
+    work, images = bare(workshop), range(workshop.cache["many"].images)
+    with torch_threads(1), ThreadPoolExecutor(mine.processors) as pool:
+        return compared(stage, timed(lambda: list(pool.map(work, images))))
+
+
+def bare_decode_and_resize(workshop: Workshop) -> Callable[[int], None]:
+    """Read, decode with Pillow, resize each view's rectangle; nothing is checked, written down or kept."""
+    maker, size = workshop.view_maker("many"), workshop.settings.catalogue.recipe.image_size
+
+    def work(image: int) -> None:
+        path = maker.images["path"][image].as_py()
+        content = (maker.entry.root / path).read_bytes()
+        pixels = np.array(Image.open(io.BytesIO(content)).convert("RGB"))
+        whole = torch.from_numpy(pixels).permute(2, 0, 1)
+        for view in range(maker.entry.views):
+            height, width = pixels.shape[:2]
+            box = draw(maker.recipe, dataset="many", path=path, view=view, width=width, height=height)
+            resized(cropped(whole, box), height=size, width=size)
+
+    return work
+
+
+def cropped(whole: torch.Tensor, box: ViewParameters) -> torch.Tensor:
+    """The view's rectangle of an image (3, H, W)."""
+    return whole[:, box.top : box.top + box.height, box.left : box.left + box.width]
+
+
+def bare_drawing(workshop: Workshop) -> Callable[[int], None]:
+    """Draw the views and drop them."""
+    maker = workshop.view_maker("many")
+
+    def work(image: int) -> None:
+        maker.make(image, range(image * maker.entry.views, (image + 1) * maker.entry.views))
+
+    return work
+
+
+def features(folder: Path, settings: Settings) -> dict[str, Any]:
+    """The features stage against the bare forward."""
+    mine = replace(settings, location=str(folder / "features"))
+    with LocalCrew(mine) as crew:
+        run_stages(mine, crew, datasets=["few"], stages=["index", "views"])
+        crew.prepare_teacher("teacher", ["few"])
+        warm_up(mine)
+        stage = run_stages(mine, crew, datasets=["few"], stages=["features"])[-1]
+    return compared(stage, bare_forward(mine))
+
+
+def warm_up(settings: Settings) -> None:
+    """Clocks, caches and library handles, which a job of days pays for once."""
+    teacher = load_teacher(settings.catalogue.teacher[0], device=settings.device)
+    size = settings.catalogue.recipe.image_size
+    teacher(torch.zeros(settings.batch_size or 1, size, size, 3, dtype=torch.uint8))
+
+
+def bare_forward(settings: Settings) -> float:
+    """Seconds of the teacher alone, its pixels already on the device, in the batches of the stage."""
+    teacher = load_teacher(settings.catalogue.teacher[0], device=settings.device)
+    dataset = store.open(settings.location)["few"]
+    batch = settings.batch_size or 1
+    shards = [torch.from_numpy(dataset.read_shard(PIXELS, k).data).to(settings.device) for k in range(dataset.shards)]
+    batches = [part for shard in shards for part in torch.split(shard, batch)]
+    teacher(batches[0])
+
+    def forward() -> None:
+        for pixels in batches:
+            teacher(pixels)
+        if settings.device.startswith("cuda"):
+            torch.cuda.synchronize()
+
+    return timed(forward)
+
+
+def scaling(folder: Path, settings: Settings) -> dict[str, Any]:
+    """Rows/s of both stages with one and two worker processes of one thread for drawing each."""
+    from extract.cluster import ClusterCrew
+
+    found: dict[str, Any] = {}
+    for workers in (1, 2):
+        mine = replace(settings, location=str(folder / f"workers-{workers}"), threads=1)
+        with ClusterCrew(mine, scheduler=None, workers=workers) as crew:
+            reports = run_stages(mine, crew, datasets=["few"], stages=["index", "views", "features"])
+        found[str(workers)] = {report.stage: report.rows_per_second for report in reports[1:]}
+    ratios = {stage: found["2"][stage] / found["1"][stage] for stage in found["1"]}
+    return {"rows_per_second": found, "two_over_one": ratios}
+
+
+def run_stages(settings: Settings, crew: Crew, *, datasets: list[str], stages: list[str]) -> list[StageReport]:
+    """Run stages of a job in a crew and return their reports."""
+    job = engine.Job(
+        catalogue=settings.catalogue,
+        cache=settings.location,
+        datasets=datasets,
+        stages=stages,
+        limit=FailureLimit(share=1.0),
+    )
+    selection = engine.check(job)
+    with io.StringIO() as quiet:
+        report = engine.run(selection, engine.open_for(selection), crew, stream=quiet)
+    return list(report.stages)
+
+
+def with_recipe(settings: Settings, recipe: Recipe, location: Path) -> Settings:
+    """The same job with another recipe in another cache."""
+    catalogue = settings.catalogue.model_copy(update={"recipe": recipe})
+    return replace(settings, catalogue=catalogue, location=str(location))
+
+
+def compared(stage: StageReport, bare_seconds: float) -> dict[str, float]:
+    """A stage beside the bare work."""
+    return {
+        "rows": stage.rows,
+        "stage_s": stage.seconds,
+        "bare_s": bare_seconds,
+        "stage_over_bare": stage.seconds / bare_seconds,
+        "rows_per_second": stage.rows_per_second,
+        "bytes_per_second": stage.bytes_per_second,
+    }
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def machine(settings: Settings) -> dict[str, Any]:
+    """Where it was measured."""
+    cuda = settings.device.startswith("cuda")
+    name = torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine()
+    versions = {"torch": torch.__version__, "batch_size": settings.batch_size}
+    return {"device": name, "threads": settings.processors, **versions}
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,9 +1,10 @@
-"""The training benchmark runs, and its comparison of cached and live targets holds, at a size of seconds."""
+"""The benchmarks of training run at a size of seconds, and cached targets teach what live ones do."""
 
 from pathlib import Path
 
 import pytest
 
+from benchmarks import startup
 from benchmarks import train as benchmark
 
 
@@ -12,3 +13,10 @@ def test_the_benchmark_runs_and_cached_equals_live(tmp_path: Path, capsys: pytes
     assert report["parity"]["largest_relative_difference"] < 1e-3
     assert report["cached"]["step_s"] > 0
     assert "live / cached" in capsys.readouterr().out
+
+
+def test_a_large_mixture_is_ready_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = startup.main(out=tmp_path / "startup.json", shrink=100)
+    assert report["rows"] > 200_000
+    assert report["ready_s"] < 5
+    assert "sampler_step_ms" in capsys.readouterr().out

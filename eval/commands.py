@@ -199,8 +199,8 @@ def show_scores(console: Console, scores: Sequence[RunScores], *, by_dataset: bo
         table = terminal_table(scores, score, by_dataset=by_dataset)
         console.print(to_rich(table, title=SCORE_TITLES[score]), "")
     console.print(
-        "before: the student before training. mean: the mean training token. linear: a linear map from the untrained "
-        "student. 95 %: interval of the student, over images.",
+        "n: photographs. before: the student before training. mean: the mean training token. linear: a linear map "
+        "from the untrained student. 95 %: interval of the student, by resampling photographs.",
         style="dim",
     )
     for run in scores:

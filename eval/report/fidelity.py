@@ -24,7 +24,7 @@ SHORT_TITLES = {
     BASELINES[2]: "Linear map, untrained student",
     LINEAR_STUDENT: "Linear map, trained student",
 }
-TERMINAL_TITLES = ("images", "before", "mean", "linear", "student", "95 %")
+TERMINAL_TITLES = ("n", "before", "mean", "linear", "student", "95 %")
 COLOURS = {STUDENT: 0, UNTRAINED: 7, MEAN: 4, BASELINES[2]: 1, LINEAR_STUDENT: 2, ROUNDING: 3}
 
 
@@ -112,11 +112,14 @@ def terminal_table(runs: Sequence[RunScores], score: str, *, by_dataset: bool = 
         found = run.by_dataset if by_dataset else run.by_kind
         for group, teacher, token_type in _places(found):
             here = [s for s in found if (s.group, s.teacher, s.token_type) == (group, teacher, token_type)]
-            *numbers, last = _score_cells(here, [*BASELINES, STUDENT], score)
+            numbers = _score_cells(here, [*BASELINES, STUDENT], score)
+            student = pick(here, predictor=STUDENT)
+            _, low, high = student.of(score) if student else (math.nan,) * 3
+            interval = f"{low:.2f} to {high:.2f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(low) else MISSING
             lead = [text_cell(run.name)] if several else []
             lead += [text_cell(group.removeprefix("held-out ")), text_cell(teacher)]
             lead += [text_cell(token_type)] if prefixed else []
-            rows.append([*lead, number_cell(here[0].images, digits=0), *numbers, last, text_cell(last.beside)])
+            rows.append([*lead, number_cell(here[0].images, digits=0), *numbers, text_cell(interval)])
     return Table(columns=columns, rows=rows)
 
 

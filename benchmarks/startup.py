@@ -18,6 +18,7 @@ import pyarrow as pa
 import tyro
 
 import store
+from benchmarks.machine import own_memory
 from store import schema, sealed
 from store.schema import FAILED, OK, PIXELS
 from train.mixture import Mixture
@@ -87,7 +88,7 @@ def generate(location: Path, *, shrink: int) -> None:
 def measure(location: Path) -> dict[str, Any]:
     """Time opening, the first batch and further batches; take the memory they add."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = _memory_mb("VmRSS")
+    before = own_memory("VmRSS")
     begun = time.perf_counter()
     mixture = open_mixture(find("dune-base-336"), [str(location)])
     opened = time.perf_counter()
@@ -101,8 +102,8 @@ def measure(location: Path) -> dict[str, Any]:
         "open_s": opened - begun,
         "ready_s": ready - begun,
         "sampler_step_ms": 1e3 * float(np.median(times)),
-        "added_mb": _memory_mb("VmRSS") - before,
-        "added_peak_mb": _memory_mb("VmHWM") - before,
+        "added_mb": (own_memory("VmRSS") - before) / 1e6,
+        "added_peak_mb": (own_memory("VmHWM") - before) / 1e6,
     }
 
 
@@ -116,11 +117,6 @@ def _put(location: Path, path: str, values: "np.ndarray[Any, np.dtype[Any]]") ->
     place = location / sealed.small_array_key(path, values.ndim)
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_bytes(sealed.small_array_bytes(values))
-
-
-def _memory_mb(name: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1e3
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ teacher dropping, to compare their losses step by step (invariant I7).
 """
 
 import json
-import platform
 import shutil
 import tempfile
 import time
@@ -30,6 +29,7 @@ import store
 from backbones import dino
 from backbones.images import normalise
 from backbones.vit import DinoVisionTransformer
+from benchmarks.machine import describe as describe_machine
 from extract.teachers.base import Compute, Request, Teacher
 from extract.teachers.croco import CrocoEncoder
 from extract.teachers.dinov2 import DinoTeacher
@@ -208,12 +208,9 @@ def measure(
         "bare": time_bare(timing, mixture, device=device, steps=steps),
         "cached": time_trainer(timing, mixture, device=device, steps=steps),
     }
-    stored = {name: teacher.compute for name, teacher in teachers.items()}
-    for teacher in teachers.values():
-        teacher.run_with(replace(teacher.compute, dtype="bfloat16"), device)
-    report["live"] = time_trainer(timing, mixture, device=device, steps=steps, teachers=teachers)
-    for name, teacher in teachers.items():
-        teacher.run_with(stored[name], device)
+    fast = make_teachers(sizes, dtype="bfloat16", device=device)
+    report["live"] = time_trainer(timing, mixture, device=device, steps=steps, teachers=fast)
+    del fast
     report["overhead_over_bare"] = report["cached"]["step_s"] / report["bare"]["step_s"] - 1
     report["live_over_cached"] = report["live"]["step_s"] / report["cached"]["step_s"]
     if parity_steps:
@@ -344,14 +341,16 @@ def losses_of(
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Where it was measured."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    found = describe_machine(["torch", "timm", "codistill"])
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{found['cores']} CPU cores"
+    return {"device": name, "threads": torch.get_num_threads(), "machine": found}
 
 
 def as_markdown(report: dict[str, Any]) -> str:
     """The report as a table."""
+    torch_version = report["machine"]["versions"]["torch"]
     lines = [
-        f"{report['device']}, {report['threads']} threads, torch {report['torch']}; scale {report['scale']}, batch "
+        f"{report['device']}, {report['threads']} threads, torch {torch_version}; scale {report['scale']}, batch "
         f"{report['batch']}, {report['row_bytes'] / 1e6:.2f} MB per row, {report['steps']} steps after {WARMUP_STEPS}",
         "",
         "| | seconds per step | images/s | data wait |",

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -42,7 +42,7 @@ class DatasetSpec:
     group: str
     images: int
     views: int = 1
-    split: str = "train"
+    split: Literal["train", "val"] = "train"
     first_view: int = 0
     failed: Collection[int] = ()
     failed_tokens: Mapping[str, Collection[int]] = field(default_factory=dict)
@@ -218,3 +218,20 @@ def make_cache(
     if seal:
         store.seal(cache)
     return store.open(location)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Every file but the records of the seal, which may be deleted at any time."""
+    files = (path for path in sorted(root.rglob("*")) if path.is_file() and path.parent.name != "seal")
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
+
+
+def same_rows(root: Path, whole: Path) -> bool:
+    """Whether every row that was ok is what it was."""
+    same = []
+    for before in store.open(whole):
+        after = store.open(root)[before.name]
+        for array in ("pixels", *before.teachers):
+            rows = before.valid_rows([array])
+            same.append(np.array_equal(before.read(rows, [array])[array], after.read(rows, [array])[array]))
+    return all(same)

@@ -15,6 +15,7 @@ from store.problems import Kind
 from store.repair import RepairReport, repair
 from store.verify import VerifyReport, verify
 from tests.store import caches, damage, fake_recomputer
+from tests.store.caches import contents, same_rows
 from tests.store.damage import MADE_ANEW, REPAIRED, REPORTED, shard_path
 
 FLIPS_A_ROUND = 12
@@ -37,23 +38,6 @@ def root(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def repaired(root: Path, log: Path | None = None) -> tuple[VerifyReport, RepairReport]:
     report = verify(root)
     return report, repair(store.open(root), report, catalogue=log)
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    """Every file but the records of the seal, which may be deleted at any time."""
-    files = (path for path in sorted(root.rglob("*")) if path.is_file() and path.parent.name != "seal")
-    return {str(path.relative_to(root)): path.read_bytes() for path in files}
-
-
-def same_rows(root: Path, whole: Path) -> bool:
-    """Whether every row that was ok is what it was."""
-    same = []
-    for before in store.open(whole):
-        after = store.open(root)[before.name]
-        for array in ("pixels", *before.teachers):
-            rows = before.valid_rows([array])
-            same.append(np.array_equal(before.read(rows, [array])[array], after.read(rows, [array])[array]))
-    return all(same)
 
 
 @pytest.mark.parametrize(("function", "kind"), REPAIRED, ids=[function.__name__ for function, _ in REPAIRED])

@@ -1,0 +1,56 @@
+"""The benchmarks of the store run, and what they read is what was written; their speed is nobody's business here."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import store as store_benchmark
+from benchmarks import store_damage, store_scale
+from benchmarks.store_peers import missing_modules
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset never closes its tars
+def test_every_reader_and_writer_agrees_on_the_rows(tmp_path: Path) -> None:
+    store_benchmark.main(quick=True, folder=tmp_path, out=tmp_path / "results")
+    report = json.loads((tmp_path / "results/store.json").read_text())
+    expected = [peer for peer in store_benchmark.readers() if not missing_modules(peer.modules)]
+    measured = {(record["reader"], record["order"], record["page_cache"]) for record in report["reading"]}
+    assert measured == {
+        (peer.name, order, page_cache)
+        for peer in expected
+        for order in ("random", "sequential")
+        for page_cache in ("warm", "cold")
+    }
+    assert {record["resident_before"] for record in report["reading"] if record["page_cache"] == "warm"} == {1.0}
+    assert all(record["gb_per_s"] > 0 and record["ratio_to_raw"] > 0 for record in report["reading"])
+    assert {record["array"] for record in report["writing"]} == {"pixels", "dinov2"}
+    assert all(record["stored_bytes"] >= record["bytes"] for record in report["writing"])
+    assert report["memory"]["reads"] >= 640
+    assert (tmp_path / "results/store.png").stat().st_size > 10_000
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+def test_a_peer_that_is_not_installed_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_benchmark, "missing_modules", lambda modules: [m for m in modules if m == "lance"])
+    chosen, absent = store_benchmark.chosen(store_benchmark.readers(), only=())
+    assert absent == {"Lance": ["lance"]}
+    assert "Lance" not in {peer.name for peer in chosen}
+
+
+def test_a_cache_of_any_size_opens_and_samples(tmp_path: Path) -> None:
+    store_scale.main(quick=True, folder=tmp_path, out=tmp_path / "results")
+    report = json.loads((tmp_path / "results/store_scale.json").read_text())
+    found, trainer = report["warm"]["store"], report["warm"]["train"]
+    assert found["rows"] * 0.98 < found["usable_rows"] < found["rows"]
+    assert sum(trainer["groups"].values()) == found["usable_rows"]
+    assert 0 < found["selected"] < found["selection_of"]
+    assert {"open_s", "valid_rows_s", "valid_rows_peak_bytes", "row_lookup_s", "reads_growth_bytes"} <= set(found)
+    assert {"ready_s", "ready_peak_bytes", "step_s"} <= set(trainer)
+
+
+def test_damage_is_found_and_repaired(tmp_path: Path) -> None:
+    store_damage.main(quick=True, out=tmp_path)
+    report = json.loads((tmp_path / "store_damage.json").read_text())
+    assert report["flips"]["found"] == report["flips"]["repaired"] == report["flips"]["flips"] == 30
+    assert all(case["found"] and store_damage.as_expected(case) for case in report["structural"])

@@ -61,11 +61,12 @@ def _run_command(defaults: Recipe) -> Callable[..., int]:
         from train.loop import train
 
         outcome = train(resolved, caches=cache.split(","), out=out, resume=resume, overwrite=overwrite)
-        if outcome.finished:
-            print(f"trained {outcome.step} steps into '{out}'. Next: codistill eval fidelity {out}")
-            return 0
-        print(f"stopped after step {outcome.step} of {outcome.steps}. Go on with the same command and --resume")
-        return INTERRUPTED
+        said = f"trained {outcome.step} steps into '{out}'. Next: codistill eval fidelity {out}"
+        if not outcome.finished:
+            said = f"stopped after step {outcome.step} of {outcome.steps}. Go on with the same command and --resume"
+        if outcome.first:
+            print(said)
+        return 0 if outcome.finished else INTERRUPTED
 
     run.__annotations__["values"] = Annotated[type(options), tyro.conf.arg(name="")]
     run.__doc__ = (run.__doc__ or "").replace("NAMES", ", ".join(RECIPES))

@@ -9,7 +9,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """While entered, the first signal sets `requested`; a second one interrupts at once, as without it."""
+    """While entered, a signal sets `requested`; Ctrl-C after that interrupts at once, as without it.
+
+    A second SIGTERM does nothing more: launchers and schedulers send several.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -25,6 +28,6 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True

@@ -26,10 +26,12 @@ class Outcome:
     Attributes:
         step: steps done.
         steps: of the whole run.
+        first: whether this is the rank that reports.
     """
 
     step: int
     steps: int
+    first: bool
 
     @property
     def finished(self) -> bool:
@@ -173,7 +175,7 @@ def train(
         # The end: pictures for people.
         if ranks.first and step == recipe.steps:
             curves.draw(out)
-        return Outcome(step=step, steps=recipe.steps)
+        return Outcome(step=step, steps=recipe.steps, first=ranks.first)
 
 
 def _due(step: int, every: int) -> bool:

@@ -165,8 +165,7 @@ class Stepper:
         count = kept_count(everyone[:, counted], draws[counted], drop_probability=drop)
         scale = 1 if per_rank else self.ranks.world  # DDP averages over the ranks
         norms = self._norms_of(batch)
-        eligible = torch.from_numpy(everyone[:, mine]).to(device)
-        chance = torch.from_numpy(draws[mine]).to(device)
+        eligible, chance = _sent(everyone[:, mine], device), _sent(draws[mine], device)
         copies = []
         parts = list(_micro_batches(len(batch.picks), recipe.optim.micro_batches))
         for part in parts:
@@ -184,7 +183,7 @@ class Stepper:
         pixels = batch.pixels[part]
         if self._recipe.data.augment == "photometric":
             numbers = augment.parameters(seed=self._recipe.seed, step=batch.step, images=self._recipe.data.batch)
-            pixels = augment.photometric(pixels, torch.from_numpy(numbers[batch.picks.slot[part]]).to(pixels.device))
+            pixels = augment.photometric(pixels, _sent(numbers[batch.picks.slot[part]], pixels.device))
         with arithmetic(self._recipe, pixels):
             predicted = self._model(normalise(pixels))
         return {
@@ -265,6 +264,12 @@ def arithmetic(recipe: Recipe, pixels: Tensor) -> Iterator[None]:
                 yield
         else:
             yield
+
+
+def _sent(values: "np.ndarray[Any, np.dtype[Any]]", device: torch.device) -> Tensor:
+    """Copy a small array to the device without waiting for what the device is doing."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _wrapped(distiller: Distiller, *, recipe: Recipe, ranks: Ranks) -> Any:

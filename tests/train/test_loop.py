@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train.loop
 import train.step
@@ -20,6 +22,7 @@ from store.errors import Conflict, Damaged, Diverged, OutputExists
 from tests.train.builders import DATASETS, build_cache, tiny
 from train import checkpoints, log
 from train.__main__ import main
+from train.interrupt import StopRequest
 from train.loop import train as run_training
 from train.recipe import Recipe
 from train.runs import load
@@ -79,6 +82,18 @@ def test_stopped_at_any_step_and_resumed_is_the_undisturbed_run(
         assert (outcome.step, outcome.finished) == (step, False)
     assert run_training(recipe, caches=[cache], out=out, resume=True, quiet=True).finished
     assert same_run(tmp_path / "whole", out)
+
+
+def test_signals_ask_and_a_second_ctrl_c_interrupts() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        assert not stop.requested
+        for _ in range(2):  # launchers send several
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 KILLED = """
@@ -256,7 +271,7 @@ def test_checkpoints_are_whole_and_few(cache: str, tmp_path: Path) -> None:
 
 
 def test_a_run_reads_back_as_trained_and_as_begun(cache: str, tmp_path: Path) -> None:
-    recipe = tiny(schedule__steps=6, optim__lr=1.0)
+    recipe = tiny(schedule__steps=6, optim__lr=1.0, log__tensorboard=True)
     run_training(recipe, caches=[cache], out=tmp_path / "run", quiet=True)
     run = load(tmp_path / "run")
     assert (run.step, run.recipe, set(run.teachers), run.image_size) == (6, recipe, {"alpha", "beta"}, 28)
@@ -267,6 +282,8 @@ def test_a_run_reads_back_as_trained_and_as_begun(cache: str, tmp_path: Path) ->
     assert all(not name.startswith("encoder.norm") for name in moved)
     assert [record["step"] for record in run.log if record["kind"] == log.STEP] == [1, 2, 3, 4, 5, 6]
     assert (tmp_path / "run" / "curves.png").stat().st_size > 1000
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("step/loss_per_teacher/alpha")] == [1, 2, 3, 4, 5, 6]
 
 
 def test_fine_tuning_begins_with_the_weights_of_a_run_at_another_size(cache: str, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def train(
         place = out / rundir.CHECKPOINTS
         done = (checkpoints.saved(place) or [0])[-1]
         if done == recipe.steps and (out / curves.FILE).exists():
-            return Outcome(step=done, steps=recipe.steps)
+            return Outcome(step=done, steps=recipe.steps, first=ranks.first)
         if done:
             saved = checkpoints.load(place)
             runs.restore(distiller, norms, saved.model, source=f"checkpoint of step {done} of '{out}'")

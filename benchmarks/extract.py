@@ -2,7 +2,7 @@
 
     python -m benchmarks.extract                              # ViT-L teacher with random weights, 336 px
     python -m benchmarks.extract --scale small                # seconds; a test runs it
-    python -m benchmarks.extract --images ../shared/images --rows 2048 --dtype float16     # on a GPU
+    python -m benchmarks.extract --rows 1024 --batch-size 64 --dtype float16     # on a GPU
 
 Three comparisons, each of the same rows in the same process:
 

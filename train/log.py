@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from store.errors import MissingExtra
 LOG = "log.jsonl"
 STEP = "step"
 FIDELITY = "fidelity"
+LOG_FILE_INTERVAL_S = 15.0  # between progress lines where stderr is no terminal
 
 Record = dict[str, Any]
 
@@ -76,8 +78,15 @@ class Journal:
         """
         self._file = None if silent else (run / LOG).open("a", encoding="utf-8")
         self._events = _event_writer(run, purge_step=done + 1) if tensorboard and not silent else None
-        hidden = quiet or silent
-        self._bar = tqdm(total=steps, initial=done, unit="step", desc=run.name, disable=hidden, dynamic_ncols=True)
+        self._bar = tqdm(
+            total=steps,
+            initial=done,
+            unit="step",
+            desc=run.name,
+            disable=quiet or silent,
+            dynamic_ncols=True,
+            mininterval=0.1 if sys.stderr.isatty() else LOG_FILE_INTERVAL_S,
+        )
 
     def __enter__(self) -> "Journal":
         return self

@@ -167,11 +167,15 @@ class _Choice:
     def reads(self, training: Sequence[Member], teachers: Mapping[str, TeacherInfo]) -> dict[str, tuple[str, ...]]:
         """The teachers whose tokens are read, by group."""
         groups = sorted({dataset.group for _, dataset in training})
+        generic = self.recipe.sharing.generic_groups
+        if self.recipe.sharing.mode == "generic" and not set(generic) & set(groups):
+            wanted, here = ", ".join(generic) or "nothing", ", ".join(groups)
+            self.problems.append(f"sharing.generic_groups: none of {wanted} is here; groups: {here}")
         table = eligibility_table(
             self.recipe.sharing.mode,
             groups=groups,
             teacher_groups={name: teacher.groups for name, teacher in teachers.items()},
-            generic_groups=self.recipe.sharing.generic_groups,
+            generic_groups=generic,
         )
         if self.recipe.targets.norm == "ema":
             table = np.ones_like(table)  # the released statistics are over all images of a batch

@@ -93,6 +93,8 @@ def test_without_sharing_only_own_tokens_are_needed_and_read(tmp_path: Path) -> 
     everything = open_mixture(tiny(sharing__mode="none", targets__norm="ema"), [str(tmp_path / "cache")])
     assert {source.reads for source in everything.sources} == {("alpha", "beta")}
     generic = open_mixture(tiny(sharing__mode="generic", sharing__generic_groups=["people"]), [str(tmp_path / "cache")])
+    with pytest.raises(InvalidConfig, match="none of dinov2, generic is here; groups: people, scenes"):
+        open_mixture(tiny(sharing__mode="generic"), [str(tmp_path / "cache")])
     assert {s.dataset.name: s.reads for s in generic.sources} == {"faces": ("alpha", "beta"), "rooms": ("beta",)}
 
 

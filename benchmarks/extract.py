@@ -59,6 +59,14 @@ class Scale:
     shard_rows: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Seconds of wall, and of processors: what remains comparable on a machine that others use."""
+
+    wall_s: float
+    processor_s: float
+
+
 SCALES = {
     "full": Scale(image_size=336, teacher=(1024, 24, 16), source=(640, 480), shard_rows=256),
     "small": Scale(image_size=56, teacher=(64, 2, 1), source=(96, 64), shard_rows=4),
@@ -172,11 +180,13 @@ def views_of_recipe(
     recipe = settings.catalogue.recipe.model_copy(update={"photometric": photometric})
     mine = with_recipe(settings, recipe, folder / f"views-{photometric}")
     with LocalCrew(mine) as crew:
-        stage = run_stages(mine, crew, datasets=["many"], stages=["index", "views"])[-1]
+        run_stages(mine, crew, datasets=["many"], stages=["index"])
+        stage = cost_of(lambda: run_stages(mine, crew, datasets=["many"], stages=["views"]))
     workshop = Workshop(mine, ThreadPoolExecutor(1))
     work, images = bare(workshop), range(workshop.cache["many"].images)
     with torch_threads(1), ThreadPoolExecutor(mine.processors) as pool:
-        return compared(stage, timed(lambda: list(pool.map(work, images))))
+        drawn = cost_of(lambda: list(pool.map(work, images)))
+    return compared(workshop.cache["many"].rows, stage=stage, bare=drawn)
 
 
 def bare_decode_and_resize(workshop: Workshop) -> Callable[[int], None]:
@@ -217,20 +227,13 @@ def features(folder: Path, settings: Settings) -> dict[str, Any]:
     with LocalCrew(mine) as crew:
         run_stages(mine, crew, datasets=["few"], stages=["index", "views"])
         crew.prepare_teacher("teacher", ["few"])
-        warm_up(mine)
-        stage = run_stages(mine, crew, datasets=["few"], stages=["features"])[-1]
-    return compared(stage, bare_forward(mine))
+        bare = bare_forward(mine)
+        stage = cost_of(lambda: run_stages(mine, crew, datasets=["few"], stages=["features"]))
+    return compared(store.open(mine.location)["few"].rows, stage=stage, bare=bare)
 
 
-def warm_up(settings: Settings) -> None:
-    """Clocks, caches and library handles, which a job of days pays for once."""
-    teacher = load_teacher(settings.catalogue.teacher[0], device=settings.device)
-    size = settings.catalogue.recipe.image_size
-    teacher(torch.zeros(settings.batch_size or 1, size, size, 3, dtype=torch.uint8))
-
-
-def bare_forward(settings: Settings) -> float:
-    """Seconds of the teacher alone, its pixels already on the device, in the batches of the stage."""
+def bare_forward(settings: Settings) -> Cost:
+    """What it costs to run the teacher alone, its pixels already on the device, in the batches of the stage."""
     teacher = load_teacher(settings.catalogue.teacher[0], device=settings.device)
     dataset = store.open(settings.location)["few"]
     batch = settings.batch_size or 1
@@ -244,7 +247,7 @@ def bare_forward(settings: Settings) -> float:
         if settings.device.startswith("cuda"):
             torch.cuda.synchronize()
 
-    return timed(forward)
+    return cost_of(forward)
 
 
 def scaling(folder: Path, settings: Settings) -> dict[str, Any]:
@@ -282,23 +285,23 @@ def with_recipe(settings: Settings, recipe: Recipe, location: Path) -> Settings:
     return replace(settings, catalogue=catalogue, location=str(location))
 
 
-def compared(stage: StageReport, bare_seconds: float) -> dict[str, float]:
+def cost_of(work: Callable[[], object]) -> Cost:
+    """What one call costs."""
+    started, used = time.perf_counter(), time.process_time()
+    work()
+    return Cost(wall_s=time.perf_counter() - started, processor_s=time.process_time() - used)
+
+
+def compared(rows: int, *, stage: Cost, bare: Cost) -> dict[str, float]:
     """A stage beside the bare work."""
     return {
-        "rows": stage.rows,
-        "stage_s": stage.seconds,
-        "bare_s": bare_seconds,
-        "stage_over_bare": stage.seconds / bare_seconds,
-        "rows_per_second": stage.rows_per_second,
-        "bytes_per_second": stage.bytes_per_second,
+        "rows": rows,
+        "stage_s": stage.wall_s,
+        "bare_s": bare.wall_s,
+        "stage_over_bare": stage.wall_s / bare.wall_s,
+        "processor_over_bare": stage.processor_s / bare.processor_s,
+        "rows_per_second": rows / stage.wall_s,
     }
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds of one call."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def machine(settings: Settings) -> dict[str, Any]:

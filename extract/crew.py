@@ -16,6 +16,7 @@ from store import errors
 from store.schema import PIXELS
 
 SHARDS_UNDER_WAY = 2  # one computes while the other reads its pixels, or waits for the disk
+MOST_SHARDS_UNDER_WAY = 8  # beside a fast GPU, whose tokens take several threads to sum and write
 
 
 class Crew(Protocol):
@@ -36,6 +37,7 @@ class LocalCrew:
     """Threads of this process: `settings.threads` decode and draw, two shards are under way."""
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._pool = ThreadPoolExecutor(settings.processors, thread_name_prefix="codistill-views")
         self._workshop = Workshop(settings, self._pool)
 
@@ -52,19 +54,25 @@ class LocalCrew:
     def make(self, tasks: Sequence[Task], watch: JobWatch, on_report: Callable[[ShardReport], None]) -> None:
         """See `Crew.make`."""
         views = any(task.array == PIXELS for task in tasks)
+        count = SHARDS_UNDER_WAY if views else shards_under_way(self._settings)
         with (
             torch_threads(1 if views else None),
-            ThreadPoolExecutor(SHARDS_UNDER_WAY, thread_name_prefix="codistill-shards") as shards,
+            ThreadPoolExecutor(count, thread_name_prefix="codistill-shards") as shards,
         ):
             try:
-                made = ordered_map(
-                    shards, lambda task: make(self._workshop, task, watch), tasks, ahead=SHARDS_UNDER_WAY
-                )
+                made = ordered_map(shards, lambda task: make(self._workshop, task, watch), tasks, ahead=count)
                 for report in made:
                     on_report(report)
             except BaseException:
                 watch.stop()
                 raise
+
+
+def shards_under_way(settings: Settings) -> int:
+    """How many shards of tokens one process makes at a time: memory for each is a shard of pixels and a batch."""
+    if not settings.device.startswith("cuda"):
+        return SHARDS_UNDER_WAY
+    return max(SHARDS_UNDER_WAY, min(MOST_SHARDS_UNDER_WAY, settings.processors // 2))
 
 
 def make(workshop: Workshop, task: Task, watch: JobWatch) -> ShardReport:

@@ -15,12 +15,15 @@ from extract.teachers.base import Teacher
 from extract.teachers.checks import check_tokens
 from store import errors
 
+BATCHES_ON_DEVICE = 2
+
 
 class TeacherLane:
     """One loaded teacher, shared by threads that make different shards.
 
-    One of them at a time starts a batch; while it computes, the others read, copy and write. On a GPU each thread has
-    its own stream, so that waiting for one batch is not waiting for the next.
+    One of them at a time starts a batch; while it computes, the others read, copy and write. On a GPU two batches may
+    be on the device, so that it never waits for a copy, each in its thread's own stream, so that waiting for one is not
+    waiting for the other.
 
     Args:
         name: of the teacher in the cache.
@@ -33,6 +36,7 @@ class TeacherLane:
         self.teacher = teacher
         self.provenance = {**teacher.provenance(), **provenance}
         self._turn = threading.Lock()
+        self._places = threading.BoundedSemaphore(BATCHES_ON_DEVICE)
         self._own = threading.local()
 
     def tokens(self, pixels: np.ndarray) -> Sequence[np.ndarray | str]:
@@ -48,7 +52,7 @@ class TeacherLane:
             errors.JobFailed: the device's memory does not suffice.
         """
         try:
-            with self._stream():
+            with self._places, self._stream():
                 halves, reasons = self._compute(torch.from_numpy(pixels))
         except torch.OutOfMemoryError as error:
             advice = "Pass a smaller --batch-size"

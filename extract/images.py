@@ -10,15 +10,21 @@ How each kind becomes RGB (Pillow's meaning, what `torchvision.datasets.ImageFol
 - Of several frames the first is taken.
 - ICC profiles and gamma are ignored, always.
 - Refused, with a reason: more than MAX_PIXELS, 32-bit integer and floating-point samples, truncated or damaged data.
+  What libjpeg repairs on its own (a damaged stretch inside an otherwise whole JPEG) is taken, as everywhere.
+
+Colour and grey JPEGs are decoded by simplejpeg: libjpeg-turbo as Pillow has it, the same pixels, 1.6 times as fast
+(docs/extraction.md tells what was compared).
 """
 
 import io
 
 import numpy as np
+import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from extract.errors import DecodeError
 
+# MPO comes with JPEG. Never EPS, which runs Ghostscript.
 FORMATS = (
     "JPEG",
     "PNG",
@@ -32,15 +38,6 @@ FORMATS = (
 MAX_PIXELS = 89_478_485  # Pillow's own bound for a warning; 268 MB as RGB
 SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 REASON_LENGTH = 200
-TURNS = {  # EXIF orientation -> what makes the image upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def decode(content: bytes, *, rotation: int = 0) -> np.ndarray:
@@ -78,15 +75,33 @@ def _decode(content: bytes, rotation: int) -> np.ndarray:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise DecodeError("too large", f"{width} x {height} px is more than {MAX_PIXELS} pixels")
-        pixels = _rgb(image)
-    return np.ascontiguousarray(np.rot90(pixels, rotation // 90)) if rotation else pixels
+        pixels = _fast_jpeg(image, content)
+        if pixels is None:
+            image.load()
+            pixels = np.array(_eight_bits(image).convert("RGB"))
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)  # after load: PNG may keep it behind the data
+    return np.ascontiguousarray(np.rot90(_upright(pixels, orientation), rotation // 90))
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
-    image.load()
-    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))  # after load: PNG may keep EXIF behind the data
-    upright = _eight_bits(image).convert("RGB")
-    return np.array(upright if turn is None else upright.transpose(turn))
+def _fast_jpeg(image: Image.Image, content: bytes) -> np.ndarray | None:
+    """Pixels of a colour or grey JPEG; None for other images, and where Pillow should say what is wrong."""
+    if image.format != "JPEG" or image.mode not in ("RGB", "L"):
+        return None
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(content, "RGB"))
+    except ValueError:
+        return None
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo how an image of this EXIF orientation is stored."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

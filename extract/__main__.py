@@ -43,6 +43,7 @@ def run(
     summary: Path | None = None,
     events: Path | None = None,
     dry_run: bool = False,
+    overwrite: bool = False,
 ) -> int:
     """Extract what is left of a catalogue into a cache; stop it at any time and run it again.
 
@@ -64,6 +65,7 @@ def run(
         summary: file for the figures of the job, as JSON.
         events: file that gets a line of JSON for each thing that happens.
         dry_run: only tell what is left to do; writes nothing.
+        overwrite: delete the datasets named by --datasets (without index and views: only their tokens) and begin anew.
     """
     from extract import engine
     from extract.catalogue import load_catalogue
@@ -91,6 +93,9 @@ def run(
     settings = Settings(
         location=job.cache, catalogue=job.catalogue, device=device, batch_size=batch_size, threads=threads
     )
+    if overwrite:
+        for name in engine.delete(selection, engine.open_root(selection)):
+            print(f"deleted '{name}'", file=sys.stderr)
     opened = engine.open_for(selection)
     with _terminated_like_interrupted(), _crew(settings, scheduler, workers) as crew:
         report = engine.run(selection, opened, crew, stream=sys.stderr)

@@ -82,6 +82,8 @@ class WorkshopPlugin(WorkerPlugin):  # type: ignore[misc]
             self.under_way += 1
         try:
             return self._workshop.make(task, _WorkerWatch(tally, self._stopped))
+        except OSError:
+            raise  # another machine may have what this one lacks
         except errors.CodistillError as error:
             return Refusal(message=str(error))
         finally:

@@ -83,9 +83,7 @@ def make(workshop: Workshop, task: Task, watch: JobWatch) -> ShardReport:
     """
     try:
         return workshop.make(task, watch)
-    except errors.CodistillError:
-        raise
-    except OSError as error:
+    except OSError as error:  # also errors.MissingFile, of a source that has gone
         raise trouble(task, error) from error
 
 

@@ -12,6 +12,8 @@ from extract.catalogue import Catalogue
 from extract.crew import Crew
 from extract.display import Display
 from extract.events import EventLog
+from extract.plan import free_bytes
+from extract.plan_tables import size
 from extract.sources import open_source
 from extract.stages import ShardReport
 from extract.summary import RunReport, StageReport
@@ -76,6 +78,19 @@ def check(job: Job) -> Selection:
     return Selection(job=job, datasets=datasets, teachers=teachers)
 
 
+def open_root(selection: Selection) -> Cache:
+    """The cache of a job, its datasets unchecked; raises as `open_for`."""
+    job = selection.job
+    if "index" not in job.stages:
+        open_cache(job.cache)
+    try:
+        return create_cache(job.cache, job.catalogue.recipe.stored())
+    except OSError as error:
+        if isinstance(error, errors.CodistillError):
+            raise
+        raise errors.InvalidInput(f"cache '{job.cache}' cannot be written: {error}") from error
+
+
 def open_for(selection: Selection) -> Cache:
     """The cache of a job; its root is created where the stage index may do so.
 
@@ -85,13 +100,35 @@ def open_for(selection: Selection) -> Cache:
         errors.InvalidConfig: without index, datasets that are not there or differ from the catalogue.
     """
     job = selection.job
-    if "index" not in job.stages:
-        open_cache(job.cache)
-    cache = create_cache(job.cache, job.catalogue.recipe.stored())
+    cache = open_root(selection)
     if "index" not in job.stages:
         entries = [job.catalogue.dataset_named(name) for name in selection.datasets]
         preflight.refuse(preflight.stored_problems(cache, entries))
     return cache
+
+
+def delete(selection: Selection, cache: Cache) -> list[str]:
+    """Delete what a job would make, so that it is made anew: whole datasets, or without index and views only tokens.
+
+    Returns:
+        What was deleted.
+
+    Raises:
+        errors.InvalidInput: the job names no datasets; everything is not deleted by default.
+    """
+    job = selection.job
+    if not job.datasets:
+        raise errors.InvalidInput("--overwrite deletes what is stored. Name what to make anew with --datasets")
+    deleted = []
+    for name in [name for name in selection.datasets if name in cache.datasets]:
+        if {"index", "views"} & set(job.stages):
+            cache.delete_dataset(name)
+            deleted.append(name)
+            continue
+        for teacher in [teacher for teacher in selection.teachers if teacher in cache[name].teachers]:
+            cache[name].delete_teacher(teacher)
+            deleted.append(f"{name}/{teacher}")
+    return deleted
 
 
 def run(selection: Selection, cache: Cache, crew: Crew, *, stream: TextIO) -> RunReport:
@@ -143,6 +180,10 @@ class _Engine:
                     step()
         except errors.JobFailed as error:
             problem = str(error)
+        except OSError as error:
+            problem = (
+                f"{error}. Everything published before is whole. Correct the cause, then run the same command again"
+            )
         report = self._report(problem)
         self._log.write("end", complete=report.complete, missing_rows=report.missing_rows, problem=problem)
         return report
@@ -190,6 +231,7 @@ class _Engine:
         try:
             if tasks:
                 row_bytes = self._row_bytes(tasks[0].dataset, tasks[0].array)
+                self._warn_of_space(stage, left * row_bytes)
                 with Display(stage, rows=rows, done=rows - left, row_bytes=row_bytes, stream=self._stream) as display:
                     self._crew.make(tasks, JobWatch(self._job.limit, display.advance), self._recorder(stage, made))
         finally:
@@ -203,6 +245,11 @@ class _Engine:
                 stored_bytes=sum(report.stored_bytes for report in made),
                 reasons=dict(reasons),
             )
+
+    def _warn_of_space(self, stage: str, bytes_left: int) -> None:
+        free = free_bytes(self._job.cache)
+        if free is not None and free < bytes_left:
+            self._say(f"{stage}: {size(bytes_left)} to be written, {size(free)} free at the target", ())
 
     def _recorder(self, stage: str, made: list[ShardReport]) -> Callable[[ShardReport], None]:
         def record(report: ShardReport) -> None:

@@ -187,7 +187,7 @@ def _refuse_other_images(dataset: Dataset, listing: Listing) -> None:
         raise errors.Conflict(
             f"dataset '{dataset.name}' was indexed with {len(stored)} images, now there are {len(found)}: "
             f"{', '.join(differences)}. Restore them; or go on with the list as it was, where images that are gone or "
-            "changed fail: --stages views,features,seal; or extract them under another name"
+            "changed fail: --stages views,features,seal; or begin anew: --overwrite; or use another name"
         )
 
 

@@ -1,6 +1,8 @@
 """Whole jobs by the command: what ends up in the cache, what a second run does, what is refused."""
 
+import errno
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -231,3 +233,63 @@ def test_everything_wrong_is_told_before_work_starts(folder: Path, capsys: pytes
     assert not (folder / "cache").exists()
     assert run_extract(catalogue, "--cache", folder / "cache", "--stages", "views") == 2
     assert "no cache at" in told(capsys)
+
+
+def test_beginning_anew(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    catalogue = small_catalogue(folder)
+    assert run_extract(catalogue, "--cache", folder / "cache") == 0
+    (folder / "images" / "part0" / "000.png").write_bytes(builders.encoded(builders.picture(5)))
+    builders.teacher_weights(folder / "first.safetensors", seed=7)
+    before = tree_of(folder / "cache")
+    assert run_extract(catalogue, "--cache", folder / "cache", "--overwrite") == 2
+    assert "Name what to make anew with --datasets" in told(capsys)
+    assert tree_of(folder / "cache") == before
+    again = ("--cache", folder / "cache", "--overwrite", "--datasets", "pictures")
+    assert run_extract(catalogue, *again, "--stages", "features,seal") == 0
+    assert "deleted 'pictures/first'" in told(capsys)
+    pixels = "features.zarr/pictures/pixels/c.0.0.0.0"
+    assert tree_of(folder / "cache")[pixels] == before[pixels]
+    assert run_extract(catalogue, *again) == 0
+    assert "deleted 'pictures'" in told(capsys)
+    assert tree_of(folder / "cache")[pixels] != before[pixels]
+
+
+def test_dry_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    catalogue = small_catalogue(folder)
+    before = tree_of(folder)
+    assert run_extract(catalogue, "--cache", folder / "cache", "--dry-run") == 0
+    output = told(capsys)
+    assert "pictures" in output
+    assert "dry run: nothing was written" in output
+    assert tree_of(folder) == before
+
+
+def test_images_that_vanish_under_way(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    catalogue = small_catalogue(folder)
+    assert run_extract(catalogue, "--cache", folder / "cache", "--stages", "index") == 0
+    (folder / "images").rename(folder / "unmounted")
+    assert run_extract(catalogue, "--cache", folder / "cache", "--stages", "views") == 1
+    output = told(capsys)
+    assert f"could not be made: image folder '{folder / 'images'}' cannot be read" in output
+    assert "missing: 3 of 3 shards of 'pictures/pixels'" in output
+    (folder / "unmounted").rename(folder / "images")
+    assert run_extract(catalogue, "--cache", folder / "cache") == 0
+
+
+def test_target_that_cannot_be_written(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue = small_catalogue(folder)
+    assert run_extract(catalogue, "--cache", folder / "cache", "--stages", "index") == 0
+    opened = os.open
+
+    def read_only(path: str, flags: int, *arguments: int, **options: int) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR) and "cache" in str(path):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return opened(path, flags, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", read_only)
+    assert run_extract(catalogue, "--cache", folder / "cache", "--stages", "views") == 1
+    assert "could not be made: [Errno 30] Read-only file system" in told(capsys)
+    monkeypatch.undo()
+    assert run_extract(catalogue, "--cache", folder / "cache") == 0

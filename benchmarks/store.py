@@ -164,7 +164,7 @@ def _build(content: Rows, formats: set[str], work: Path) -> Mapping[str, Path]:
     for writer in writers():
         if writer.name in formats:
             folders[writer.name] = work / writer.name
-            folders[writer.name].mkdir()
+            writer.prepare(folders[writer.name], content)
             writer.write(folders[writer.name], content)
     store.seal(folders[CacheWriter.name])
     return folders

@@ -31,9 +31,13 @@ class Writer(ABC):
     name: ClassVar[str]
     modules: ClassVar[tuple[str, ...]] = ()
 
+    def prepare(self, folder: Path, rows: Rows) -> None:
+        """Create what is created once and not for every row; not timed."""
+        folder.mkdir(parents=True)
+
     @abstractmethod
     def write(self, folder: Path, rows: Rows) -> None:
-        """Write all rows into an empty folder, durably: this is what is timed."""
+        """Write all rows into a prepared folder, durably: this is what is timed."""
 
 
 class Reader(ABC):

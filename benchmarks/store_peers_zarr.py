@@ -25,7 +25,7 @@ class CacheWriter(Writer):
     name = "codistill"
 
     def write(self, folder: Path, rows: Rows) -> None:
-        dataset = self._create(folder, rows)
+        dataset = store.open(folder)[DATASET]
         for shard, numbers in enumerate(rows.shards()):
             digest = NO_PIXELS
             for name in rows.names:
@@ -39,7 +39,7 @@ class CacheWriter(Writer):
                 if pixels and len(rows.names) > 1:
                     digest = dataset.read_trailer(name, shard).digest
 
-    def _create(self, folder: Path, rows: Rows) -> store.Dataset:
+    def prepare(self, folder: Path, rows: Rows) -> None:
         size = rows.arrays[PIXELS].shape[0] if PIXELS in rows.arrays else 1
         cache = store.create(folder, {"image_size": size, "shard_rows": rows.shard_rows})
         images = image_list(range(rows.count))
@@ -54,7 +54,6 @@ class CacheWriter(Writer):
                     prefix_tokens=spec.prefix_tokens,
                     channels=spec.shape[1],
                 )
-        return dataset
 
 
 def image_list(numbers: range) -> pa.Table:

@@ -31,7 +31,7 @@ def measure_writing(rows: Rows, writers: Sequence[Writer], folder: Path, *, repe
     for _ in range(repetitions):
         for writer in writers:
             target = folder / "written"
-            target.mkdir(parents=True)
+            writer.prepare(target, rows)
             os.sync()  # nothing of others' is left to write
             begun = time.perf_counter()
             writer.write(target, rows)

@@ -13,7 +13,7 @@ from store.layout import CHECKSUM_BYTES, Layout, checksum
 from store.problems import Kind, Problem, some_rows
 from store.salvage import Tail, read_tail
 from store.schema import FAILED, OK, PIXELS
-from store.statistics import BLOCK_TOKENS, Accumulator, Extremes, Moments, power_sums
+from store.statistics import Accumulator, Extremes, Moments, Scratch, power_sums
 from store.trailer import ENDING, Trailer
 from store.trailer_check import contradictions
 
@@ -282,7 +282,7 @@ class _TokenMoments:
     def __init__(self, prefix_tokens: int, channels: int) -> None:
         self._parts = [slice(0, prefix_tokens), slice(prefix_tokens, None)]
         self._accumulators = [Accumulator(channels) for _ in self._parts]
-        self._scratch = np.empty((BLOCK_TOKENS, channels))
+        self._scratch = Scratch(channels)
 
     def add(self, row: npt.NDArray[np.float16]) -> bool:
         """Take in a row [N, C] if all of its values are finite, and say whether they are."""

@@ -12,6 +12,7 @@ from store import errors
 Float64 = npt.NDArray[np.float64]
 FIELDS = ("count", "mean", "M2", "min", "max")
 BLOCK_TOKENS = 64  # tokens converted at a time; the block stays in the second-level cache
+SCALE = 2.0**112
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,73 +76,97 @@ def empty(channels: int) -> Moments:
 class Extremes:
     """Per-channel extremes of float16 tokens, found on the bits: as integers they compare fast.
 
-    Among non-negative values larger bits are larger values; among negative ones (sign bit set) they are smaller.
-
     Attributes:
-        signed_max, signed_min, unsigned_max, unsigned_min: of the bits taken as int16 and as uint16 [channel].
+        low, high: int16 [channel], float16 bits turned so that they compare as their values do (`_turned`).
     """
 
-    signed_max: npt.NDArray[np.int16]
-    signed_min: npt.NDArray[np.int16]
-    unsigned_max: npt.NDArray[np.uint16]
-    unsigned_min: npt.NDArray[np.uint16]
+    low: npt.NDArray[np.int16]
+    high: npt.NDArray[np.int16]
 
     @classmethod
     def of(cls, tokens: npt.NDArray[np.float16]) -> "Extremes":
-        """Return the extremes of tokens [N, C], N >= 1."""
+        """Return the extremes of tokens [N, C], N >= 1.
+
+        Among non-negative values larger bits are larger values; among negative ones (sign bit set) they are smaller. So
+        two passes suffice for channels that have both, and only the others need more.
+        """
         signed, unsigned = tokens.view(np.int16), tokens.view(np.uint16)
-        return cls(signed.max(axis=0), signed.min(axis=0), unsigned.max(axis=0), unsigned.min(axis=0))
+        high, low = signed.max(axis=0), unsigned.max(axis=0)
+        _set_least(high, signed, high < 0)
+        _set_least(low, unsigned, low < 0x8000)
+        return cls(_turned(low.view(np.int16)), _turned(high))
 
     @property
     def finite(self) -> bool:
         """Whether no value is NaN or infinite."""
-        return bool((self.signed_max < 0x7C00).all() and (self.unsigned_max < 0xFC00).all())
+        return bool(self.high.max() < 0x7C00 and self.low.min() >= -0x7C00)
 
     def union(self, other: "Extremes") -> "Extremes":
         """Return the extremes of both sets of tokens."""
-        return Extremes(
-            np.maximum(self.signed_max, other.signed_max),
-            np.minimum(self.signed_min, other.signed_min),
-            np.maximum(self.unsigned_max, other.unsigned_max),
-            np.minimum(self.unsigned_min, other.unsigned_min),
-        )
+        return Extremes(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
 
     def values(self) -> tuple[Float64, Float64]:
         """Return (min, max), float64 [channel]."""
-        low = np.where(self.unsigned_max >= 0x8000, self.unsigned_max, self.unsigned_min).astype(np.uint16)
-        high = np.where(self.signed_max >= 0, self.signed_max, self.signed_min).astype(np.int16)
-        return low.view(np.float16).astype(np.float64) + 0.0, high.view(np.float16).astype(np.float64) + 0.0
+        low, high = (_turned(keys).view(np.float16).astype(np.float64) + 0.0 for keys in (self.low, self.high))
+        return low, high
 
 
-def power_sums(tokens: npt.NDArray[np.float16], scratch: Float64 | None = None) -> Float64:
+def _turned(bits: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
+    """Turn round what is negative, to and fro: float16 bits in the order of their values."""
+    return np.asarray(bits ^ ((bits >> 15) & 0x7FFF))
+
+
+def _set_least(extreme: npt.NDArray[Any], bits: npt.NDArray[Any], where: npt.NDArray[np.bool_]) -> None:
+    """Set `extreme` to the least of `bits` [N, C] in some channels, usually few."""
+    channels = np.flatnonzero(where)
+    if 8 * len(channels) > len(where):
+        extreme[channels] = bits.min(axis=0)[channels]
+    elif len(channels):
+        extreme[channels] = bits[:, channels].min(axis=0)
+
+
+class Scratch:
+    """Memory to compute `power_sums` in; allocating it each time costs as much as a third of the sums.
+
+    Args:
+        channels: of the tokens.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.single = np.empty((BLOCK_TOKENS, channels), np.float32)
+        self.double = np.empty((BLOCK_TOKENS, channels), np.float64)
+
+
+def power_sums(tokens: npt.NDArray[np.float16], scratch: Scratch | None = None) -> Float64:
     """Return float64 [2, channel]: the sums of values and of squares of finite tokens [N, C].
 
     No reference is subtracted. Values and squares of float16 are exact in float64, and their sums round only where
     values of very different size meet, which makes the variance large; so nothing is lost as long as the difference
     `sum of squares - mean * sum` is taken exactly, which `Accumulator.moments` does.
-
-    Args:
-        tokens: float16 [N, C].
-        scratch: float64 [BLOCK_TOKENS, C] to work in; allocating it costs as much as a third of the sums.
     """
-    block = np.empty((BLOCK_TOKENS, tokens.shape[1])) if scratch is None else scratch
+    scratch = scratch or Scratch(tokens.shape[1])
     sums = np.zeros((2, tokens.shape[1]))
     for start in range(0, len(tokens), BLOCK_TOKENS):
-        values = _widen(tokens[start : start + BLOCK_TOKENS], block)
+        values = _scaled(tokens[start : start + BLOCK_TOKENS], scratch)
         sums[0] += values.sum(axis=0)
         sums[1] += np.einsum("nc,nc->c", values, values)
+    sums *= [[SCALE], [SCALE**2]]
     return sums
 
 
-def _widen(tokens: npt.NDArray[np.float16], out: Float64) -> Float64:
-    """Convert finite float16 to float64 in `out`, faster than numpy: move the bits, then correct the exponent."""
-    values = out[: len(tokens)]
-    bits = values.view(np.int64)
+def _scaled(tokens: npt.NDArray[np.float16], scratch: Scratch) -> Float64:
+    """Return finite float16 divided by `SCALE` as float64, exactly, in `scratch`; a third faster than numpy converts.
+
+    The bits are moved to where float32 has them. Its exponent counts from -127 and that of float16 from -15, hence the
+    scale; squares of the result are still far from the ends of float64.
+    """
+    single, double = scratch.single[: len(tokens)], scratch.double[: len(tokens)]
+    bits = single.view(np.int32)
     np.copyto(bits, tokens.view(np.int16))  # extends the sign over the high bits
-    np.left_shift(bits, 42, out=bits)
-    np.bitwise_and(bits, -0x7E00040000000000, out=bits)  # keeps sign, 5 exponent and 10 fraction bits
-    np.multiply(values, 2.0**1008, out=values)
-    return values
+    np.left_shift(bits, 13, out=bits)
+    np.bitwise_and(bits, -0x70002000, out=bits)  # keeps sign, 5 exponent and 10 fraction bits
+    np.copyto(double, single)
+    return double
 
 
 class Accumulator:

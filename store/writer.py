@@ -16,7 +16,7 @@ import pyarrow as pa
 from store import errors, manifest
 from store.layout import CHECKSUM_BYTES, Layout, checksum
 from store.schema import FAILED, OK, PIXELS, ArrayNode
-from store.statistics import BLOCK_TOKENS, Accumulator, Extremes, Float64, Moments, power_sums
+from store.statistics import Accumulator, Extremes, Float64, Moments, Scratch, power_sums
 from store.storage import Sink, Storage
 from store.trailer import Trailer
 
@@ -205,7 +205,7 @@ class _RowMoments:
         self._threads = ThreadPoolExecutor(MOMENTS_THREADS, thread_name_prefix="codistill-moments")
         self._running: deque[tuple[list[Extremes], Future[list[Float64]]]] = deque()
         self._copies = itertools.cycle(np.empty((ROWS_IN_FLIGHT, *plan.node.row_shape), plan.node.dtype))
-        self._scratch = threading.local()
+        self._local = threading.local()
 
     def add(self, row: npt.NDArray[np.float16]) -> bool:
         """Take in a row [N, C] if all of its values are finite, and say whether they are."""
@@ -231,9 +231,9 @@ class _RowMoments:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _sum(self, row: npt.NDArray[np.float16]) -> list[Float64]:
-        if not hasattr(self._scratch, "block"):
-            self._scratch.block = np.empty((BLOCK_TOKENS, row.shape[1]))
-        return [power_sums(row[part], self._scratch.block) for part in self._parts]
+        if not hasattr(self._local, "scratch"):
+            self._local.scratch = Scratch(row.shape[1])
+        return [power_sums(row[part], self._local.scratch) for part in self._parts]
 
     def _take_one(self) -> None:
         extremes, future = self._running.popleft()

@@ -38,6 +38,7 @@ class TeacherLane:
         self._turn = threading.Lock()
         self._places = threading.BoundedSemaphore(BATCHES_ON_DEVICE)
         self._own = threading.local()
+        self._settled = False
 
     def tokens(self, pixels: np.ndarray) -> Sequence[np.ndarray | str]:
         """Tokens of a batch.
@@ -70,6 +71,9 @@ class TeacherLane:
             pixels = pixels.pin_memory().to(self.teacher.device, non_blocking=True)
         with self._turn:
             prefix, patches = self.teacher(pixels)
+            if cuda and not self._settled:  # what the teacher keeps from its first batch must be there for all streams
+                torch.cuda.synchronize(self.teacher.device)
+                self._settled = True
         halves, reasons = check_tokens(torch.cat((prefix, patches), dim=1))
         if not cuda:
             return halves.numpy(), reasons

@@ -1,4 +1,4 @@
-"""Reading weight files without running what is in them (invariant I8).
+"""Reading weight files without running what is in them.
 
 safetensors, or `torch.load(weights_only=True)` within an allow-list that covers what the authors of the teachers put
 beside their weights: `argparse.Namespace` and numeric numpy arrays, under the names of numpy 1 and 2.

@@ -222,7 +222,10 @@ def _ask(problems: int) -> bool:
         file=sys.stderr,
         flush=True,
     )
-    return input().strip().lower() in ("y", "yes")
+    try:
+        return input().strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl-D
+        return False
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """What the four command-line programs share: subcommands from functions, one clear line per error, exit codes."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from store.errors import CodistillError
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+OF_THE_MACHINE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMFILE}
 
 
 def run(
@@ -41,13 +43,25 @@ def run(
     try:
         result = app.cli(prog=prog, description=description, args=arguments or ["--help"])
         sys.stdout.flush()
+    except BrokenPipeError:  # `codistill store info CACHE | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except CodistillError as error:
         print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE:
+            raise
+        print(f"error: {_of_the_machine(error)}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("\ninterrupted: nothing stored is lost; run the same command again to go on", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # `codistill store info CACHE | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     return int(result) if isinstance(result, int) else 0
+
+
+def _of_the_machine(error: OSError) -> str:
+    """Return what the machine refuses: space, permission, open files."""
+    where = f"'{error.filename}': " if error.filename else ""
+    refused = (error.strerror or str(error)).lower()
+    return f"{where}{refused}. What is stored is whole: put that right and run the same command again"

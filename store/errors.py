@@ -34,7 +34,7 @@ class InvalidConfig(InvalidInput):
 
 
 class Conflict(InvalidInput):
-    """What is stored was made from something else (invariant I5)."""
+    """What is stored was made from something else."""
 
     kind = "conflict"
 
@@ -98,7 +98,7 @@ class Damaged(CodistillError):
 
 
 class UnsafeFile(InvalidInput):
-    """A file would have to run code to be read (invariant I8)."""
+    """A file would have to run code to be read."""
 
     kind = "unsafe_file"
 

@@ -128,9 +128,9 @@ def make_directories(directory: Path) -> None:
 def sweep(directory: Path) -> list[str]:
     """Remove leftovers of dead writers in a directory and return their names.
 
-    Left alone: files of processes alive on this host, and files of other hosts (or unknown pids) until they are
-    6 hours old. A claim goes only when its file is published or it is 6 hours old, because it is also what keeps a
-    second writer out.
+    Left alone: files written to in the last 6 hours, unless their process is known to be dead (those of other hosts,
+    boots or pid namespaces cannot be looked up). A claim goes only when its file is published or it is 6 hours old,
+    because it is also what keeps a second writer out.
     """
     try:
         entries = list(os.scandir(directory))

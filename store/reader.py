@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from store import errors, rows, trailer
 from store.crew import Crew
-from store.schema import MISSING, OK, ArrayNode
+from store.schema import MISSING, OK, PIXELS, ArrayNode
 from store.trailer import Trailer
 
 if TYPE_CHECKING:
@@ -168,9 +168,21 @@ class Reader:
         for shard in shards.tolist():
             try:
                 said = self.read_trailer(name, shard)
+                self._refuse_other_pixels(name, said)
             except errors.MissingShard:
                 continue
             known[said.rows.start : said.rows.stop] = said.status
+
+    def _refuse_other_pixels(self, name: str, said: Trailer) -> None:
+        """Raise if tokens were computed from other pixels than are stored, as seal would."""
+        if name == PIXELS or self._dataset.array(PIXELS).layout is None:
+            return
+        stored = self.read_trailer(PIXELS, said.shard).digest
+        if said.pixels_digest != stored:
+            where = f"shard {said.shard} of '{self._dataset.name}/{name}'"
+            digests = f"digest expected {stored}, found {said.pixels_digest}"
+            command = f"codistill store verify {self._dataset.storage.location} --repair"
+            raise errors.Damaged(f"{where} was computed from other pixels than are stored: {digests}. Run: {command}")
 
 
 def _target(name: str, node: ArrayNode, count: int, given: npt.NDArray[Any] | None) -> npt.NDArray[Any]:

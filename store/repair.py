@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from store import errors
 from store.cache import Cache
+from store.layout import CHECKSUM_BYTES, checksum
 from store.problems import IN_SHARD, OF_SEAL, OF_SHARD, Kind, Problem
 from store.rebuild import Plan, Planner, Refusal, dependents
 from store.recompute import Recomputer, find_recomputer
@@ -295,10 +296,16 @@ class _Repairer:
         return self._recomputer
 
     def _read_row(self, source: ShardCheck, position: int) -> npt.NDArray[Any]:
+        """Return a row that was found good, checked again: a bad read must not get a checksum that fits it."""
         node, layout = source.place.dataset.array(source.place.array), source.place.layout
-        row = np.empty(node.row_shape, node.dtype)
+        row, crc = np.empty(node.row_shape, node.dtype), np.zeros(CHECKSUM_BYTES, np.uint8)
         with self._storage.open_object(source.place.key) as opened:
-            opened.read_into([row.reshape(-1).view(np.uint8)], position * layout.stride, layout.row_bytes)
+            opened.read_into([row.reshape(-1).view(np.uint8), crc], position * layout.stride, layout.stride)
+        said = source.trailer
+        expected = int.from_bytes(crc.tobytes(), "little") if said is None else int(said.crc32c[position])
+        if checksum(row) != expected:
+            number = source.place.rows.start + position
+            raise Refusal(f"row {number} of '{source.place.key}' was good and reads differently now. Run this again")
         return row
 
 

@@ -82,7 +82,7 @@ def advice(report: VerifyReport) -> str:
     """Return what to do about the problems."""
     ours = len(repairable(report.problems))
     if not ours:
-        return "none of these can be repaired here: see docs/format.md on what each kind means"
+        return "none of these can be repaired here: docs/verify.md says what to do about each kind"
     return f"{ours} can be repaired. Run: codistill store verify {report.location} --repair"
 
 

@@ -1,10 +1,12 @@
 """The console command: dispatch, help, and one clear line for bad input."""
 
+import errno
 import importlib
 
 import pytest
 
 import codistill
+from store.commandline import run
 
 PROGRAMS = ["store", "extract", "train", "eval"]
 
@@ -23,6 +25,19 @@ def test_every_program_has_help_with_an_example(program: str, capsys: pytest.Cap
     assert exit_info.value.code == 0
     assert f"codistill {program}" in capsys.readouterr().out
     assert importlib.import_module(f"{program}.__main__").main.__doc__
+
+
+def test_a_full_disk_is_one_line_and_a_mistake_of_ours_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "cache/c.0")
+
+    def wrong() -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    assert run("codistill store", "Test.", {"full": full, "wrong": wrong}, argv=["full"]) == 2
+    assert capsys.readouterr().err.startswith("error: 'cache/c.0': no space left on device. What is stored is whole")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        run("codistill store", "Test.", {"full": full, "wrong": wrong}, argv=["wrong"])
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

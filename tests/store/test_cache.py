@@ -1,4 +1,4 @@
-"""Creating and opening: the same again is nothing, anything else is refused with both values shown (I5)."""
+"""Creating and opening: the same again is nothing, anything else is refused with both values shown."""
 
 import json
 from pathlib import Path

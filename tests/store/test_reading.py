@@ -114,6 +114,22 @@ def test_shards_that_arrive_after_a_seal_can_be_read_at_once(tmp_path: Path) -> 
     np.testing.assert_array_equal(dataset.read([4, 0], ["pixels"])["pixels"], [pixels_of(4), pixels_of(0)])
 
 
+def test_tokens_of_other_pixels_are_refused_without_a_seal_and_after_one(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path)
+    write_pixels(dataset, 0)
+    with dataset.write_shard("t", 0, provenance={}, pixels_digest="00" * 32) as writer:
+        for row in dataset.shard_rows_of(0):
+            writer.append(tokens_of(row))
+        writer.finish()
+    message = "shard 0 of 'bedlam/t' was computed from other pixels than are stored"
+    with pytest.raises(errors.Damaged, match=message):
+        dataset.read([1], ["pixels", "t"])
+    with pytest.raises(errors.Damaged, match=message):
+        store.seal(tmp_path)
+    with pytest.raises(errors.Damaged, match=message):
+        store.open(tmp_path)["bedlam"].read([1], ["t"])
+
+
 def test_a_sealed_shard_that_has_gone_names_the_command(tmp_path: Path) -> None:
     fill(make_dataset(tmp_path))
     store.seal(tmp_path)

@@ -11,8 +11,9 @@ import pytest
 
 import store
 from store import errors
+from store.files import OpenFile
 from store.problems import Kind
-from store.repair import RepairReport, repair
+from store.repair import RepairReport, _Repairer, repair
 from store.verify import VerifyReport, verify
 from tests.store import caches, damage, fake_recomputer
 from tests.store.caches import contents, same_rows
@@ -161,6 +162,33 @@ def test_a_failure_to_publish_puts_the_damaged_shard_back(root: Path, monkeypatc
     monkeypatch.setattr(store.ShardWriter, "finish", full)
     with pytest.raises(OSError, match="no space"):
         repair(store.open(root), report)
+    assert contents(root) == before
+
+
+def test_a_good_row_that_changes_while_it_is_copied_gets_no_new_checksum(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage.flip_token_row(root)
+    before = contents(root)
+    report = verify(root)
+    read_into = OpenFile.read_into
+
+    def flipped(self: OpenFile, buffers: list[np.ndarray], offset: int, length: int) -> int:
+        done = read_into(self, buffers, offset, length)
+        if len(buffers) == 2:  # one row and its checksum
+            buffers[0][0] ^= 1
+        return done
+
+    publish = _Repairer._publish
+
+    def publish_with_bad_reads(self: _Repairer, *arguments: object) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(OpenFile, "read_into", flipped)
+            publish(self, *arguments)
+
+    monkeypatch.setattr(_Repairer, "_publish", publish_with_bad_reads)
+    done = repair(store.open(root), report)
+    assert "reads differently now" in str(done.left[0])
     assert contents(root) == before
 
 

@@ -1,4 +1,4 @@
-"""Weight files: what is read, what is refused without being run, and what damage is called (I8)."""
+"""Weight files: what is read, what is refused without being run, and what damage is called."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Training apart from teachers: none is imported (I6), and cached targets teach what live ones would (I7)."""
+"""Training apart from teachers: none is imported, and cached targets teach what live ones would."""
 
 import subprocess
 import sys

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+from scipy.special import stdtrit
 
 from eval import bootstrap
 from eval.metrics import SCORES, SUMS, scores
@@ -16,7 +17,7 @@ from eval.predictors import STUDENT
 from eval.summary import PATCH, blocks
 from train.recipe import FREE_SECTIONS, Recipe, flattened
 
-BEYOND = 2.0  # standard errors
+SEED_LEVEL = 0.95  # of the interval that a difference between recipes must leave
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +100,10 @@ def seed_groups(recipes: Mapping[str, Recipe], values: Mapping[str, float]) -> l
 
 
 def beyond_seed_noise(first: SeedGroup, second: SeedGroup, groups: Sequence[SeedGroup]) -> bool | None:
-    """Whether two groups differ by more than two standard errors; None if no group has two seeds.
+    """Whether two groups differ at the 5 % level of Student's t-test; None if no group has two seeds.
 
     The standard deviation between seeds is pooled over all groups that have several, because two or three seeds of
-    one recipe say little about it.
+    one recipe say little about it; that even the pooled one comes from few runs is what the t-distribution is for.
     """
     several = [group for group in groups if len(group.runs) > 1]
     if not several:
@@ -110,7 +111,7 @@ def beyond_seed_noise(first: SeedGroup, second: SeedGroup, groups: Sequence[Seed
     degrees = sum(len(group.runs) - 1 for group in several)
     pooled = math.sqrt(sum((len(group.runs) - 1) * group.std**2 for group in several) / degrees)
     error = pooled * math.sqrt(1 / len(first.runs) + 1 / len(second.runs))
-    return abs(first.mean - second.mean) > BEYOND * error
+    return bool(abs(first.mean - second.mean) > stdtrit(degrees, (1 + SEED_LEVEL) / 2) * error)
 
 
 def varying(recipes: Mapping[str, Recipe]) -> dict[str, dict[str, object]]:

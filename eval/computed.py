@@ -91,7 +91,14 @@ def probed_correlation(opened: OpenRun, probe: Probe, *, progress: bool = False)
         asdict(probe),
         lambda: (
             correlation_of_run.as_json(
-                correlation_of_run.on_probe(opened.run, opened.mixture, probe, window=probe.steps, progress=progress)
+                correlation_of_run.on_probe(
+                    opened.run,
+                    opened.mixture,
+                    probe,
+                    window=probe.steps,
+                    device=opened.device,
+                    progress=progress,
+                )
             ),
             None,
         ),

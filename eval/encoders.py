@@ -7,10 +7,10 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from backbones.images import normalise
 from train.student import Encoder as StudentNetwork
+from train.student import resized_to_grid
 
 
 class FrozenEncoder(Protocol):
@@ -49,11 +49,7 @@ class StudentEncoder(nn.Module):
     @torch.inference_mode()
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Encode uint8 (B, H, W, 3) pixels into prefix (B, P, D) and patches (B, N, D), float32."""
-        images = normalise(pixels)
-        if self.network.patch_size != self.cell_px:
-            ratio = self.network.patch_size / self.cell_px
-            size = (round(images.shape[-2] * ratio), round(images.shape[-1] * ratio))
-            images = functional.interpolate(images, size=size, mode="bicubic", align_corners=True)
+        images = resized_to_grid(normalise(pixels), patch_size=self.network.patch_size, cell_px=self.cell_px)
         tokens = self.network(images) if self.final_norm else self.network.forward_tokens(images)[0]
         cls, _, patches = self.network.split(tokens)
         return cls.float(), patches.float()

@@ -59,7 +59,7 @@ def _draw_losses(axes: Any, steps: Sequence[log.Record]) -> None:
     axes.set_title("loss (what is minimised)")
     x, y = [record["step"] for record in steps], [record["loss"] for record in steps]
     axes.plot(x, y, alpha=0.3, color="black", linewidth=0.6)
-    axes.plot(x, running_mean(y, _window(steps)), color="black")
+    axes.plot(x, running_mean(y, window(steps)), color="black")
     rate = axes.twinx()
     rate.plot(x, [record["lr"] for record in steps], color="tab:gray", linestyle=":", linewidth=1)
     rate.set_ylabel("learning rate (dotted)")
@@ -71,7 +71,7 @@ def _draw_teachers(axes: Any, steps: Sequence[log.Record]) -> None:
         points = [
             (record["step"], value) for record in steps if (value := record["loss_per_teacher"][name]) is not None
         ]
-        smooth = running_mean([value for _, value in points], _window(steps))
+        smooth = running_mean([value for _, value in points], window(steps))
         axes.plot([step for step, _ in points], smooth, label=name)
     if steps:
         axes.legend()
@@ -92,5 +92,6 @@ def _draw_fidelity(axes: Any, records: Sequence[log.Record]) -> None:
         axes.text(0.5, 0.5, "no held-out dataset", ha="center", transform=axes.transAxes)
 
 
-def _window(steps: Sequence[log.Record]) -> int:
+def window(steps: Sequence[log.Record]) -> int:
+    """How many steps the running mean of a log goes over."""
     return max(1, round(SMOOTHING * len(steps)))

@@ -21,7 +21,6 @@ from store.schema import PIXELS
 from train.mixture import Picks, Source
 
 DEVICE_BATCHES = 2  # batches that wait on a GPU, copied before they are needed
-TOKEN_BYTES = 2
 
 
 @dataclass(frozen=True, kw_only=True)

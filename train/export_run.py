@@ -20,7 +20,7 @@ def export_run(run: Run, out: Path, *, kind: Format = "timm", image_size: int | 
         out: a new directory for "timm" (safetensors, JSON, model card); a new file for "dune" (`.pth`, with projectors
             and statistics, as the loader of naver/dune reads it).
         kind: which of the two.
-        image_size: side of the images that timm's model takes, px; None takes the one trained on.
+        image_size: side of the images that timm's model takes, px; None takes what the encoder was trained on.
 
     Raises:
         OutputExists: there is something already.
@@ -31,7 +31,9 @@ def export_run(run: Run, out: Path, *, kind: Format = "timm", image_size: int | 
         return
     if out.exists() and not out.is_dir():
         raise OutputExists(f"output '{out}' is a file. Choose a directory")
-    export_encoder(run.distiller.encoder, out, image_size=image_size or run.image_size, card=card_facts(run))
+    encoder = run.distiller.encoder
+    size = image_size or encoder.pos_grid[0] * encoder.patch_size  # not the views' size, if its patch is not theirs
+    export_encoder(encoder, out, image_size=size, card=card_facts(run))
 
 
 def card_facts(run: Run) -> CardFacts:

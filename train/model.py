@@ -7,11 +7,10 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from store.errors import InvalidInput
 from train.projectors import EncoderShape, Projector, ProjectorConfig, build_projector
-from train.student import Encoder, EncoderConfig, build_encoder, depth, has_cls
+from train.student import Encoder, EncoderConfig, build_encoder, depth, has_cls, resized_to_grid
 from train.targets import TeacherSpec
 
 DEFAULT_CELL_PX = 14
@@ -52,10 +51,7 @@ class Distiller(nn.Module):
         Args:
             images: normalised float (B, 3, H, W).
         """
-        if self.encoder.patch_size != self.cell_px:
-            ratio = self.encoder.patch_size / self.cell_px
-            size = (round(images.shape[-2] * ratio), round(images.shape[-1] * ratio))
-            images = functional.interpolate(images, size=size, mode="bicubic", align_corners=True)
+        images = resized_to_grid(images, patch_size=self.encoder.patch_size, cell_px=self.cell_px)
         _, tapped = self.encoder.forward_tokens(images, taps=self.taps)
         return {tap: self._without_registers(tokens) for tap, tokens in zip(self.taps, tapped, strict=True)}
 

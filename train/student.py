@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from backbones.position import resample_pos_embed
 from backbones.vit import DinoVisionTransformer
@@ -151,6 +152,22 @@ def build_encoder(config: EncoderConfig, *, pos_grid: tuple[int, int]) -> Encode
     )
     encoder.norm.requires_grad_(False)
     return encoder
+
+
+def resized_to_grid(images: Tensor, *, patch_size: int, cell_px: int) -> Tensor:
+    """Resize images so that an encoder of another patch size has as many patches as the teachers' grid has cells.
+
+    By the rule that DUNE has for its teachers: bicubic, align_corners=True, no antialias.
+
+    Args:
+        images: normalised float (B, 3, H, W).
+        patch_size: of the encoder, px; equal to `cell_px`, the images are returned as they are.
+        cell_px: pixels of a stored view per cell of the grid.
+    """
+    if patch_size == cell_px:
+        return images
+    size = [round(side * patch_size / cell_px) for side in images.shape[-2:]]
+    return functional.interpolate(images, size=size, mode="bicubic", align_corners=True)
 
 
 def has_cls(encoder: Encoder) -> bool:

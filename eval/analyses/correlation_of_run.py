@@ -64,7 +64,9 @@ def from_log(run: Run, *, window: int) -> UpdateCorrelation:
     return correlate_updates(changes, teachers, window=window, first_step=2)
 
 
-def on_probe(run: Run, mixture: Mixture, probe: Probe, *, window: int, progress: bool = False) -> UpdateCorrelation:
+def on_probe(
+    run: Run, mixture: Mixture, probe: Probe, *, window: int, device: torch.device, progress: bool = False
+) -> UpdateCorrelation:
     """Replay steps of the run and correlate what each does to the loss on a fixed batch.
 
     The steps are those of the training, drawn rows and masks included; nothing in the run directory changes.
@@ -81,7 +83,7 @@ def on_probe(run: Run, mixture: Mixture, probe: Probe, *, window: int, progress:
         )
     teachers = _teachers(run)
     selection = rows.balanced(mixture, rows=probe.rows, seed=run.recipe.seed)
-    with joined(run.recipe.machine.device) as ranks:
+    with joined(str(device)) as ranks:
         ((_, batch),) = rows.batches(selection, mixture, device=ranks.device, batch=max(1, len(selection)))
         batch = _kept(batch)
         distiller, norms, optimizer = _at(run, probe.from_step)

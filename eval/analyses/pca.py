@@ -17,7 +17,7 @@ from backbones.images import normalise
 from eval import rows
 from eval.encoders import StudentEncoder
 from eval.fidelity import Subject
-from eval.held_out import seen_in_training
+from eval.held_out import image_keys, seen_in_training
 from eval.predictors import statistics
 from eval.summary import HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS, PATCH
 from store.pictures import pca_basis, pca_rgb
@@ -118,6 +118,7 @@ def _candidates(number: int, source: Source, seen: np.ndarray) -> list[Shown]:
     places = np.random.default_rng(0).permutation(len(source.rows))[:CANDIDATES].astype(np.int64)
     wanted = pa.array(source.rows_at(places))
     table = source.dataset.manifest(columns=list(COLUMNS), filter=pc.field("row").isin(wanted))
+    keys = image_keys(source.dataset)
     best: dict[int, Shown] = {}
     for row in table.to_pylist():
         kind = HELD_OUT_VIEWS if seen[row["image_index"]] else HELD_OUT_PHOTOGRAPHS
@@ -125,7 +126,7 @@ def _candidates(number: int, source: Source, seen: np.ndarray) -> list[Shown]:
             source=number,
             row=row["row"],
             caption=f"{row['path']}, view {row['view']} ({kind.removesuffix('s')})",
-            image=row["path"],
+            image=keys[row["image_index"]].as_py(),
             seen=bool(seen[row["image_index"]]),
             spoilt=bool(row["grayscale"]) + bool(row["solarize"]) + (row["blur_sigma"] is not None),
             area_px=(row["crop_height"] or 0) * (row["crop_width"] or 0),

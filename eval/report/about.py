@@ -10,10 +10,9 @@ from eval.report.views import RunView
 from eval.summary import HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS
 from store.layout import CHECKSUM_BYTES
 from train import log
-from train.curves import running_mean
+from train.curves import running_mean, window
 
 STAND_IN = "tf_efficientnet_lite"
-SMOOTHING = 0.02
 
 TERMS = (
     ("row, view", "A row is one view of one photograph: a crop with its flip and colours, stored as pixels."),
@@ -296,11 +295,10 @@ def _curves_compared(runs: Sequence[RunView]) -> list[Chart]:
 def _losses(run: RunView) -> dict[str, tuple[list[float], list[float]]]:
     """Teacher -> steps and running mean of its loss; steps without images for it are left out."""
     records = log.read(run.path, log.STEP)
-    window = max(1, round(SMOOTHING * len(records)))
     curves = {}
     for teacher in records[0]["loss_per_teacher"] if records else ():
         points = [(r["step"], v) for r in records if (v := r["loss_per_teacher"][teacher]) is not None]
-        means = running_mean([value for _, value in points], window)
+        means = running_mean([value for _, value in points], window(records))
         curves[teacher] = ([float(step) for step, _ in points], [float(value) for value in means])
     return curves
 

@@ -121,7 +121,7 @@ def _seeds_table(groups: Sequence[SeedGroup], kind: str) -> Table:
         Column(title="Mean", numeric=True),
         Column(title="Deviation between seeds", numeric=True),
         Column(title="Less than the best", numeric=True),
-        Column(title="Beyond seed noise", hint="more than two standard errors, deviation pooled over all recipes"),
+        Column(title="Beyond seed noise", hint="t-test at the 5 % level, deviation pooled over all recipes"),
     ]
     best = groups[0]
     rows = []

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from store.errors import InvalidInput
 
-MODELS = "tf_efficientnet_lite"
 MARK = "_conv_stem.weight"
 OUTER = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 FIRST_STAGE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -101,8 +102,8 @@ def test_replayed_updates_are_those_of_the_training(cache: Cache, tmp_path: Path
     opened = open_run(train_run(cache, tmp_path / "run", **settings), device="cpu")
     before = {path: path.stat().st_mtime_ns for path in opened.directory.rglob("*")}
     probe = Probe(steps=steps, rows=10)
-    found = correlation_of_run.on_probe(opened.run, opened.mixture, probe, window=steps)
-    later = correlation_of_run.on_probe(opened.run, opened.mixture, replace(probe, from_step=2), window=steps)
+    replayed = partial(correlation_of_run.on_probe, opened.run, opened.mixture, window=steps, device=opened.device)
+    found, later = replayed(probe), replayed(replace(probe, from_step=2))
     assert {path: path.stat().st_mtime_ns for path in opened.directory.rglob("*")} == before
     losses = np.array([_probe_losses(opened, step, probe) for step in range(steps + 1)])
     expected = correlate_updates(np.diff(losses, axis=0), ("alpha", "beta"), window=steps)
@@ -111,7 +112,7 @@ def test_replayed_updates_are_those_of_the_training(cache: Cache, tmp_path: Path
     np.testing.assert_allclose(later.pearson, expected.pearson, atol=1e-4)
     assert later.first_step.tolist() == [3]
     with pytest.raises(errors.InvalidInput, match="none left to replay from 4"):
-        correlation_of_run.on_probe(opened.run, opened.mixture, replace(probe, from_step=4), window=steps)
+        replayed(replace(probe, from_step=4))
 
 
 def _probe_losses(opened: OpenRun, step: int, probe: Probe) -> list[float]:

@@ -83,12 +83,13 @@ def test_runs_of_one_recipe_are_grouped_over_seeds() -> None:
         "sp-1": overridden(sp, {"seed": 1}, subject="test"),
         "lr-0": overridden(base, {"optim.lr": 0.5}, subject="test"),
     }
-    values = {"tp-0": 0.50, "tp-1": 0.52, "sp-0": 0.40, "sp-1": 0.44, "lr-0": 0.49}
+    values = {"tp-0": 0.50, "tp-1": 0.52, "sp-0": 0.38, "sp-1": 0.42, "lr-0": 0.42}
     tp, lr, sp_group = seed_groups(recipes, values)
     assert (tp.runs, lr.runs, sp_group.runs) == (("tp-0", "tp-1"), ("lr-0",), ("sp-0", "sp-1"))
     assert (tp.mean, tp.std) == pytest.approx((0.51, 0.02 / math.sqrt(2)))
     groups = [tp, lr, sp_group]
-    # Pooled deviation: sqrt((0.0002 + 0.0008) / 2) = 0.0224; two errors of 2 and 2 seeds: 0.0447, of 2 and 1: 0.0548.
+    # Pooled deviation: sqrt((0.0002 + 0.0008) / 2) = 0.0224; t of 2 degrees of freedom: 4.303; so 2 and 2 seeds must
+    # be 0.0962 apart, 2 and 1 seed 0.1178. Two standard errors would have been 0.0447 and 0.0548.
     assert beyond_seed_noise(tp, sp_group, groups) is True
     assert beyond_seed_noise(tp, lr, groups) is False
     assert beyond_seed_noise(lr, lr, [SeedGroup(runs=("a",), mean=0.1, std=math.nan)]) is None

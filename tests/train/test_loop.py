@@ -22,10 +22,12 @@ from store.errors import Conflict, Damaged, Diverged, OutputExists
 from tests.train.builders import DATASETS, build_cache, tiny
 from train import checkpoints, log
 from train.__main__ import main
+from train.export_run import export_run
 from train.interrupt import StopRequest
 from train.loop import train as run_training
 from train.recipe import Recipe
 from train.runs import load
+from train.student import resized_to_grid
 
 ROOT = Path(__file__).parents[2]
 TIMES = ("step_s", "images_per_s", "data_wait_s")
@@ -101,6 +103,7 @@ import os, signal, sys
 from pathlib import Path
 from train import checkpoints, log
 from train.__main__ import main
+from train.export_run import export_run
 from train.loop import train
 from train.recipes import find
 
@@ -324,3 +327,16 @@ def test_a_run_is_handed_on_to_timm(cache: str, tmp_path: Path, capsys: pytest.C
     assert "faces, rooms" in card
     assert main(command) == 2
     assert "is not empty" in capsys.readouterr().err
+
+
+def test_an_export_takes_images_of_the_encoders_own_size(cache: str, tmp_path: Path) -> None:
+    """A patch of 16 px on cells of 14 sees views of 28 px enlarged to 32, and that is what it is handed on for."""
+    run_training(tiny(schedule__steps=1, student__patch_size=16), caches=[cache], out=tmp_path / "run", quiet=True)
+    run = load(tmp_path / "run")
+    export_run(run, tmp_path / "student")
+    model = timm.create_model(f"local-dir:{tmp_path / 'student'}", pretrained=True).eval()
+    images = torch.randn(2, 3, 28, 28)
+    enlarged = resized_to_grid(images, patch_size=16, cell_px=14)
+    patches = model.forward_intermediates(enlarged, norm=False, output_fmt="NLC", intermediates_only=True)[-1]
+    with torch.no_grad():
+        assert torch.allclose(patches, run.distiller.features(images)[1][:, 1:], atol=1e-5)

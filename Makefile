@@ -24,7 +24,7 @@ lint: $(VENV)/.installed-test
 # One stamp per set of extras; the test set contains the demo's.
 $(VENV)/.installed-%: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"codistill needs Python >= 3.11, {sys.executable} is {sys.version.split()[0]}. Run: make PYTHON=python3.12 ...")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@echo "installing codistill[$*] into $(VENV) (once; several GB with torch)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	@touch $@

@@ -60,31 +60,38 @@ class NormalEquations:
         than two folds filled the smallest ridge is taken.
         """
         filled = [fold for fold in range(len(self.gram)) if self.gram[fold, -1, -1] > 0]
-        gram, cross = self.gram.sum(0), self.cross.sum(0)
         best = min(ridges)
         if len(filled) > 1:
-            errors = {ridge: self._validation_error(ridge, filled) for ridge in ridges}
-            best = min(ridges, key=lambda ridge: errors[ridge])
-        solution = _ridge(gram, cross, ridge=best).float()
+            errors = sum(self._validation_errors(fold, ridges) for fold in filled)
+            best = ridges[int(torch.as_tensor(errors).argmin())]
+        solution = _Ridge(self.gram.sum(0), self.cross.sum(0)).solve(best).float()
         return LinearMap(weight=solution[:-1], bias=solution[-1], ridge=best)
 
-    def _validation_error(self, ridge: float, folds: Sequence[int]) -> float:
-        gram, cross = self.gram.sum(0), self.cross.sum(0)
-        total = 0.0
-        for fold in folds:
-            solution = _ridge(gram - self.gram[fold], cross - self.cross[fold], ridge=ridge)
+    def _validation_errors(self, fold: int, ridges: Sequence[float]) -> torch.Tensor:
+        """Squared error on a fold of the maps fitted on all others, float64 (ridges,)."""
+        others = _Ridge(self.gram.sum(0) - self.gram[fold], self.cross.sum(0) - self.cross[fold])
+        errors = []
+        for ridge in ridges:
+            solution = others.solve(ridge)
             quadratic = (solution * (self.gram[fold] @ solution)).sum()
-            total += float(self.power[fold] - 2 * (solution * self.cross[fold]).sum() + quadratic)
-        return total
+            errors.append(self.power[fold] - 2 * (solution * self.cross[fold]).sum() + quadratic)
+        return torch.stack(errors)
 
 
-def _ridge(gram: torch.Tensor, cross: torch.Tensor, *, ridge: float) -> torch.Tensor:
-    """Solve for (D + 1, C) weights, the last row the intercept, by centring on the last input, which is one."""
-    count = gram[-1, -1]
-    mean_in, mean_out = gram[-1, :-1] / count, cross[-1] / count
-    covariance = gram[:-1, :-1] / count - torch.outer(mean_in, mean_in)
-    joint = cross[:-1] / count - torch.outer(mean_in, mean_out)
-    shrink = ridge * covariance.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
-    values, vectors = torch.linalg.eigh(covariance)
-    weight = vectors @ ((vectors.T @ joint) / (values.clamp_min(0) + shrink)[:, None])
-    return torch.cat([weight, (mean_out - mean_in @ weight)[None]])
+class _Ridge:
+    """Ridge regression from sums, centred on the last input, which is one; decomposed once for all ridges."""
+
+    def __init__(self, gram: torch.Tensor, cross: torch.Tensor) -> None:
+        count = gram[-1, -1]
+        self._mean_in, self._mean_out = gram[-1, :-1] / count, cross[-1] / count
+        covariance = gram[:-1, :-1] / count - torch.outer(self._mean_in, self._mean_in)
+        joint = cross[:-1] / count - torch.outer(self._mean_in, self._mean_out)
+        self._scale = covariance.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
+        values, self._vectors = torch.linalg.eigh(covariance)
+        self._values = values.clamp_min(0)
+        self._turned = self._vectors.T @ joint
+
+    def solve(self, ridge: float) -> torch.Tensor:
+        """The (D + 1, C) weights, the last row the intercept; `ridge` is relative to the mean input variance."""
+        weight = self._vectors @ (self._turned / (self._values + ridge * self._scale)[:, None])
+        return torch.cat([weight, (self._mean_out - self._mean_in @ weight)[None]])

@@ -10,7 +10,6 @@ import numpy.typing as npt
 from store import errors
 
 Float64 = npt.NDArray[np.float64]
-FIELDS = ("count", "mean", "M2", "min", "max")
 BLOCK_TOKENS = 64  # tokens converted at a time; the block stays in the second-level cache
 SCALE = 2.0**112
 

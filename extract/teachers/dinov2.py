@@ -1,6 +1,5 @@
 """DINOv2 S, B, L and g, with and without registers (Apache-2.0; facebookresearch/dinov2)."""
 
-import torch
 from torch import Tensor
 
 from backbones import checkpoints, dino, states
@@ -44,8 +43,6 @@ class DinoTeacher(Teacher):
         """Resample the positions once for a size: on a GPU it takes longer than a block of the network."""
         if self._positions is None or self._positions[0] != size or self._positions[1].device != self.device:
             self._positions = (size, self.vit.positions(self.vit.patch_grid(*size)))
-            if self.device.type == "cuda":  # threads share a teacher, each with a stream of its own
-                torch.cuda.current_stream(self.device).synchronize()
 
     def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
         positions = self._positions[1] if self._positions else None

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,18 @@ def test_two_ranks_are_one_rank(cache: str, tmp_path: Path) -> None:
             assert log.flat(together) == pytest.approx(expected, rel=tolerances[out.name], abs=tolerances[out.name])
     ours, theirs = weights(tmp_path / "exact-alone"), weights(tmp_path / "exact")
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-5
+
+
+def test_compiled_is_the_same(cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced by torch.compile, without the slow code generation; checkpoints hold the student's own names."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    plain, compiled = tmp_path / "plain", tmp_path / "compiled"
+    for out in (plain, compiled):
+        recipe = tiny(schedule__steps=3, machine__threads=1, optim__compile=out is compiled)
+        run_training(recipe, caches=[cache], out=out, quiet=True)
+    for one, other in zip(story(plain), story(compiled), strict=True):
+        assert log.flat(other) == pytest.approx(log.flat(one), rel=1e-5, abs=1e-5)
+    assert weights(plain).keys() == weights(compiled).keys()
 
 
 def test_checkpoints_are_whole_and_few(cache: str, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def build_encoder(config: EncoderConfig, *, pos_grid: tuple[int, int]) -> Encode
     Raises:
         InvalidInput: unknown architecture, or settings that do not fit together.
 
-    Source: naver/dune as described in TEACHERS.md, section 4.
+    Source: naver/dune.
     """
     if config.architecture.startswith(TIMM_PREFIX):
         _refuse_overrides(config)

@@ -156,7 +156,7 @@ class TargetNorms(nn.Module):
             momentum: weight of the new batch in the buffers.
             gather: stacks a vector of every rank; None on one rank.
 
-        Source: naver/dune as described in TEACHERS.md; UNIC differs (it applies the buffers before the update).
+        Source: naver/dune; UNIC differs (it applies the buffers before the update).
         """
         if momentum == 0:
             return self.stored(teacher)

@@ -222,7 +222,7 @@ class Teacher(nn.Module, ABC):
         return states.fingerprint(self.network.state_dict())
 
     def identity(self, image_size: int | tuple[int, int]) -> dict[str, Any]:
-        """Return what decides the features of images of `image_size` px: JSON, to be hashed and enforced (I5)."""
+        """Return what decides the features of images of `image_size` px: JSON, to be hashed and enforced."""
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         rows, cols = self.patch_grid(height, width)
         size = (rows * self.patch_size, cols * self.patch_size)

@@ -1,4 +1,4 @@
-"""What becomes of tokens on their way into a cache: float16, and a reason for every row that cannot be (I9)."""
+"""What becomes of tokens on their way into a cache: float16, and a reason for every row that cannot be."""
 
 import math
 

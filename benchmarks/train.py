@@ -7,7 +7,7 @@
 Measured in one process, one after another on the same rows: `bare` (forward, loss, backward, clip, AdamW on one batch
 that stays in memory), `cached` (the trainer: reading, masks, checks, log records), `live` (the trainer, with every
 batch's targets computed by the teachers in bfloat16, as DUNE does). Then cached and live again in float32 without
-teacher dropping, to compare their losses step by step (invariant I7).
+teacher dropping, to compare their losses step by step.
 """
 
 import json

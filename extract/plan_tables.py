@@ -8,6 +8,8 @@ from rich.table import Table
 from extract.display import duration
 from extract.plan import DUNE_SAMPLES, ArrayPlan, DatasetPlan, Plan
 
+MEANINGFUL_REPEATS = 10_000  # beyond, a catalogue is a trial and the paper's budget says nothing about it
+
 
 def dataset_table(plan: Plan) -> Table:
     """One line for each dataset, and their sum."""
@@ -60,7 +62,7 @@ def sentences(plan: Plan) -> Iterator[str]:
         elif expected is not None and dataset.images != expected:
             yield f"'{dataset.entry.name}': {dataset.images:,} images, expected {expected:,}"
     repeats = plan.repeats()
-    if len(repeats) > 1:
+    if len(repeats) > 1 and max(repeats.values()) < MEANINGFUL_REPEATS:
         times = ", ".join(f"{group} {count:.1f} times" for group, count in repeats.items())
         yield f"in {DUNE_SAMPLES / 1e6:.0f} M training images (the paper's budget) each row is seen: {times}"
     unknown = [array.array for array in plan.arrays if array.row_bytes is None]

@@ -42,7 +42,7 @@ def prepare(
     """
     if resume and overwrite:
         raise InvalidInput("--resume and --overwrite exclude each other. Choose one")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not _is_blank(out):
         if not (out / RECIPE).is_file():
             raise OutputExists(f"output '{out}' is not empty and not a run. Choose another --out")
         if resume:
@@ -57,6 +57,11 @@ def prepare(
     out.mkdir(parents=True, exist_ok=True)
     (out / CACHE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     (out / RECIPE).write_text(recipe.to_json(), encoding="utf-8")
+
+
+def _is_blank(out: Path) -> bool:
+    """Whether nothing is there but what a run leaves that was killed before it wrote its recipe."""
+    return out.is_dir() and all(path.name == CACHE for path in out.iterdir())
 
 
 def read_recipe(run: Path) -> Recipe:

@@ -1,4 +1,4 @@
-"""Pickled lists (as MASt3R's and UBody's) read without running anything they hold (invariant I8)."""
+"""Pickled lists (as MASt3R's and UBody's) read without running anything they hold."""
 
 import collections
 import pickle

@@ -164,6 +164,12 @@ def test_what_is_no_run_is_never_deleted(cache: str, tmp_path: Path) -> None:
     assert precious.read_text() == "years"
 
 
+def test_a_run_killed_before_its_first_file_was_complete_begins_again(cache: str, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "cache.json").write_text("{}")
+    assert run_training(tiny(), caches=[cache], out=tmp_path / "run", resume=True, quiet=True).finished
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_step(
     cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

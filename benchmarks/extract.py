@@ -4,12 +4,13 @@
     python -m benchmarks.extract --scale small                # seconds; a test runs it
     python -m benchmarks.extract --rows 1024 --batch-size 64 --dtype float16     # on a GPU
 
-Three comparisons, each of the same rows in the same process:
+Comparisons, each of the same rows in the same process:
 
 - views, photometric "none": the stage against decoding and resizing alone (Pillow, one torchvision resize) with as many
   threads; photometric "dune": the stage against drawing the same views and dropping them.
 - features: the stage (reading, checking, rounding, checksums, statistics, writing, syncing) against the bare forward of
   the same teacher over the same pixels in the same batches.
+- teachers: each of DUNE's three against timm's bare network of the same size (`benchmarks.extract_teachers`).
 - processes: rows/s of both stages with two worker processes against one (`--processes`).
 """
 
@@ -33,6 +34,7 @@ from safetensors.torch import save_file
 
 import store
 from backbones.vit import DinoVisionTransformer
+from benchmarks.extract_teachers import overheads
 from extract import engine
 from extract.catalogue import Catalogue, DatasetEntry, Recipe, TeacherEntry
 from extract.crew import Crew, LocalCrew, torch_threads
@@ -109,6 +111,7 @@ def main(
         )
         report = {"scale": scale, **machine(settings), "views": views(folder, settings)}
         report["features"] = features(folder, settings)
+        report["teachers"] = overheads(scale, device=settings.device, dtype=dtype, batch_size=batch_size)
         if processes:
             report["processes"] = scaling(folder, settings)
     finally:

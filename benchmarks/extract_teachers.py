@@ -79,11 +79,7 @@ def bare_forward(network: Any, images: Tensor, *, dtype: str) -> Callable[[], An
         return torch.autocast(images.device.type, dtype=getattr(torch, dtype))
 
     def forward() -> Any:
-        enabled = lower != torch.float32
-        with (
-            torch.inference_mode(),
-            torch.autocast(images.device.type, dtype=lower if enabled else None, enabled=enabled),
-        ):
+        with torch.inference_mode(), autocast():
             return network.forward_features(images)
 
     return forward

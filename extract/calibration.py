@@ -45,8 +45,8 @@ def measure_views(catalogue: Catalogue, entry: DatasetEntry, *, threads: int) ->
     """Rows per second of drawing views of some of a dataset's images, without storing them."""
     source = open_source(entry)
     listing = source.enumerate()
-    chosen = np.unique(np.linspace(0, len(listing.paths) - 1, SAMPLED_IMAGES).astype(int))
-    images = pa.table({"path": [listing.paths[i] for i in chosen], "bytes": [listing.sizes_bytes[i] for i in chosen]})
+    chosen = np.unique(np.linspace(0, len(listing) - 1, SAMPLED_IMAGES).astype(int))
+    images = listing.table.take(pa.array(chosen))
     maker = ViewMaker(entry=entry, recipe=catalogue.recipe, images=images, source=source)
     numbers = range(len(chosen))
     with torch_threads(1), ThreadPoolExecutor(threads) as pool:

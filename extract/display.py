@@ -87,3 +87,11 @@ def duration(seconds: float) -> str:
     if whole < 48 * 3600:
         return f"{whole // 3600}:{whole // 60 % 60:02d} h"
     return f"{whole / 86400:.1f} days"
+
+
+def size(count: float) -> str:
+    """`512 B`, `3.9 GB`, `80.5 TB` (powers of ten)."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:,.1f} {unit}"
+    return f"{count:.0f} B"

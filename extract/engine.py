@@ -10,10 +10,9 @@ from typing import Any, TextIO
 from extract import preflight, stages
 from extract.catalogue import Catalogue
 from extract.crew import Crew
-from extract.display import Display
+from extract.display import Display, size
 from extract.events import EventLog
 from extract.plan import free_bytes
-from extract.plan_tables import size
 from extract.sources import open_source
 from extract.stages import ShardReport
 from extract.summary import RunReport, StageReport

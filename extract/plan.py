@@ -201,7 +201,7 @@ def _dataset_plan(
         existing = (PIXELS, *dataset.teachers)
         present = {array: len(dataset.present(array)) if array in existing else 0 for array in arrays}
     elif count_files and entry.root.is_dir():
-        images, counted = len(open_source(entry).enumerate().paths), "files"
+        images, counted = len(open_source(entry).enumerate()), "files"
     shards = -(-(images or 0) * entry.views // catalogue.recipe.shard_rows)
     return DatasetPlan(entry=entry, images=images, counted=counted, shards=shards, present=present)
 

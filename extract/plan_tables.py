@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from rich.console import JustifyMethod
 from rich.table import Table
 
-from extract.display import duration
+from extract.display import duration, size
 from extract.plan import DUNE_SAMPLES, ArrayPlan, DatasetPlan, Plan
 
 MEANINGFUL_REPEATS = 10_000  # beyond, a catalogue is a trial and the paper's budget says nothing about it
@@ -74,14 +74,6 @@ def sentences(plan: Plan) -> Iterator[str]:
         short = plan.bytes_left - plan.free_bytes
         enough = f"{size(short)} too little" if short > 0 else "enough"
         yield f"free at the target: {size(plan.free_bytes)}, to be written: {size(plan.bytes_left)}: {enough}"
-
-
-def size(count: float) -> str:
-    """`512 B`, `3.9 GB`, `80.5 TB` (powers of ten)."""
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= factor:
-            return f"{count / factor:,.1f} {unit}"
-    return f"{count:.0f} B"
 
 
 def _images(dataset: DatasetPlan) -> str:

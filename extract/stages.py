@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from extract.catalogue import DatasetEntry
 from extract.forward import TeacherLane
@@ -66,15 +67,10 @@ def index(cache: Cache, entry: DatasetEntry, source: Source) -> tuple[Dataset, t
     notes = list(listing.notes)
     if entry.name in cache.datasets:
         _refuse_other_images(cache[entry.name], listing)
-    if entry.expected_images not in (None, len(listing.paths)):
-        notes.append(f"{len(listing.paths)} images, expected {entry.expected_images}")
-    images = pa.table(
-        {
-            "image_index": pa.array(np.arange(len(listing.paths)), pa.int64()),
-            "path": pa.array(listing.paths, pa.string()),
-            "bytes": pa.array(listing.sizes_bytes, pa.int64()),
-        }
-    )
+    if entry.expected_images not in (None, len(listing)):
+        notes.append(f"{len(listing):,} images, expected {entry.expected_images:,}")
+    numbers = pa.array(np.arange(len(listing)), pa.int64())
+    images = listing.table.add_column(0, "image_index", numbers)
     dataset = cache.create_dataset(
         entry.name,
         images=images,
@@ -174,21 +170,23 @@ def features_shard(
 
 def _refuse_other_images(dataset: Dataset, listing: Listing) -> None:
     """Say which images differ, where the store could only say that lists do."""
-    images = dataset.image_list()
-    stored = dict(zip(images["path"].to_pylist(), images["bytes"].to_pylist(), strict=True))
-    found = dict(zip(listing.paths, listing.sizes_bytes, strict=True))
+    stored, found = dataset.image_list().select(["path", "bytes"]), listing.table
+    stored = stored.cast(found.schema)
+    if stored.equals(found):
+        return
+    known, here = pc.is_in(found["path"], stored["path"]), pc.is_in(stored["path"], found["path"])
+    both, both_found = stored.filter(here), found.filter(known)
     kinds = {
-        "gone": sorted(stored.keys() - found.keys()),
-        "new": sorted(found.keys() - stored.keys()),
-        "of another size": sorted(path for path in stored.keys() & found.keys() if stored[path] != found[path]),
+        "gone": stored.filter(pc.invert(here)),
+        "new": found.filter(pc.invert(known)),
+        "of another size": both.filter(pc.not_equal(both["bytes"], both_found["bytes"])),
     }
-    differences = [f"{len(paths)} {kind} (first '{paths[0]}')" for kind, paths in kinds.items() if paths]
-    if differences:
-        raise errors.Conflict(
-            f"dataset '{dataset.name}' was indexed with {len(stored)} images, now there are {len(found)}: "
-            f"{', '.join(differences)}. Restore them; or go on with the list as it was, where images that are gone or "
-            "changed fail: --stages views,features,seal; or begin anew: --overwrite; or use another name"
-        )
+    differences = [f"{len(t)} {kind} (first '{t['path'][0].as_py()}')" for kind, t in kinds.items() if len(t)]
+    raise errors.Conflict(
+        f"dataset '{dataset.name}' was indexed with {len(stored)} images, now there are {len(found)}: "
+        f"{', '.join(differences)}. Restore them; or go on with the list as it was, where images that are gone or "
+        "changed fail: --stages views,features,seal; or begin anew: --overwrite; or use another name"
+    )
 
 
 def _tokens_of(pixels: Shard, part: range, lane: TeacherLane) -> Iterator[np.ndarray | str | None]:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from extract.errors import DecodeError
-from extract.sources.base import UNKNOWN_BYTES, Listing, relative_name, sorted_listing, storable
+from extract.sources.base import UNKNOWN_BYTES, Listing, ListingBuilder, relative_name, storable
 from extract.sources.glob import compile_globs
 from extract.sources.lists import read_list
 from store import errors
@@ -89,14 +89,14 @@ class FolderSource(FileSource):
     def enumerate(self) -> Listing:
         """See `Source.enumerate`."""
         wanted, excluded = compile_globs(self.patterns), compile_globs(self.exclude)
-        sizes: dict[str, int] = {}
+        images = ListingBuilder()
         linked_folders: list[str] = []
         unmatched = 0
         for name, entry in self._files(linked_folders):
             if not wanted.fullmatch(name):
                 unmatched += 1
             elif not excluded.fullmatch(name):
-                sizes[name] = _size_of(entry)
+                images.add(name, _size_of(entry))
         notes = []
         if linked_folders:
             notes.append(
@@ -104,7 +104,7 @@ class FolderSource(FileSource):
             )
         if unmatched:
             notes.append(f"{unmatched} files do not match {' '.join(self.patterns)}")
-        return sorted_listing(sizes, notes)
+        return images.finish(notes)
 
     def _files(self, linked_folders: list[str]) -> Iterator[tuple[str, os.DirEntry[str]]]:
         folders = [""]
@@ -153,16 +153,13 @@ class ListSource(FileSource):
                 f"list '{self.list_file}': {len(outside)} paths are outside the root '{self.root}', first "
                 f"'{outside[0]}'. Expected paths relative to the root, without '..'"
             )
-        names = {name for name in named if name is not None and not excluded.fullmatch(name)}
+        names = [name for name in named if name is not None and not excluded.fullmatch(name)]
+        images, missing = ListingBuilder(), 0
         with ThreadPoolExecutor(LISTING_THREADS) as pool:
-            sizes = dict(zip(names, pool.map(self._size, names, chunksize=1024), strict=True))
-        notes = []
-        if len(set(named)) < len(named):
-            notes.append(f"{len(named) - len(set(named))} paths are listed more than once and taken once")
-        missing = sum(size == UNKNOWN_BYTES for size in sizes.values())
-        if missing:
-            notes.append(f"{missing} listed files are not there; their rows will fail")
-        return sorted_listing(sizes, notes)
+            for name, size in zip(names, pool.map(self._size, names, chunksize=1024), strict=True):
+                images.add(name, size)
+                missing += size == UNKNOWN_BYTES
+        return images.finish([f"{missing} listed files are not there; their rows will fail"] if missing else [])
 
     def _relative(self, path: str) -> str | None:
         """The path below the root in normal form; None if it is not below it."""

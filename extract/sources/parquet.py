@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from extract.errors import DecodeError
-from extract.sources.base import UNKNOWN_BYTES, Listing, relative_name, sorted_listing
+from extract.sources.base import UNKNOWN_BYTES, Listing, ListingBuilder, relative_name
 from extract.sources.files import FolderSource
 from extract.sources.glob import compile_globs
 from store import errors
@@ -55,13 +55,13 @@ class ParquetSource:
     def enumerate(self) -> Listing:
         """See `Source.enumerate`. Raises errors.InvalidInput for a file that holds no such column."""
         excluded = compile_globs(self.exclude)
-        sizes: dict[str, int] = {}
+        images = ListingBuilder()
         for file in self._files.enumerate().paths:
             for row, own in enumerate(self._own_paths(file)):
                 name = f"{file}/{row:08d}" + (f"/{own}" if own else "")
                 if not excluded.fullmatch(name):
-                    sizes[name] = UNKNOWN_BYTES
-        return sorted_listing(sizes)
+                    images.add(name, UNKNOWN_BYTES)
+        return images.finish()
 
     def read(self, path: str, size_bytes: int) -> bytes:
         """See `Source.read`."""

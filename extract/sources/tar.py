@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from extract.errors import DecodeError
-from extract.sources.base import UNKNOWN_BYTES, Listing, relative_name, sorted_listing, storable
+from extract.sources.base import UNKNOWN_BYTES, Listing, ListingBuilder, relative_name, storable
 from extract.sources.files import FolderSource
 from extract.sources.glob import compile_globs
 from store import errors
@@ -56,18 +56,19 @@ class TarSource:
         """See `Source.enumerate`. Raises errors.InvalidInput for a file that is no tar, or a compressed one."""
         tars = self._files.enumerate().paths
         excluded = compile_globs(self.exclude)
-        sizes: dict[str, int] = {}
+        images = ListingBuilder()
         skipped, cut_short = 0, []
         with ThreadPoolExecutor(SCANNING_THREADS) as pool:
             for tar, archive in zip(tars, pool.map(lambda name: scan(self._files.root / name), tars), strict=True):
-                named = ((f"{tar}/{member}", size) for member, (_, size) in archive.members.items())
-                sizes |= {name: size for name, size in named if not excluded.fullmatch(name)}
+                for member, (_, size) in archive.members.items():
+                    if not excluded.fullmatch(f"{tar}/{member}"):
+                        images.add(f"{tar}/{member}", size)
                 skipped += archive.skipped
                 cut_short += [tar] * archive.cut_short
         notes = [f"{skipped} members of {len(tars)} tar files are no images"] if skipped else []
         if cut_short:
             notes.append(f"{len(cut_short)} tar files have no end and may lack images, first '{cut_short[0]}'")
-        return sorted_listing(sizes, notes)
+        return images.finish(notes)
 
     def read(self, path: str, size_bytes: int) -> bytes:
         """See `Source.read`."""

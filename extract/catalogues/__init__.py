@@ -1,0 +1,1 @@
+"""Catalogues that ship with codistill."""

@@ -94,7 +94,7 @@ class LinearSettings:
 
     centre: CentreSettings = field(default_factory=CentreSettings)
     pooling: Pooling | None = None
-    strengths: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    strengths: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
     held_out: float = 0.2
     iterations: int = 1000
     seed: int = 0

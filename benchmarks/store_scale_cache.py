@@ -22,6 +22,7 @@ from benchmarks.store_rows import PIXELS, ArraySpec, specs
 from store import sealed, statistics
 from store.manifest import GROUP_ROWS, SCHEMA
 from store.manifest_file import ManifestFile
+from store.moments import TokenMoments
 from store.schema import FAILED, OK, statistics_path, status_path
 
 CATALOGUE = ROOT / "extract" / "catalogues" / "dune.toml"
@@ -155,10 +156,9 @@ def _manifest_rows(
 def _write_statistics(dataset: store.Dataset, teacher: str, generator: np.random.Generator) -> None:
     """Write statistics of random tokens in place of those of the dataset."""
     info = dataset.teacher(teacher)
-    accumulators = [statistics.Accumulator(info.channels) for _ in range(2)]
-    for accumulator, tokens in zip(accumulators, (info.prefix_tokens, 64), strict=True):
-        accumulator.add_tokens(generator.standard_normal((tokens, info.channels)).astype(np.float16))
-    prefix, patch = (accumulator.moments() for accumulator in accumulators)
-    values = statistics.stacked(prefix, patch)
+    prefix_tokens = info.prefix_tokens
+    moments = TokenMoments(prefix_tokens=prefix_tokens, tokens=prefix_tokens + 64, channels=info.channels)
+    moments.add(generator.standard_normal((prefix_tokens + 64, info.channels)).astype(np.float16))
+    values = statistics.stacked(*moments.result())
     names = ("type", "statistic", "channel")
     sealed.write_small_array(dataset.storage, statistics_path(dataset.name, teacher), values, names=names)

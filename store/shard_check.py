@@ -10,10 +10,11 @@ import pyarrow as pa
 from store import trailer
 from store.dataset import Dataset
 from store.layout import CHECKSUM_BYTES, Layout, checksum
+from store.moments import TokenMoments
 from store.problems import Kind, Problem, some_rows
 from store.salvage import Tail, read_tail
 from store.schema import FAILED, OK, PIXELS
-from store.statistics import Accumulator, Extremes, Moments, Scratch, power_sums
+from store.statistics import Moments
 from store.trailer import ENDING, Trailer
 from store.trailer_check import contradictions
 
@@ -216,7 +217,8 @@ class _Rows:
         self._moments = None
         if check.place.array != PIXELS:
             prefix_tokens = check.place.dataset.teacher(check.place.array).prefix_tokens
-            self._moments = _TokenMoments(prefix_tokens, self._node.shape[-1])
+            tokens, channels = self._node.row_shape
+            self._moments = TokenMoments(prefix_tokens=prefix_tokens, tokens=tokens, channels=channels)
 
     def take(self, first: int, block: npt.NDArray[np.uint8]) -> None:
         stored = block[:, -CHECKSUM_BYTES:].copy().view("<u4")[:, 0]
@@ -276,29 +278,5 @@ class _Rows:
         self._found.setdefault(kind, []).append(self._place.rows.start + position)
 
 
-class _TokenMoments:
-    """Moments of prefix and patch tokens, row by row."""
-
-    def __init__(self, prefix_tokens: int, channels: int) -> None:
-        self._parts = [slice(0, prefix_tokens), slice(prefix_tokens, None)]
-        self._accumulators = [Accumulator(channels) for _ in self._parts]
-        self._scratch = Scratch(channels)
-
-    def add(self, row: npt.NDArray[np.float16]) -> bool:
-        """Take in a row [N, C] if all of its values are finite, and say whether they are."""
-        parts = [row[part] for part in self._parts]
-        extremes = [Extremes.of(part) if len(part) else None for part in parts]
-        if not all(extreme is None or extreme.finite for extreme in extremes):
-            return False
-        for part, extreme, accumulator in zip(parts, extremes, self._accumulators, strict=True):
-            if extreme is not None:
-                accumulator.add(len(part), power_sums(part, self._scratch), extreme)
-        return True
-
-    def result(self) -> list[Moments]:
-        """Return the moments of prefix and patch tokens; of no token where there are none."""
-        return [accumulator.moments() for accumulator in self._accumulators]
-
-
-def _same_moments(recorded: Moments | None, actual: Moments) -> bool:
-    return not actual.count.any() if recorded is None else recorded.agrees(actual)
+def _same_moments(recorded: Moments | None, actual: Moments | None) -> bool:
+    return recorded is actual if recorded is None or actual is None else recorded.agrees(actual)

@@ -1,10 +1,7 @@
 """Writing one shard: rows are streamed to their slots as they come, then trailer and index, then published."""
 
-import itertools
-import threading
-from collections import deque
+import os
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -14,14 +11,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from store import errors, manifest
+from store.crew import Crew
 from store.layout import CHECKSUM_BYTES, Layout, checksum
+from store.moments import TokenMoments
 from store.schema import FAILED, OK, PIXELS, ArrayNode
-from store.statistics import Accumulator, Extremes, Float64, Moments, Scratch, power_sums
 from store.storage import Sink, Storage
 from store.trailer import Trailer
 
-MOMENTS_THREADS = 4
-ROWS_IN_FLIGHT = 6
+THREADS = 4  # that write a row and sum its moments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +62,11 @@ class ShardWriter:
         self._crc32c = np.zeros(len(self._rows), np.uint32)
         self._status = np.zeros(len(self._rows), np.uint8)
         self._errors: dict[int, str] = {}
-        self._moments = _RowMoments(plan) if plan.prefix_tokens is not None else None
+        self._moments: TokenMoments | None = None
+        if plan.prefix_tokens is not None:
+            tokens, channels = plan.node.row_shape
+            self._moments = TokenMoments(prefix_tokens=plan.prefix_tokens, tokens=tokens, channels=channels)
+        self._crew = Crew(min(THREADS, len(os.sched_getaffinity(0))))
         self._sink: Sink | None = storage.create(plan.node.shard_key(plan.shard))
 
     def __enter__(self) -> Self:
@@ -94,14 +95,7 @@ class ShardWriter:
         if row.shape != node.row_shape or row.dtype != node.dtype:
             found = f"{row.dtype} {row.shape}"
             raise errors.InvalidInput(f"{self._where()}: expected {node.dtype} {node.row_shape}, found {found}")
-        sink = self._open_sink()
-        if self._moments is not None and not self._moments.add(row):
-            message = "a value is not finite (float16 overflow?). Call fail(reason) for such a row"
-            raise errors.InvalidInput(f"{self._where()}: {message}")
-        data = np.ascontiguousarray(row, dtype=node.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
-        crc = checksum(data)
-        sink.write([data, crc.to_bytes(CHECKSUM_BYTES, "little")], self._next * self._plan.layout.stride)
-        self._crc32c[self._next] = crc
+        self._write(self._open_sink(), row)
         self._status[self._next] = OK
         self._next += 1
 
@@ -139,7 +133,7 @@ class ShardWriter:
         sink.write([trailer, self._plan.layout.index(self._status == OK)], end)
         published = sink.publish()
         self._sink = None
-        self._close_moments()
+        self._crew.close()
         return published
 
     def discard(self) -> None:
@@ -147,11 +141,7 @@ class ShardWriter:
         if self._sink is not None:
             self._sink.discard()
             self._sink = None
-        self._close_moments()
-
-    def _close_moments(self) -> None:
-        if self._moments is not None:
-            self._moments.close()
+        self._crew.close()
 
     def _open_sink(self, *, finishing: bool = False) -> Sink:
         count = len(self._rows)
@@ -162,6 +152,26 @@ class ShardWriter:
         if not finishing and self._next >= count:
             raise errors.InvalidInput(f"{self._where()}: all {count} rows were given already")
         return self._sink
+
+    def _write(self, sink: Sink, row: npt.NDArray[Any]) -> None:
+        """Write the slot while other threads look at the tokens; taken back if one is not finite."""
+        data = np.ascontiguousarray(row, dtype=row.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
+        offset = self._next * self._plan.layout.stride
+
+        def write() -> None:
+            crc = checksum(data)
+            sink.write([data, crc.to_bytes(CHECKSUM_BYTES, "little")], offset)
+            self._crc32c[self._next] = crc
+
+        if self._moments is None:
+            write()
+            return
+        self._crew.run([write, *self._moments.tasks(row)])
+        if not self._moments.take(row):
+            sink.take_back(offset)
+            self._crc32c[self._next] = 0
+            message = "a value is not finite (float16 overflow?). Call fail(reason) for such a row"
+            raise errors.InvalidInput(f"{self._where()}: {message}")
 
     def _where(self) -> str:
         return f"shard {self._plan.shard} of '{self._plan.dataset}/{self._plan.array}', row {self.row}"
@@ -188,55 +198,3 @@ class ShardWriter:
             moments=self._moments.result() if self._moments is not None else None,
             manifest_bytes=manifest_bytes,
         )
-
-
-class _RowMoments:
-    """Moments of prefix and patch tokens, summed in threads while rows are being written.
-
-    Rows are copied (a fraction of the cost of summing) so that the caller's may change; sums are added in the order of
-    rows, so that timing changes no bit.
-    """
-
-    def __init__(self, plan: ShardPlan) -> None:
-        prefix, channels = plan.prefix_tokens or 0, plan.node.shape[-1]
-        self._tokens = plan.node.shape[1]
-        self._parts = [slice(prefix, None)] if prefix == 0 else [slice(0, prefix), slice(prefix, None)]
-        self._accumulators = [Accumulator(channels) for _ in self._parts]
-        self._threads = ThreadPoolExecutor(MOMENTS_THREADS, thread_name_prefix="codistill-moments")
-        self._running: deque[tuple[list[Extremes], Future[list[Float64]]]] = deque()
-        self._copies = itertools.cycle(np.empty((ROWS_IN_FLIGHT, *plan.node.row_shape), plan.node.dtype))
-        self._local = threading.local()
-
-    def add(self, row: npt.NDArray[np.float16]) -> bool:
-        """Take in a row [N, C] if all of its values are finite, and say whether they are."""
-        extremes = [Extremes.of(row[part]) for part in self._parts]
-        if not all(extreme.finite for extreme in extremes):
-            return False
-        if len(self._running) >= ROWS_IN_FLIGHT:
-            self._take_one()
-        copy = next(self._copies)  # free: of the rows in flight, at most ROWS_IN_FLIGHT - 1 are left
-        np.copyto(copy, row)
-        self._running.append((extremes, self._threads.submit(self._sum, copy)))
-        return True
-
-    def result(self) -> tuple[Moments | None, Moments]:
-        """Return the moments of prefix (None without) and patch tokens of all rows."""
-        while self._running:
-            self._take_one()
-        *prefix, patch = [accumulator.moments() for accumulator in self._accumulators]
-        return (prefix[0] if prefix else None), patch
-
-    def close(self) -> None:
-        """Stop the threads."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
-
-    def _sum(self, row: npt.NDArray[np.float16]) -> list[Float64]:
-        if not hasattr(self._local, "scratch"):
-            self._local.scratch = Scratch(row.shape[1])
-        return [power_sums(row[part], self._local.scratch) for part in self._parts]
-
-    def _take_one(self) -> None:
-        extremes, future = self._running.popleft()
-        for part, accumulator in enumerate(self._accumulators):
-            count = len(range(*self._parts[part].indices(self._tokens)))
-            accumulator.add(count, future.result()[part], extremes[part])

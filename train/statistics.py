@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from store.errors import InvalidInput
-from store.statistics import Accumulator, Moments, merge
+from store.moments import TokenMoments
+from store.statistics import Moments, merge
 from train.mixture import Mixture, Source
 from train.targets import Standardisation, TargetNorms
 
@@ -57,14 +58,14 @@ def _sealed(source: Source, teacher: str) -> tuple[Moments | None, Moments]:
 
 def _computed(source: Source, teacher: str) -> tuple[Moments | None, Moments]:
     info = source.dataset.teacher(teacher)
-    prefix, patch = Accumulator(info.channels), Accumulator(info.channels)
+    prefix_tokens, grid = info.prefix_tokens, info.patch_grid
+    tokens = prefix_tokens + grid[0] * grid[1]
+    moments = TokenMoments(prefix_tokens=prefix_tokens, tokens=tokens, channels=info.channels)
     for begin in range(0, len(source.rows), ROWS_AT_ONCE):
         places = np.arange(begin, min(begin + ROWS_AT_ONCE, len(source.rows)))
-        rows = source.dataset.read(source.rows_at(places), [teacher])[teacher]
-        for tokens in rows:
-            prefix.add_tokens(tokens[: info.prefix_tokens])
-            patch.add_tokens(tokens[info.prefix_tokens :])
-    return (prefix.moments() if info.prefix_tokens else None), patch.moments()
+        for row in source.dataset.read(source.rows_at(places), [teacher])[teacher]:
+            moments.add(row)
+    return moments.result()
 
 
 def _standardisation(moments: Moments) -> Standardisation:

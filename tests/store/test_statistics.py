@@ -9,16 +9,18 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from store import errors, statistics
-from store.statistics import Accumulator, Moments
+from store.moments import TokenMoments
+from store.statistics import Moments
 
 FINITE = st.integers(0, 2**16 - 1).filter(lambda bits: bits & 0x7C00 != 0x7C00)
 
 
-def moments_of(tokens: np.ndarray, *, parts: int = 1) -> Moments:
-    accumulator = Accumulator(tokens.shape[1])
-    for part in np.array_split(tokens, parts):
-        accumulator.add_tokens(part)
-    return accumulator.moments()
+def moments_of(*rows: np.ndarray) -> Moments:
+    """Moments of rows of equal shape [N, C]."""
+    tokens, channels = rows[0].shape
+    moments = TokenMoments(prefix_tokens=0, tokens=tokens, channels=channels)
+    assert all(moments.add(row) for row in rows if tokens)
+    return moments.result()[1]
 
 
 def exact(values: np.ndarray) -> tuple[Fraction, Fraction]:
@@ -29,10 +31,14 @@ def exact(values: np.ndarray) -> tuple[Fraction, Fraction]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(bits=arrays(np.uint16, st.tuples(st.integers(1, 300), st.integers(1, 4)), elements=FINITE))
-def test_moments_of_any_float16_are_right(bits: np.ndarray) -> None:
-    tokens = bits.view(np.float16)
-    moments = moments_of(tokens, parts=3)
+@given(
+    bits=arrays(np.uint16, st.tuples(st.integers(1, 2), st.integers(1, 150), st.integers(1, 3)), elements=FINITE),
+    signs=st.sampled_from([0xFFFF, 0x7FFF]),
+)
+def test_moments_of_any_float16_are_right(bits: np.ndarray, signs: int) -> None:
+    rows = (bits & np.uint16(signs)).view(np.float16)
+    moments = moments_of(*rows)
+    tokens = rows.reshape(-1, rows.shape[-1])
     for channel in range(tokens.shape[1]):
         mean, m2 = exact(tokens[:, channel])
         largest = float(np.abs(tokens[:, channel]).max())
@@ -40,6 +46,19 @@ def test_moments_of_any_float16_are_right(bits: np.ndarray) -> None:
         assert abs(float(Fraction(moments.m2[channel]) - m2)) <= 1e-11 * float(m2)
     np.testing.assert_array_equal(moments.min, tokens.min(axis=0).astype(np.float64))
     np.testing.assert_array_equal(moments.max, tokens.max(axis=0).astype(np.float64))
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan, -np.nan])
+def test_a_row_that_is_not_finite_is_not_taken_in(bad: float) -> None:
+    row = np.random.default_rng(0).standard_normal((200, 3)).astype(np.float16)
+    broken = row.copy()
+    broken[150, 1] = bad
+    moments = TokenMoments(prefix_tokens=1, tokens=200, channels=3)
+    assert [moments.add(each) for each in (row, broken, row)] == [True, False, True]
+    prefix, patch = moments.result()
+    assert prefix is not None
+    assert prefix.agrees(moments_of(row[:1], row[:1]))
+    assert patch.agrees(moments_of(row[1:], row[1:]))
 
 
 def test_a_tiny_spread_about_a_large_mean_is_not_lost() -> None:

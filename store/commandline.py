@@ -36,6 +36,8 @@ def run(
     Returns:
         0 done, 1 problems found (the command's own), 2 bad input, 130 interrupted.
     """
+    # Threads of torch that wait must sleep: spinning ones, beside readers or another job, cost a step 20 times its time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app = tyro.extras.SubcommandApp()
     for name, function in commands.items():
         app.command(name=name)(function)

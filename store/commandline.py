@@ -36,7 +36,7 @@ def run(
     Returns:
         0 done, 1 problems found (the command's own), 2 bad input, 130 interrupted.
     """
-    # Threads of torch that wait must sleep: spinning ones, beside readers or another job, cost a step 20 times its time.
+    # Waiting threads of torch must sleep: spinning ones, beside another job, make a step take 20 times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app = tyro.extras.SubcommandApp()
     for name, function in commands.items():

@@ -17,7 +17,7 @@ from store.storage import Entry, Sink, Storage
 OPEN_FILES = 256
 READ_THREADS = 4
 CALL_BYTES = 512 * 2**10  # more would leave the processor's cache before being checked
-SYNC_EVERY_BYTES = 64 * 2**20
+SYNC_EVERY_BYTES = 16 * 2**20  # so that the disk is busy while rows are being made
 
 
 class LocalStorage(Storage):

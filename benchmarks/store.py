@@ -26,7 +26,7 @@ from benchmarks.machine import describe, in_own_process
 from benchmarks.store_peers import RawReader, Reader, SequentialFiles, Writer, missing_modules
 from benchmarks.store_peers_files import Hdf5Reader, Hdf5Writer, LmdbReader, LmdbWriter, NpyReader, NpyWriter
 from benchmarks.store_peers_samples import LanceReader, LanceWriter, TarReader, TarWriter
-from benchmarks.store_peers_zarr import CacheReader, CacheWriter, TensorStoreReader, ZarrReader, ZarrWriter
+from benchmarks.store_peers_zarr import CacheReader, CacheWriter, SlotsWriter, TensorStoreReader, ZarrReader, ZarrWriter
 from benchmarks.store_reading import PageCache, Reading, measure_reading
 from benchmarks.store_report import draw, print_report
 from benchmarks.store_rows import PIXELS, Rows, specs
@@ -64,6 +64,7 @@ def writers() -> list[Writer]:
     return [
         SequentialFiles(),
         CacheWriter(),
+        SlotsWriter(),
         ZarrWriter(),
         Hdf5Writer(),
         LmdbWriter(),

@@ -125,22 +125,27 @@ def break_structure(whole: Path, root: Path, function: Damage, kind: Kind) -> di
     shutil.copytree(whole, root)
     try:
         function(root)
-        damaged = caches.contents(root)
+        damaged = _tree(root)
         report = verify(root)
         with contextlib.suppress(UnsupportedFormat):  # where not even the root document can be read
             repair(store.open(root), report)
-        after = caches.contents(root)
-        if after == caches.contents(whole):
+        outcome = "NOT REPAIRED"
+        if not verify(root).ok:
+            outcome = "reported, untouched" if _tree(root) == damaged else outcome
+        elif caches.contents(root) == caches.contents(whole):
             outcome = "identical"
-        elif verify(root).ok and caches.same_rows(root, whole):
+        elif caches.same_rows(root, whole):
             outcome = "rows identical"
-        else:
-            outcome = "reported, untouched" if after == damaged else "NOT REPAIRED"
     finally:
         for made in (root, root.parent / "other"):
             shutil.rmtree(made, ignore_errors=True)
     found = kind in {problem.kind for problem in report.problems}
     return {"damage": function.__name__, "kind": kind.value, "found": found, "outcome": outcome}
+
+
+def _tree(root: Path) -> dict[str, bytes]:
+    """Every file and, with nothing in it, every folder."""
+    return caches.contents(root) | {f"{path.relative_to(root)}/": b"" for path in root.rglob("*") if path.is_dir()}
 
 
 def as_expected(case: dict[str, Any]) -> bool:

@@ -64,11 +64,12 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
 
     figure = Figure(figsize=(12, 8), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2, 2).flat
-    for axis, page_cache in zip(axes, ("warm", "cold"), strict=False):
+    reading, writing = figure.subplots(2, 2)
+    for axis, page_cache in zip(reading, ("warm", "cold"), strict=True):
         records = [r for r in report["reading"] if r["order"] == "random" and r["page_cache"] == page_cache]
-        _bars(axis, records, label="reader", title=f"random rows, page cache {page_cache}")
-    for axis, array in zip(axes, dict.fromkeys(record["array"] for record in report["writing"]), strict=False):
+        _bars(axis, records, label="reader", title=f"reading random rows, page cache {page_cache}")
+    arrays = dict.fromkeys(record["array"] for record in report["writing"])
+    for axis, array in zip(writing, arrays, strict=True):
         records = [record for record in report["writing"] if record["array"] == array]
         _bars(axis, records, label="writer", title=f"writing '{array}', durable")
     figure.savefig(path, dpi=110)

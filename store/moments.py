@@ -1,33 +1,27 @@
-"""Computing moments of float16 tokens in float64: in pieces for several threads, with as few passes as numpy allows.
+"""Computing moments of float16 tokens in float64, with as few passes as numpy allows.
 
 A row of tokens is a megabyte and each numpy call a pass over it, so that the passes are what it costs: values are
 widened by moving bits, extremes are found on the bits as integers, and all of it block by block, in the processor's
-cache.
+cache. Threads gain nothing here on two cores: each call is so short that they wait for the interpreter's lock and
+for each other.
 """
 
-import threading
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from store.crew import Task
 from store.statistics import Float64, Moments, empty
 
-BLOCK_TOKENS = 64  # what stays in the second-level cache
-PIECE_BLOCKS = 3  # what one thread takes at a time
+BLOCK_TOKENS = 64  # what stays in the second-level cache when widened
 SCALE = 2.0**112
 
 Float16 = npt.NDArray[np.float16]
 
 
 class TokenMoments:
-    """Moments of the prefix and patch tokens of rows, taken in one row after another.
-
-    Sums are added in the order of rows and blocks, so that the timing of threads changes no bit.
-    """
+    """Moments of the prefix and patch tokens of rows, taken in one row after another; not for several threads."""
 
     def __init__(self, *, prefix_tokens: int, tokens: int, channels: int) -> None:
         """Begin with no row.
@@ -37,41 +31,24 @@ class TokenMoments:
             tokens: of a row, prefix included.
             channels: of a token.
         """
-        self._prefix = _Part(slice(0, prefix_tokens), channels) if prefix_tokens else None
-        self._patch = _Part(slice(prefix_tokens, tokens), channels)
+        scratch = _Scratch(channels)
+        self._prefix = _Part(slice(0, prefix_tokens), scratch) if prefix_tokens else None
+        self._patch = _Part(slice(prefix_tokens, tokens), scratch)
         self._parts = [part for part in (self._prefix, self._patch) if part is not None]
-        self._local = threading.local()
 
-    def tasks(self, row: Float16) -> list[Task]:
-        """Return what has to be done, in any order and on any thread, before `take` of a row [N, C]."""
-        return [
-            partial(self._measure, part, row[part.tokens], piece)
-            for part in self._parts
-            for piece in range(part.pieces)
-        ]
-
-    def take(self, row: Float16) -> bool:
-        """Take in the row whose tasks are done if all of its values are finite, and say whether they are."""
+    def add(self, row: Float16) -> bool:
+        """Take in a row [N, C] if all of its values are finite, and say whether they are."""
+        for part in self._parts:
+            part.measure(row[part.tokens])
         if not all(part.finite for part in self._parts):
             return False
         for part in self._parts:
             part.take(row[part.tokens])
         return True
 
-    def add(self, row: Float16) -> bool:
-        """Take in a row [N, C] if all of its values are finite, and say whether they are."""
-        for task in self.tasks(row):
-            task()
-        return self.take(row)
-
     def result(self) -> tuple[Moments | None, Moments]:
         """Return the moments of prefix (None without) and patch tokens of all rows taken in."""
         return (None if self._prefix is None else self._prefix.moments()), self._patch.moments()
-
-    def _measure(self, part: "_Part", tokens: Float16, piece: int) -> None:
-        if not hasattr(self._local, "scratch"):
-            self._local.scratch = _Scratch(tokens.shape[1])
-        part.measure(tokens, piece, self._local.scratch)
 
 
 class _Scratch:
@@ -95,31 +72,29 @@ class _Part:
 
     Attributes:
         tokens: which of a row.
-        pieces: that they are measured in.
     """
 
-    def __init__(self, tokens: slice, channels: int) -> None:
+    def __init__(self, tokens: slice, scratch: _Scratch) -> None:
         self.tokens = tokens
+        self._scratch = scratch
+        channels = scratch.double.shape[1]
         blocks = -(-(tokens.stop - tokens.start) // BLOCK_TOKENS)
-        self.pieces = -(-blocks // PIECE_BLOCKS)
         self._row_sums = np.empty((2, blocks, channels))  # of values and of squares, all divided by SCALE
-        self._row_max = _Bits.of(np.iinfo(np.int16).min, 0, shape=(self.pieces, channels))
+        self._row_max = _Bits.of(np.iinfo(np.int16).min, 0, shape=(blocks, channels))
         self._count = 0
         self._sums = np.zeros((2, channels))
         self._max = _Bits.of(np.iinfo(np.int16).min, 0, shape=(channels,))
         self._min = _Bits.of(np.iinfo(np.int16).max, np.iinfo(np.uint16).max, shape=(channels,))  # where needed
 
-    def measure(self, tokens: Float16, piece: int, scratch: _Scratch) -> None:
-        """Find sums and largest bits of a piece of a row's tokens [N, C]."""
-        blocks = range(piece * PIECE_BLOCKS, min((piece + 1) * PIECE_BLOCKS, self._row_sums.shape[1]))
-        bits = _Bits.of_tokens(tokens[blocks.start * BLOCK_TOKENS : blocks.stop * BLOCK_TOKENS])
-        np.maximum.reduce(bits.signed, axis=0, out=self._row_max.signed[piece])
-        np.maximum.reduce(bits.unsigned, axis=0, out=self._row_max.unsigned[piece])
-        for number, block in enumerate(blocks):
-            start = number * BLOCK_TOKENS
-            values = _scaled(bits.signed[start : start + BLOCK_TOKENS], scratch)
-            np.add.reduce(values, axis=0, out=self._row_sums[0, block])
-            np.einsum("nc,nc->c", values, values, out=self._row_sums[1, block])
+    def measure(self, tokens: Float16) -> None:
+        """Find sums and largest bits of a row's tokens [N, C]."""
+        for number in range(self._row_sums.shape[1]):
+            bits = _Bits.of_tokens(tokens[number * BLOCK_TOKENS : (number + 1) * BLOCK_TOKENS])
+            np.maximum.reduce(bits.signed, axis=0, out=self._row_max.signed[number])
+            np.maximum.reduce(bits.unsigned, axis=0, out=self._row_max.unsigned[number])
+            values = _scaled(bits.signed, self._scratch)
+            np.add.reduce(values, axis=0, out=self._row_sums[0, number])
+            np.einsum("nc,nc->c", values, values, out=self._row_sums[1, number])
 
     @property
     def finite(self) -> bool:

@@ -1,6 +1,5 @@
 """Writing one shard: rows are streamed to their slots as they come, then trailer and index, then published."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -11,14 +10,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from store import errors, manifest
-from store.crew import Crew
 from store.layout import CHECKSUM_BYTES, Layout, checksum
 from store.moments import TokenMoments
 from store.schema import FAILED, OK, PIXELS, ArrayNode
 from store.storage import Sink, Storage
 from store.trailer import Trailer
-
-THREADS = 4  # that write a row and sum its moments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +62,6 @@ class ShardWriter:
         if plan.prefix_tokens is not None:
             tokens, channels = plan.node.row_shape
             self._moments = TokenMoments(prefix_tokens=plan.prefix_tokens, tokens=tokens, channels=channels)
-        self._crew = Crew(min(THREADS, len(os.sched_getaffinity(0))))
         self._sink: Sink | None = storage.create(plan.node.shard_key(plan.shard))
 
     def __enter__(self) -> Self:
@@ -95,7 +90,14 @@ class ShardWriter:
         if row.shape != node.row_shape or row.dtype != node.dtype:
             found = f"{row.dtype} {row.shape}"
             raise errors.InvalidInput(f"{self._where()}: expected {node.dtype} {node.row_shape}, found {found}")
-        self._write(self._open_sink(), row)
+        sink = self._open_sink()
+        if self._moments is not None and not self._moments.add(row):
+            message = "a value is not finite (float16 overflow?). Call fail(reason) for such a row"
+            raise errors.InvalidInput(f"{self._where()}: {message}")
+        data = np.ascontiguousarray(row, dtype=node.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
+        crc = checksum(data)
+        sink.write([data, crc.to_bytes(CHECKSUM_BYTES, "little")], self._next * self._plan.layout.stride)
+        self._crc32c[self._next] = crc
         self._status[self._next] = OK
         self._next += 1
 
@@ -133,7 +135,6 @@ class ShardWriter:
         sink.write([trailer, self._plan.layout.index(self._status == OK)], end)
         published = sink.publish()
         self._sink = None
-        self._crew.close()
         return published
 
     def discard(self) -> None:
@@ -141,7 +142,6 @@ class ShardWriter:
         if self._sink is not None:
             self._sink.discard()
             self._sink = None
-        self._crew.close()
 
     def _open_sink(self, *, finishing: bool = False) -> Sink:
         count = len(self._rows)
@@ -152,26 +152,6 @@ class ShardWriter:
         if not finishing and self._next >= count:
             raise errors.InvalidInput(f"{self._where()}: all {count} rows were given already")
         return self._sink
-
-    def _write(self, sink: Sink, row: npt.NDArray[Any]) -> None:
-        """Write the slot while other threads look at the tokens; taken back if one is not finite."""
-        data = np.ascontiguousarray(row, dtype=row.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
-        offset = self._next * self._plan.layout.stride
-
-        def write() -> None:
-            crc = checksum(data)
-            sink.write([data, crc.to_bytes(CHECKSUM_BYTES, "little")], offset)
-            self._crc32c[self._next] = crc
-
-        if self._moments is None:
-            write()
-            return
-        self._crew.run([write, *self._moments.tasks(row)])
-        if not self._moments.take(row):
-            sink.take_back(offset)
-            self._crc32c[self._next] = 0
-            message = "a value is not finite (float16 overflow?). Call fail(reason) for such a row"
-            raise errors.InvalidInput(f"{self._where()}: {message}")
 
     def _where(self) -> str:
         return f"shard {self._plan.shard} of '{self._plan.dataset}/{self._plan.array}', row {self.row}"

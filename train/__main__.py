@@ -84,9 +84,10 @@ def sweep(file: Annotated[Path, tyro.conf.Positional], cache: CacheList, out: Di
         out: directory of the runs and of comparison.md, .csv and .png.
     """
     from train import comparison
-    from train.sweep import FAILED, STOPPED, plan, run_all
+    from train.sweep import FAILED, STOPPED, check, plan, run_all
 
     wanted, runs = plan(file, out)
+    check(f"sweep '{file}'", runs, caches=cache.split(","))
     done = []
     for number, item in enumerate(run_all(runs, caches=cache.split(",")), start=1):
         done.append(item)

@@ -76,7 +76,7 @@ def load(directory: str | Path, *, step: int | None = None) -> Run:
     place = Path(directory)
     recipe, description = read_recipe(place), read_description(place)
     checkpoint = checkpoints.load(place / CHECKPOINTS, step, optimizer=False)
-    distiller, norms = _fresh(recipe, description)
+    distiller, norms = fresh(recipe, description)
     restore(distiller, norms, checkpoint.model, source=f"checkpoint of step {checkpoint.step} of run '{place}'")
     return Run(
         directory=place,
@@ -102,7 +102,7 @@ def build(recipe: Recipe, description: Description) -> tuple[Distiller, TargetNo
         raise InvalidInput(
             f"recipe '{recipe.name}' fine-tunes. Name what to start from: --start.checkpoint RUN_OR_DUNE_FILE"
         )
-    distiller, norms = _fresh(recipe, description)
+    distiller, norms = fresh(recipe, description)
     if recipe.start.checkpoint:
         _begin_from(Path(recipe.start.checkpoint), distiller, norms)
     return distiller, norms
@@ -124,7 +124,8 @@ def restore(distiller: Distiller, norms: TargetNorms, state: Mapping[str, Tensor
     load_into(norms, select(state, NORMS), source=source)
 
 
-def _fresh(recipe: Recipe, description: Description) -> tuple[Distiller, TargetNorms]:
+def fresh(recipe: Recipe, description: Description) -> tuple[Distiller, TargetNorms]:
+    """Return student and norms with the weights that the seed gives, whatever `start.checkpoint` says."""
     teachers = {
         name: TeacherSpec(channels=info["channels"], prefix_tokens=info["prefix_tokens"])
         for name, info in description["teachers"].items()

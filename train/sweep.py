@@ -136,6 +136,33 @@ def plan(file: Path, out: Path) -> tuple[SweepFile, list[Planned]]:
     return sweep, runs
 
 
+def check(subject: str, runs: Sequence[Planned], *, caches: Sequence[str]) -> None:
+    """Refuse before the first run what could only fail after hours of others: rows that do not fit the caches.
+
+    Args:
+        subject: what the error calls the sweep.
+        runs: from `plan`; one of each row is looked at.
+        caches: locations.
+
+    Raises:
+        InvalidConfig: the problems of all rows.
+    """
+    import torch
+
+    from train.opening import describe, open_mixture
+    from train.runs import fresh
+
+    problems = []
+    for run in {run.row.name: run for run in runs}.values():
+        try:
+            with torch.device("meta"):  # shapes alone: no memory, no time
+                fresh(run.recipe, describe(open_mixture(run.recipe, caches)))
+        except CodistillError as error:
+            problems.append(f"row '{run.row.name}': {error}")
+    if problems:
+        raise InvalidConfig(subject, problems)
+
+
 def run_all(runs: Sequence[Planned], *, caches: Sequence[str]) -> Iterator[Done]:
     """Run what is not finished, one after another, each in a process of its own.
 

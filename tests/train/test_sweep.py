@@ -1,15 +1,18 @@
 """Sweeps: every row is run, nothing stops the rest, a second call goes on, one table compares."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from store.errors import InvalidConfig
 from tests.train.builders import build_cache
 from train import comparison, log
 from train.__main__ import main
 from train.interrupt import StopRequest
+from train.runs import fresh
 from train.sweep import FINISHED, STOPPED, Done, Planned, Row, plan, run_all
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +24,7 @@ seeds = [0]
 overrides = { "schedule.steps" = 2, "machine.threads" = 1 }
 [[row]]
 name = "broken"
-set = { data.datasets = ["nowhere"] }
+set = { optim.lr = 1e30 }
 [[row]]
 name = "tp"
 label = "transformer projector"
@@ -64,10 +67,11 @@ def test_a_sweep_stops_on_nothing_and_goes_on(tmp_path: Path, capsys: pytest.Cap
     assert main(command) == 1
     said = capsys.readouterr().out
     assert "[1/2] broken, seed 0: failed" in said
-    assert "'nowhere' is not in this cache" in said
+    assert "not finite" in said
     assert "[2/2] tp, seed 0: finished" in said
     before = (tmp_path / "out" / "tp" / "seed-0" / "log.jsonl").read_bytes()
-    text = SWEEP.replace('set = { data.datasets = ["nowhere"] }', "")
+    text = SWEEP.replace("set = { optim.lr = 1e30 }", "")
+    shutil.rmtree(tmp_path / "out" / "broken")
     (tmp_path / "sweep.toml").write_text(text)
     assert main(command) == 0
     assert (tmp_path / "out" / "tp" / "seed-0" / "log.jsonl").read_bytes() == before
@@ -77,6 +81,26 @@ def test_a_sweep_stops_on_nothing_and_goes_on(tmp_path: Path, capsys: pytest.Cap
     with (tmp_path / "out" / "comparison.csv").open() as file:
         assert {row["row"] for row in csv.DictReader(file)} == {"broken", "tp"}
     assert (tmp_path / "out" / "comparison.png").stat().st_size > 1000
+
+
+def test_rows_that_can_not_run_are_refused_before_any_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build_cache(tmp_path / "cache")
+    bad = """
+[[row]]
+name = "x"
+set = { data.datasets = ["nowhere"] }
+[[row]]
+name = "y"
+set = { projector.kind = "lp", projector.which_blocks = [9] }
+"""
+    file = write(tmp_path, SWEEP + bad)
+    assert main(["sweep", str(file), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "row 'x': " in said
+    assert "'nowhere' is not in this cache" in said
+    assert "row 'y': which_blocks [9]: expected block numbers from 0 that end with the last one" in said
+    assert "row 'tp'" not in said
+    assert not (tmp_path / "out").exists()
 
 
 def finished(tmp_path: Path, name: str, seed: int, cosine: float) -> Done:
@@ -126,3 +150,7 @@ def test_shipped_sweeps_resolve(name: str, tmp_path: Path) -> None:
     assert sweep.baseline in [row.name for row in sweep.rows]
     assert len(runs) == len(sweep.rows) * len(sweep.seeds)
     assert {run.recipe.targets.statistics for run in runs} == {"cache"}
+    teacher = {"channels": 8, "prefix_tokens": 1, "patch_grid": [4, 4]}
+    with torch.device("meta"):
+        for run in runs:
+            fresh(run.recipe, {"image_size": 56, "teachers": {"a": teacher}})

@@ -1,10 +1,4 @@
-"""Computing moments of float16 tokens in float64, with as few passes as numpy allows.
-
-A row of tokens is a megabyte and each numpy call a pass over it, so that the passes are what it costs: values are
-widened by moving bits, extremes are found on the bits as integers, and all of it block by block, in the processor's
-cache. Threads gain nothing here on two cores: each call is so short that they wait for the interpreter's lock and
-for each other.
-"""
+"""Moments of float16 tokens, computed in float64 from the sums and extremes that `store.kernels` finds."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from store import kernels
+from store.kernels import LEAST_SIGNED, SCALE, Measure
 from store.statistics import Float64, Moments, empty
-
-BLOCK_TOKENS = 64  # what stays in the second-level cache when widened
-SCALE = 2.0**112
 
 Float16 = npt.NDArray[np.float16]
 
@@ -31,13 +24,14 @@ class TokenMoments:
             tokens: of a row, prefix included.
             channels: of a token.
         """
-        scratch = _Scratch(channels)
-        self._prefix = _Part(slice(0, prefix_tokens), scratch) if prefix_tokens else None
-        self._patch = _Part(slice(prefix_tokens, tokens), scratch)
+        measure = kernels.measure(channels)
+        self._prefix = _Part(slice(0, prefix_tokens), channels, measure) if prefix_tokens else None
+        self._patch = _Part(slice(prefix_tokens, tokens), channels, measure)
         self._parts = [part for part in (self._prefix, self._patch) if part is not None]
 
     def add(self, row: Float16) -> bool:
         """Take in a row [N, C] if all of its values are finite, and say whether they are."""
+        row = np.ascontiguousarray(row)
         for part in self._parts:
             part.measure(row[part.tokens])
         if not all(part.finite for part in self._parts):
@@ -49,14 +43,6 @@ class TokenMoments:
     def result(self) -> tuple[Moments | None, Moments]:
         """Return the moments of prefix (None without) and patch tokens of all rows taken in."""
         return (None if self._prefix is None else self._prefix.moments()), self._patch.moments()
-
-
-class _Scratch:
-    """Memory for one block; allocating it each time costs as much as a third of the work."""
-
-    def __init__(self, channels: int) -> None:
-        self.single = np.empty((BLOCK_TOKENS, channels), np.float32)
-        self.double = np.empty((BLOCK_TOKENS, channels), np.float64)
 
 
 class _Part:
@@ -74,27 +60,20 @@ class _Part:
         tokens: which of a row.
     """
 
-    def __init__(self, tokens: slice, scratch: _Scratch) -> None:
+    def __init__(self, tokens: slice, channels: int, measure: Measure) -> None:
         self.tokens = tokens
-        self._scratch = scratch
-        channels = scratch.double.shape[1]
-        blocks = -(-(tokens.stop - tokens.start) // BLOCK_TOKENS)
-        self._row_sums = np.empty((2, blocks, channels))  # of values and of squares, all divided by SCALE
-        self._row_max = _Bits.of(np.iinfo(np.int16).min, 0, shape=(blocks, channels))
+        self._measure = measure
+        blocks = kernels.blocks(tokens.stop - tokens.start)
+        self._row_sums = np.empty((2, blocks, channels))  # of values and of squares, divided by SCALE and its square
+        self._row_max = _Bits.of(LEAST_SIGNED, 0, shape=(blocks, channels))
         self._count = 0
         self._sums = np.zeros((2, channels))
-        self._max = _Bits.of(np.iinfo(np.int16).min, 0, shape=(channels,))
+        self._max = _Bits.of(LEAST_SIGNED, 0, shape=(channels,))
         self._min = _Bits.of(np.iinfo(np.int16).max, np.iinfo(np.uint16).max, shape=(channels,))  # where needed
 
     def measure(self, tokens: Float16) -> None:
         """Find sums and largest bits of a row's tokens [N, C]."""
-        for number in range(self._row_sums.shape[1]):
-            bits = _Bits.of_tokens(tokens[number * BLOCK_TOKENS : (number + 1) * BLOCK_TOKENS])
-            np.maximum.reduce(bits.signed, axis=0, out=self._row_max.signed[number])
-            np.maximum.reduce(bits.unsigned, axis=0, out=self._row_max.unsigned[number])
-            values = _scaled(bits.signed, self._scratch)
-            np.add.reduce(values, axis=0, out=self._row_sums[0, number])
-            np.einsum("nc,nc->c", values, values, out=self._row_sums[1, number])
+        self._measure(tokens.view(np.int16), self._row_sums, self._row_max.signed, self._row_max.unsigned)
 
     @property
     def finite(self) -> bool:
@@ -144,21 +123,6 @@ class _Bits:
     @classmethod
     def of_tokens(cls, tokens: Float16) -> "_Bits":
         return cls(tokens.view(np.int16), tokens.view(np.uint16))
-
-
-def _scaled(bits: npt.NDArray[np.int16], scratch: _Scratch) -> Float64:
-    """Return finite float16 divided by `SCALE` as float64, exactly, in `scratch`; a third faster than numpy converts.
-
-    The bits are moved to where float32 has them. Its exponent counts from -127 and that of float16 from -15, hence the
-    scale; squares of the result are still far from the ends of float64.
-    """
-    single, double = scratch.single[: len(bits)], scratch.double[: len(bits)]
-    wide = single.view(np.int32)
-    np.copyto(wide, bits)  # extends the sign over the high bits
-    np.left_shift(wide, 13, out=wide)
-    np.bitwise_and(wide, -0x70002000, out=wide)  # keeps sign, 5 exponent and 10 fraction bits
-    np.copyto(double, single)
-    return double
 
 
 def _lower(least: npt.NDArray[Any], bits: npt.NDArray[Any], channels: npt.NDArray[np.int64]) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from store import errors, statistics
+from store import errors, kernels, statistics
 from store.moments import TokenMoments
 from store.statistics import Moments
 
@@ -46,6 +46,21 @@ def test_moments_of_any_float16_are_right(bits: np.ndarray, signs: int) -> None:
         assert abs(float(Fraction(moments.m2[channel]) - m2)) <= 1e-11 * float(m2)
     np.testing.assert_array_equal(moments.min, tokens.min(axis=0).astype(np.float64))
     np.testing.assert_array_equal(moments.max, tokens.max(axis=0).astype(np.float64))
+
+
+@settings(max_examples=40, deadline=None)
+@given(bits=arrays(np.int16, st.tuples(st.integers(1, 150), st.integers(1, 40))))
+def test_compiled_and_numpy_sums_are_the_same_bits(bits: np.ndarray) -> None:
+    compiled, (tokens, channels) = kernels.compiled(), bits.shape
+    assert compiled is not None
+    found = []
+    for measure in (compiled, kernels.interpreted(channels)):
+        shape = (kernels.blocks(tokens), channels)
+        into = (np.full((2, *shape), np.nan), np.full(shape, 7, np.int16), np.full(shape, 7, np.uint16))
+        measure(bits, *into)
+        found.append(into)
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan, -np.nan])

@@ -18,7 +18,7 @@ from backbones.images import normalise
 from eval import rows
 from eval.encoders import FrozenEncoder, StudentEncoder
 from eval.held_out import image_keys, seen_in_training
-from eval.linear_map import FOLDS
+from eval.linear_map import FOLDS, LinearMap
 from eval.metrics import SUMS, row_sums
 from eval.predictors import (
     LINEAR,
@@ -31,6 +31,7 @@ from eval.predictors import (
     Fitted,
     Fitting,
     Key,
+    Tokens,
     inputs_for,
     rounded_again,
     split,
@@ -41,6 +42,7 @@ from eval.summary import HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS, IMAGE_SUMS, PREFI
 from train.data import Batch
 from train.mixture import Mixture
 from train.model import Distiller
+from train.student import depth, has_cls
 from train.targets import TargetNorms
 
 
@@ -97,7 +99,7 @@ def measure(
     encoders = subject.encoders()
     with torch.inference_mode():
         fitted = _fit(subject, encoders, settings=settings, device=device, progress=progress)
-        table = _score(subject, encoders, fitted, settings=settings, device=device, progress=progress)
+        table = _score(subject, fitted, settings=settings, device=device, progress=progress)
     facts: dict[str, object] = {
         "fit_tokens": {" ".join(key): count for key, count in fitted.tokens.items()},
         "ridges": {
@@ -127,7 +129,6 @@ def _fit(
 
 def _score(
     subject: Subject,
-    encoders: Mapping[str, FrozenEncoder],
     fitted: Fitted,
     *,
     settings: Settings,
@@ -141,7 +142,7 @@ def _score(
         chosen = _read_rows(subject, batch)
         targets = _targets(subject, batch)
         ceiling = (ROUNDING, _targets(subject, batch, generator=generator))
-        found = _predictions(subject, encoders, fitted, batch=batch, targets=targets)
+        found = _predictions(subject, fitted, batch=batch, targets=targets)
         for name, predictions in chain(found, [ceiling]):
             for key, prediction in predictions.items():
                 keep = chosen[key[0]]
@@ -156,7 +157,6 @@ def _score(
 
 def _predictions(
     subject: Subject,
-    encoders: Mapping[str, FrozenEncoder],
     fitted: Fitted,
     *,
     batch: Batch,
@@ -164,8 +164,10 @@ def _predictions(
 ) -> Iterator[tuple[str, dict[Key, Tensor]]]:
     """(predictor, its standardised tokens of every teacher and type), one predictor at a time."""
     images = normalise(batch.pixels)
-    for name, model in ((STUDENT, subject.student), (UNTRAINED, subject.untrained)):
-        found = model(images)
+    own = ((STUDENT, LINEAR_STUDENT, subject.student), (UNTRAINED, LINEAR_UNTRAINED, subject.untrained))
+    for name, linear, model in own:
+        features = model.features(images)  # once, for the projectors and for the linear map
+        found = model.project(features)
         yield (
             name,
             {
@@ -174,11 +176,21 @@ def _predictions(
                 for kind in token_types(spec)
             },
         )
+        yield linear, _mapped(fitted.maps[linear], _last_tokens(model, features))
     yield MEAN, {key: torch.zeros_like(target) for key, target in targets.items() if key in fitted.directions}
-    for name, encoder in encoders.items():
-        tokens = encoder(batch.pixels)
-        maps = fitted.maps[name]
-        yield name, {key: linear(inputs_for(tokens, key[1])) for key, linear in maps.items()}
+    for name, encoder in subject.peers.items():
+        yield LINEAR + name, _mapped(fitted.maps[LINEAR + name], encoder(batch.pixels))
+
+
+def _mapped(maps: Mapping[Key, LinearMap], tokens: Tokens) -> dict[Key, Tensor]:
+    return {key: linear(inputs_for(tokens, key[1])) for key, linear in maps.items()}
+
+
+def _last_tokens(model: Distiller, features: Mapping[int, Tensor]) -> Tokens:
+    """What `StudentEncoder` gives, from what the projectors read; they all read the last block."""
+    last = features[depth(model.encoder) - 1].float()
+    cls = int(has_cls(model.encoder))
+    return last[:, :cls], last[:, cls:]
 
 
 def _targets(subject: Subject, batch: Batch, *, generator: torch.Generator | None = None) -> dict[Key, Tensor]:

@@ -70,7 +70,10 @@ class Distiller(nn.Module):
         Returns:
             teacher -> (prefix (B, P, C), patches (B, N, C)), in standardised units; teachers in sorted order.
         """
-        features = self.features(images)
+        return self.project(self.features(images))
+
+    def project(self, features: Mapping[int, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Predict the tokens of every teacher, as `forward`, from what `features` found."""
         return {
             name: projector([features[tap] for tap in self.taps_of[name]])
             for name, projector in self.projectors.items()

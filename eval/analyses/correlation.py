@@ -50,17 +50,19 @@ def correlate_updates(
 
     Args:
         changes: float64 (S, T), the change of each teacher's loss by each update: differences of logged losses, or
-            after - before on a fixed probe batch (cleaner: no change of batch in it).
+            after - before on a fixed probe batch (cleaner: no change of batch in it). An update that is not known for
+            all teachers (NaN) keeps its place and is left out of its window.
         teachers: T names.
-        window: steps in a window; a last shorter one counts if it has at least two steps.
+        window: steps in a window; one with fewer than two known updates is left out.
         first_step: number of the first update.
     """
-    starts = [start for start in range(0, len(changes), window) if len(changes) - start >= 2]
+    known = np.isfinite(changes).all(axis=1)
+    starts = [start for start in range(0, len(changes), window) if known[start : start + window].sum() >= 2]
     count = len(teachers)
     correlation = np.full((len(starts), count, count), np.nan)
     agreement = correlation.copy()
     for index, start in enumerate(starts):
-        part = changes[start : start + window]
+        part = changes[start : start + window][known[start : start + window]]
         for i in range(count):
             for j in range(count):
                 correlation[index, i, j] = pearson(part[:, i], part[:, j])

@@ -53,15 +53,18 @@ def from_log(run: Run, *, window: int) -> UpdateCorrelation:
     """
     records = log.read(run.directory, log.STEP)
     teachers = _teachers(run)
-    logged = [[record["loss_per_teacher"][name] for name in teachers] for record in records]
-    losses = np.array(logged, dtype=np.float64).reshape(-1, len(teachers))  # None becomes NaN
+    steps = [record["step"] for record in records] or [1]
+    first = steps[0]
+    # A step that is not logged, or has no image for a teacher (None), is NaN; the others keep their numbers.
+    losses = np.full((steps[-1] - first + 1, len(teachers)), np.nan)
+    for record in records:
+        losses[record["step"] - first] = [record["loss_per_teacher"][name] for name in teachers]
     changes = np.diff(losses, axis=0)
-    changes = changes[np.isfinite(changes).all(axis=1)]
-    if len(changes) < 2:
+    if np.isfinite(changes).all(axis=1).sum() < 2:
         raise InvalidInput(
             f"run '{run.directory}': {len(records)} logged steps are too few to correlate loss updates, 3 at least"
         )
-    return correlate_updates(changes, teachers, window=window, first_step=2)
+    return correlate_updates(changes, teachers, window=window, first_step=first + 1)
 
 
 def on_probe(

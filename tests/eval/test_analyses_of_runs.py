@@ -150,6 +150,26 @@ def test_correlation_reads_the_log(cache: Cache, tmp_path: Path) -> None:
     assert found.sign_agreement[0, 0, 1] == 0.0
 
 
+def test_windows_keep_their_steps_over_gaps_of_the_log(cache: Cache, tmp_path: Path) -> None:
+    run = train_run(cache, tmp_path / "run", schedule={"steps": 2})
+    step = next(json.loads(line) for line in (run / "log.jsonl").read_text().splitlines() if '"kind":"step"' in line)
+    losses = dict.fromkeys(range(3, 19))
+    losses |= {number: (-1) ** number * number / 20 for number in losses}
+    losses[5] = None  # no image for one teacher: the updates of steps 5 and 6 are unknown
+    del losses[9]  # not logged: those of 9 and 10
+    beta = {number: 1 - (value or 0) if number < 12 else value for number, value in losses.items()}
+    records = [
+        {**step, "step": number, "loss_per_teacher": {"alpha": value, "beta": beta[number]}}
+        for number, value in losses.items()
+    ]
+    (run / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    found = correlation_of_run.from_log(runs.load(run), window=4)
+    # Updates 4 and 7, 8 and 11, 12 to 15 (in the first of which beta turns), 16 to 18.
+    assert found.first_step.tolist() == [4, 8, 12, 16]
+    np.testing.assert_allclose(found.pearson[[0, 1, 3], 0, 1], [-1, -1, 1], atol=1e-9)
+    assert found.sign_agreement[:, 0, 1].tolist() == [0, 0, 0.75, 1]
+
+
 def test_attention_is_what_timm_computes() -> None:
     layer = Attention(24, num_heads=3, qkv_bias=True, qk_norm=True, norm_layer=nn.LayerNorm)
     layer.fused_attn = False

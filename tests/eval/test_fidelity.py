@@ -30,9 +30,15 @@ class Oracle(nn.Module):
     def __init__(self, student: Distiller, subject: Subject) -> None:
         super().__init__()
         self.encoder, self.teachers, self.cell_px = student.encoder, student.teachers, student.cell_px
-        self.norms = subject.norms
+        self.norms, self.student = subject.norms, student
+        self.images = torch.empty(0)
 
-    def forward(self, images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    def features(self, images: Tensor) -> dict[int, Tensor]:
+        self.images = images
+        return self.student.features(images)
+
+    def project(self, features: dict[int, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        images = self.images
         mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
         pixels = ((images.permute(0, 2, 3, 1) * std + mean) * 255).round().to(torch.uint8).numpy()
         found = {}

@@ -3,12 +3,12 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -115,8 +115,9 @@ def plan(
     cache: str | None = None,
     datasets: Names = "",
     teachers: Names = "",
-    image_size: int | None = None,
-    views: int | None = None,
+    split: Literal["train", "val"] | None = None,
+    image_size: Annotated[str, tyro.conf.arg(metavar="PX,...")] = "",
+    views: Annotated[str, tyro.conf.arg(metavar="N,...")] = "",
     rows_per_second: Annotated[str, tyro.conf.arg(metavar="NAME=RATE,...")] = "",
     calibrate: bool = True,
     count_files: bool = True,
@@ -132,8 +133,9 @@ def plan(
         cache: the target: for its free space, and for what is there already.
         datasets: names in the catalogue; all if not given.
         teachers: names in the catalogue; all if not given.
-        image_size: instead of the catalogue's.
-        views: of every training dataset, instead of the catalogue's.
+        split: only datasets of this split.
+        image_size: instead of the catalogue's; several are compared in one table ('catalogue' stands for its own).
+        views: of every training dataset, instead of the catalogue's; several are compared.
         rows_per_second: instead of measuring, such as views=900,dinov2=250; a bare number counts for all teachers.
         calibrate: measure for some seconds, where images and weights are here.
         count_files: list the images; otherwise expected numbers count.
@@ -143,10 +145,19 @@ def plan(
     from extract.calibration import calibrate as measure
     from extract.catalogue import load_catalogue
     from extract.plan import narrowed, parse_rates
+    from extract.plan_choices import parse_choices
     from extract.workshop import resolve_device
 
-    names = {"datasets": _names(datasets), "teachers": _names(teachers)}
-    asked = narrowed(load_catalogue(catalogue), **names, image_size=image_size, views=views)
+    whole = load_catalogue(catalogue)
+    chosen = narrowed(whole, datasets=_names(datasets), teachers=_names(teachers), split=split)
+    choices = [
+        narrowed(chosen, image_size=choice.image_size, views=choice.views)
+        for choice in parse_choices(image_size, views)
+    ]
+    if len(choices) > 1:
+        _show_choices(choices, count_files=count_files)
+        return
+    asked = choices[0]
     rates = parse_rates(rows_per_second, [teacher.name for teacher in asked.teacher])
     if calibrate and not rates:
         rates = measure(
@@ -174,12 +185,25 @@ def _show_plan(
     catalogue: "Catalogue", cache: str | None, *, rates: Mapping[str, float] | None = None, count_files: bool = True
 ) -> None:
     from extract import plan_tables
-    from extract.plan import make_plan, open_if_there
+    from extract.plan import count_images, make_plan, open_if_there
 
     existing = open_if_there(cache, catalogue.recipe)
-    made = make_plan(catalogue, cache=existing, target=cache, rates=rates or {}, count_files=count_files)
-    _console().print(plan_tables.dataset_table(made), plan_tables.array_table(made), sep="\n")
+    counts = count_images(catalogue, cache=existing, count_files=count_files)
+    made = make_plan(catalogue, counts=counts, cache=existing, target=cache, rates=rates)
+    tables = plan_tables.dataset_table(made), plan_tables.cost_table(made), plan_tables.array_table(made)
+    _console().print(*tables, sep="\n")
     for sentence in plan_tables.sentences(made):
+        print(sentence)
+
+
+def _show_choices(catalogues: Sequence["Catalogue"], *, count_files: bool) -> None:
+    from extract import plan_choices
+    from extract.plan import count_images, make_plan
+
+    counts = count_images(catalogues[0], cache=None, count_files=count_files)
+    plans = [make_plan(catalogue, counts=counts) for catalogue in catalogues]
+    _console().print(plan_choices.choice_table(plans))
+    for sentence in plan_choices.choice_sentences(plans):
         print(sentence)
 
 

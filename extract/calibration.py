@@ -14,6 +14,7 @@ from extract.sources import open_source
 from extract.teachers.batching import CPU_BATCH
 from extract.viewing import ViewMaker
 from extract.workshop import LARGEST_BATCH, load_teacher
+from store import errors
 from store.schema import PIXELS
 
 SECONDS = 3.0
@@ -30,10 +31,15 @@ def calibrate(catalogue: Catalogue, *, device: str, threads: int, say: Callable[
         say: told what is being measured.
     """
     rates = {}
-    here = [entry for entry in catalogue.dataset if entry.root.is_dir()]
-    if here:
-        say(f"measuring views of '{here[0].name}' with {threads} threads")
-        rates[PIXELS] = measure_views(catalogue, here[0], threads=threads)
+    for entry in catalogue.dataset:
+        if not entry.root.is_dir():
+            continue
+        say(f"measuring views of '{entry.name}' with {threads} threads")
+        try:
+            rates[PIXELS] = measure_views(catalogue, entry, threads=threads)
+            break
+        except (errors.CodistillError, OSError) as error:
+            say(f"not measured: {error}")
     for teacher in catalogue.teacher:
         if teacher.weights.is_file():
             say(f"measuring teacher '{teacher.name}' on {device}")

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from extract import preflight
 from extract.catalogue import STUDENT_PATCH_PX, Catalogue, DatasetEntry, Recipe, TeacherEntry
@@ -19,26 +20,46 @@ DUNE_SAMPLES = 100 * 1_281_167  # images that the paper's students are trained o
 
 
 @dataclass(frozen=True, kw_only=True)
+class Count:
+    """How many images a dataset has.
+
+    Attributes:
+        images: None if nothing tells.
+        origin: what tells: the image list in the cache, a listing of the files, or the catalogue's expectation.
+        problem: why they could not be listed although their folder is here, None if they could.
+    """
+
+    images: int | None
+    origin: Literal["cache", "files", "expected"]
+    problem: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class DatasetPlan:
     """One dataset.
 
     Attributes:
         entry: of the catalogue.
-        images: how many; None if nothing tells.
-        counted: where that is from: "cache", "files" or "expected".
+        count: of its images.
         shards: of each array.
         present: shards that exist, by array.
+        rows_left: rows of shards that do not exist, by array.
     """
 
     entry: DatasetEntry
-    images: int | None
-    counted: str
+    count: Count
     shards: int
     present: Mapping[str, int]
+    rows_left: Mapping[str, int]
 
     @property
     def rows(self) -> int:
-        return (self.images or 0) * self.entry.views
+        return self.images * self.entry.views
+
+    @property
+    def images(self) -> int:
+        """How many; 0 if nothing tells."""
+        return self.count.images or 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,24 +82,40 @@ class ArrayPlan:
 
     @property
     def bytes_left(self) -> int:
-        return (self.row_bytes or 0) * self.rows_left
+        return self.bytes_of(self.rows_left)
 
     @property
     def seconds_left(self) -> float | None:
-        return self.rows_left / self.rows_per_second if self.rows_per_second else None
+        return self.seconds_of(self.rows_left)
+
+    def bytes_of(self, rows: int) -> int:
+        """Bytes of so many rows; 0 where the size of one is not known."""
+        return (self.row_bytes or 0) * rows
+
+    def seconds_of(self, rows: int) -> float | None:
+        """Seconds to make so many rows; None where the rate is not known."""
+        return rows / self.rows_per_second if self.rows_per_second else None if rows else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A whole catalogue. `free_bytes` is the space at the target, None if it is not known."""
+    """A whole catalogue.
 
+    Attributes:
+        image_size: of the views, px.
+        datasets: in the catalogue's order.
+        arrays: pixels first.
+        free_bytes: space at the target, None if it is not known.
+    """
+
+    image_size: int
     datasets: Sequence[DatasetPlan]
     arrays: Sequence[ArrayPlan]
     free_bytes: int | None
 
     @property
     def bytes_total(self) -> int:
-        return sum((array.row_bytes or 0) * array.rows for array in self.arrays)
+        return sum(array.bytes_of(array.rows) for array in self.arrays)
 
     @property
     def bytes_left(self) -> int:
@@ -93,34 +130,52 @@ class Plan:
         return {group: samples / len(rows) / count for group, count in rows.items() if count}
 
 
+def count_images(catalogue: Catalogue, *, cache: Cache | None, count_files: bool) -> dict[str, Count]:
+    """Count the images of every dataset, by name; raises nothing, as a plan tells the rest, too.
+
+    Args:
+        catalogue: what is extracted.
+        cache: where some datasets may have been indexed already.
+        count_files: list the images of the others. Where that is not asked for or they are not here, their expected
+            number counts.
+    """
+    return {entry.name: _count(entry, cache, count_files) for entry in catalogue.dataset}
+
+
 def make_plan(
-    catalogue: Catalogue, *, cache: Cache | None, target: str | None, rates: Mapping[str, float], count_files: bool
+    catalogue: Catalogue,
+    *,
+    counts: Mapping[str, Count],
+    cache: Cache | None = None,
+    target: str | None = None,
+    rates: Mapping[str, float] | None = None,
 ) -> Plan:
     """Plan the extraction of a catalogue.
 
     Args:
         catalogue: what is extracted.
+        counts: of the images, by dataset, from `count_images`.
         cache: where some of it may exist already.
         target: location of the cache, existing or not, for its free space.
         rates: rows per second by array, where known.
-        count_files: list the images of datasets that are not in the cache; otherwise their expected number counts.
-
-    Raises:
-        errors.InvalidInput: a dataset's images cannot be listed as the catalogue says.
     """
     arrays = [PIXELS, *(teacher.name for teacher in catalogue.teacher)]
-    datasets = [_dataset_plan(catalogue, entry, cache, arrays, count_files) for entry in catalogue.dataset]
+    datasets = [
+        _dataset_plan(entry, counts[entry.name], cache, arrays, catalogue.recipe.shard_rows)
+        for entry in catalogue.dataset
+    ]
     sizes: dict[str, int | None] = {PIXELS: catalogue.recipe.image_size**2 * 3 + CHECKSUM_BYTES}
     sizes |= {teacher.name: _token_bytes(catalogue, teacher, cache) for teacher in catalogue.teacher}
     return Plan(
+        image_size=catalogue.recipe.image_size,
         datasets=datasets,
         arrays=[
             ArrayPlan(
                 array=array,
                 row_bytes=sizes[array],
                 rows=sum(dataset.rows for dataset in datasets),
-                rows_left=sum(_rows_left(dataset, array, catalogue.recipe.shard_rows) for dataset in datasets),
-                rows_per_second=rates.get(array),
+                rows_left=sum(dataset.rows_left[array] for dataset in datasets),
+                rows_per_second=(rates or {}).get(array),
             )
             for array in arrays
         ],
@@ -133,6 +188,7 @@ def narrowed(
     *,
     datasets: Sequence[str] = (),
     teachers: Sequence[str] = (),
+    split: Literal["train", "val"] | None = None,
     image_size: int | None = None,
     views: int | None = None,
 ) -> Catalogue:
@@ -142,18 +198,21 @@ def narrowed(
         catalogue: to choose from.
         datasets: names.
         teachers: names.
+        split: only datasets of this split.
         image_size: of the recipe, px.
         views: of every dataset in mode "train" of split "train".
 
     Raises:
-        errors.InvalidConfig: unknown names, or an image size that no recipe may have; all are listed.
+        errors.InvalidConfig: unknown names, nothing of that split, or an image size that no recipe may have.
     """
     dataset_names, problems = preflight.choose(datasets, [d.name for d in catalogue.dataset], option="--datasets")
     teacher_names, more = preflight.choose(teachers, [t.name for t in catalogue.teacher], option="--teachers")
+    entries = [entry for entry in catalogue.dataset if entry.name in dataset_names and split in (None, entry.split)]
+    if not (entries or problems):
+        problems.append(f"--split {split}: no dataset asked for is of this split")
     preflight.refuse(problems + more)
     sizes = {} if image_size is None else {"image_size": image_size}
     recipe = configuration.parse(Recipe, catalogue.recipe.model_dump() | sizes, subject="--image-size")
-    entries = [catalogue.dataset_named(name) for name in dataset_names]
     if views is not None:
         trained = [entry.mode == "train" and entry.split == "train" for entry in entries]
         entries = [e.model_copy(update={"views": views} if t else {}) for e, t in zip(entries, trained, strict=True)]
@@ -191,24 +250,35 @@ def free_bytes(target: str | None) -> int | None:
     return shutil.disk_usage(folder).free
 
 
+def _count(entry: DatasetEntry, cache: Cache | None, count_files: bool) -> Count:
+    if cache is not None and entry.name in cache.datasets:
+        return Count(images=cache[entry.name].images, origin="cache")
+    problem = None
+    if count_files and entry.root.is_dir():
+        try:
+            return Count(images=len(open_source(entry).enumerate()), origin="files")
+        except (errors.CodistillError, OSError) as error:
+            problem = str(error)
+    return Count(images=entry.expected_images, origin="expected", problem=problem)
+
+
 def _dataset_plan(
-    catalogue: Catalogue, entry: DatasetEntry, cache: Cache | None, arrays: Sequence[str], count_files: bool
+    entry: DatasetEntry, count: Count, cache: Cache | None, arrays: Sequence[str], shard_rows: int
 ) -> DatasetPlan:
-    images, counted, present = entry.expected_images, "expected", dict.fromkeys(arrays, 0)
+    present = dict.fromkeys(arrays, 0)
     if cache is not None and entry.name in cache.datasets:
         dataset = cache[entry.name]
-        images, counted = dataset.images, "cache"
-        existing = (PIXELS, *dataset.teachers)
-        present = {array: len(dataset.present(array)) if array in existing else 0 for array in arrays}
-    elif count_files and entry.root.is_dir():
-        images, counted = len(open_source(entry).enumerate()), "files"
-    shards = -(-(images or 0) * entry.views // catalogue.recipe.shard_rows)
-    return DatasetPlan(entry=entry, images=images, counted=counted, shards=shards, present=present)
-
-
-def _rows_left(dataset: DatasetPlan, array: str, shard_rows: int) -> int:
-    """Of missing shards; exact unless the shorter last one is among those that exist."""
-    return min(dataset.rows, (dataset.shards - dataset.present[array]) * shard_rows)
+        present |= {array: len(dataset.present(array)) for array in arrays if array in (PIXELS, *dataset.teachers)}
+    rows = (count.images or 0) * entry.views
+    shards = -(-rows // shard_rows)
+    return DatasetPlan(
+        entry=entry,
+        count=count,
+        shards=shards,
+        present=present,
+        # Exact unless the shorter last shard is among those that exist.
+        rows_left={array: min(rows, (shards - present[array]) * shard_rows) for array in arrays},
+    )
 
 
 def _token_bytes(catalogue: Catalogue, teacher: TeacherEntry, cache: Cache | None) -> int | None:

@@ -35,20 +35,23 @@ def load_plain(path: Path) -> Any:
 
 
 def paths_in(content: Any, path: Path) -> list[str]:
-    """The paths that unpickled content names: a list of them, `(root, list)` as MASt3R's, or a dict's keys as UBody's.
+    """The paths that unpickled content names.
+
+    That is a list of them or of `(path, class)` as torchvision keeps samples, `(root, list)` as MASt3R's lists, or a
+    dict's keys as UBody's.
 
     Raises:
         errors.InvalidInput: another structure.
     """
-    if isinstance(content, tuple | list) and len(content) == 2 and isinstance(content[1], tuple | list):
+    if _is_pair(content) and isinstance(content[1], tuple | list):
         content = content[1]  # the first is the authors' own root
     if isinstance(content, dict | list | tuple | set | frozenset):
-        names = list(content)
+        names = [item[0] if _is_pair(item) and isinstance(item[1], int) else item for item in content]
         if all(isinstance(name, str) for name in names):
             return names
     raise errors.InvalidInput(
-        f"list '{path}': expected paths, (root, paths), or a dict with paths as keys; found {_outline(content)}. "
-        "Write the paths to a .txt instead, one a line"
+        f"list '{path}': expected paths, (path, class), (root, paths), or a dict with paths as keys; found "
+        f"{_outline(content)}. Write the paths to a .txt instead, one a line"
     )
 
 
@@ -65,6 +68,10 @@ class _PlainUnpickler(pickle.Unpickler):
                 "numbers are. Where you trust it, load it yourself and write the paths to a .txt, one a line"
             )
         return CONTAINERS[module, name]
+
+
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, tuple | list) and len(item) == 2 and isinstance(item[0], str)
 
 
 def _outline(content: Any) -> str:

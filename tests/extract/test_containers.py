@@ -130,6 +130,7 @@ def test_parquet_that_cannot_be_used(tmp_path: Path) -> None:
             "b/2.jpg",
         ),
         ("/authors/own/root", ["a/1.jpg", "b/2.jpg"]),
+        [("a/1.jpg", 0), ("b/2.jpg", 19_166)],
         {"a/1.jpg": {"frames": [1, 2.5, None, True]}, "b/2.jpg": frozenset()},
         collections.OrderedDict([("a/1.jpg", 1), ("b/2.jpg", {2})]),
     ],
@@ -165,7 +166,13 @@ def test_pickles_that_would_run_code_are_refused(tmp_path: Path) -> None:
 
 def test_pickles_that_hold_no_paths(tmp_path: Path) -> None:
     path = tmp_path / "list.pkl"
-    for content, found in (([1, 2], "list of int"), ("a.jpg", "found str"), ({1: "a.jpg"}, "dict of int")):
+    for content, found in (
+        ([1, 2], "list of int"),
+        ("a.jpg", "found str"),
+        ({1: "a.jpg"}, "dict of int"),
+        ([("a.jpg", 0, 1)], "list of tuple"),
+        ([(0, "a.jpg")], "list of tuple"),
+    ):
         path.write_bytes(pickle.dumps(content))
         with pytest.raises(errors.InvalidInput, match=found):
             read_list(path)

@@ -12,15 +12,15 @@ from extract.sources import open_source
 SHIPPED = Path(extract.__file__).parent / "catalogues" / "dune.toml"
 # Beside what is taken: hidden twins as macOS leaves them, notes, and images where the layout has none.
 FOLDERS = {
-    "in19k": ("imagenet21k_winter21", ["n01440764/n01440764_10026.JPEG", "n15102894/n15102894_9.JPEG"], ["n0/a.xml"]),
-    "mapillary": ("mapillary_sls/train_val", ["2mTz.jpg", "aa.jpg"], ["sub/a.jpg", "a.json"]),
-    "mapillary-val": ("mapillary_sls/test", ["z.jpg"], ["sub/a.jpg"]),
+    "in19k": ("winter21_whole", ["n01440764/n01440764_10026.JPEG", "n15102894/n15102894_9.JPEG"], ["n0/a.xml"]),
+    "mapillary": ("mapillary_sls/train_val", ["2mTz.jpg", "london/query/images/aa.jpg"], ["london/query/raw.csv"]),
+    "mapillary-val": ("mapillary_sls/test", ["miami/database/images/z.jpg"], ["a.json"]),
     "gldv2": ("gldv2/train", ["0/a/b/0ab1.jpg", "class/1.jpg"], ["train.csv"]),
     "gldv2-val": ("gldv2/test", ["0/0/0/000.jpg"], ["test.csv"]),
     "bedlam": ("BEDLAM/training", ["20221010_scene/seq_000/0000.png", "20221012_closeup/seq_1/5.png"], ["a/b.jpg"]),
     "bedlam-val": ("BEDLAM/validation", ["20221011_closeup/seq_0/0.png", "20221018_x/1.png"], ["a/b.npz"]),
-    "agora": ("AGORA/train", ["ag_trainset_1.png", "ag_trainset_2.png"], ["masks/m.png"]),
-    "agora-val": ("AGORA/validation", ["ag_val_1.png"], ["masks/m.png"]),
+    "agora": ("AGORA/images/train", ["ag_trainset_1.png", "ag_trainset_2.png"], ["masks/m.png"]),
+    "agora-val": ("AGORA/images/validation", ["ag_val_1.png"], ["masks/m.png"]),
     "cuffs": ("CUFFS", ["00000.png", "00001.jpg"], ["meta/1.png", "meta.json"]),
 }
 THEIRS = {
@@ -85,19 +85,19 @@ def test_pickled_lists(catalogue: Catalogue, tmp_path: Path, name: str) -> None:
     theirs = THEIRS[name.removesuffix("-val")]
     root = tmp_path / "mast3r" / theirs
     put(root, ["scene/0001.jpg", "scene/0002.jpg", "scene/not listed.jpg"])
-    listed = tmp_path / "mast3r" / "lists" / f"{theirs}_{'val' if name.endswith('-val') else 'train'}.pkl"
+    listed = tmp_path / "mast3r" / "lists" / f"{theirs}_{'val' if name.endswith('-val') else 'train'}_impaths.pkl"
     listed.parent.mkdir()
     listed.write_bytes(pickle.dumps(("/the/authors/own/root", ["scene/0002.jpg", "scene/0001.jpg"])))
     listing = open_source(catalogue.dataset_named(name)).enumerate()
     assert list(listing.paths) == ["scene/0001.jpg", "scene/0002.jpg"]
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_keys_of_a_pickled_dict(catalogue: Catalogue, tmp_path: Path, split: str) -> None:
+@pytest.mark.parametrize(("name", "file"), [("ubody", "ubody_intra_train.pkl"), ("ubody-val", "ubody_intra_test.pkl")])
+def test_keys_of_a_pickled_dict(catalogue: Catalogue, tmp_path: Path, name: str, file: str) -> None:
     put(tmp_path / "UBody" / "videos", ["Magic_show/a.mp4/000001.png", "Movie/b/2.png", "Movie/b/3.png"])
     people = {"Movie/b/2.png": [{"bbox": (1.5, 2.0)}], "Magic_show/a.mp4/000001.png": []}
-    (tmp_path / "UBody" / f"ubody_{split}.pkl").write_bytes(pickle.dumps(people))
-    listing = open_source(catalogue.dataset_named("ubody" if split == "train" else "ubody-val")).enumerate()
+    (tmp_path / "UBody" / file).write_bytes(pickle.dumps(people))
+    listing = open_source(catalogue.dataset_named(name)).enumerate()
     assert list(listing.paths) == ["Magic_show/a.mp4/000001.png", "Movie/b/2.png"]
 
 

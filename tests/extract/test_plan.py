@@ -8,12 +8,13 @@ import extract
 import store
 from extract.__main__ import main
 from extract.catalogue import load_catalogue
-from extract.plan import free_bytes, make_plan, narrowed, open_if_there, parse_rates
+from extract.plan import count_images, free_bytes, make_plan, narrowed, open_if_there, parse_rates
 from store import errors
 from tests.extract import builders
 from tests.extract.builders import run_extract, small_catalogue, tree_of
 
-SHIPPED = Path(extract.__file__).parent / "catalogues" / "dune.toml"
+ROOT = Path(extract.__file__).parents[1]
+SHIPPED = ROOT / "extract" / "catalogues" / "dune.toml"
 
 
 def output_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -26,8 +27,8 @@ def test_the_papers_datasets_without_any_of_them(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("CODISTILL_DATA", raising=False)
     monkeypatch.delenv("CODISTILL_WEIGHTS", raising=False)
     whole = load_catalogue(SHIPPED)
-    train = [entry.name for entry in whole.dataset if entry.split == "train"]
-    plan = make_plan(narrowed(whole, datasets=train, views=1), cache=None, target=None, rates={}, count_files=True)
+    counts = count_images(whole, cache=None, count_files=True)
+    plan = make_plan(narrowed(whole, split="train", views=1), counts=counts)
     pixels, dinov2, mast3r, multihmr = plan.arrays
     assert pixels.row_bytes == 336 * 336 * 3 + 4
     assert dinov2.row_bytes == (1 + 24 * 24) * 1024 * 2 + 4
@@ -36,9 +37,9 @@ def test_the_papers_datasets_without_any_of_them(monkeypatch: pytest.MonkeyPatch
     assert plan.bytes_total == 20_717_472 * (338_692 + 1_181_700 + 2 * 1_179_652)
     assert 73e12 < plan.bytes_total - pixels.rows * 338_692 < 74e12
     assert plan.repeats()["multihmr"] == pytest.approx(128_116_700 / 3 / 476_610)
-    shipped = make_plan(whole, cache=None, target=None, rates={}, count_files=True)
+    shipped = make_plan(whole, counts=counts)
     assert shipped.repeats() == pytest.approx({"dinov2": 2.31, "mast3r": 12.21, "multihmr": 11.20}, abs=0.01)
-    larger = make_plan(narrowed(whole, image_size=448), cache=None, target=None, rates={}, count_files=True)
+    larger = make_plan(narrowed(whole, image_size=448), counts=counts)
     assert larger.arrays[1].row_bytes == (1 + 32 * 32) * 1024 * 2 + 4
 
 
@@ -56,12 +57,15 @@ def test_what_exists_and_what_differs(tmp_path: Path, capsys: pytest.CaptureFixt
     capsys.readouterr()
     before = tree_of(tmp_path)
     cache = store.open(tmp_path / "cache")
-    plan = make_plan(load_catalogue(catalogue), cache=cache, target=None, rates={"first": 2.0}, count_files=True)
+    loaded = load_catalogue(catalogue)
+    plan = make_plan(
+        loaded, counts=count_images(loaded, cache=cache, count_files=True), cache=cache, rates={"first": 2}
+    )
     pixels, first = plan.arrays
     assert (pixels.rows, pixels.rows_left, first.rows, first.rows_left) == (36, 18, 36, 18)
     assert first.seconds_left == 9.0
     assert pixels.seconds_left is None
-    assert [dataset.counted for dataset in plan.datasets] == ["cache", "files"]
+    assert [dataset.count.origin for dataset in plan.datasets] == ["cache", "files"]
     assert [dict(dataset.present) for dataset in plan.datasets] == [
         {"pixels": 3, "first": 3},
         {"pixels": 0, "first": 0},
@@ -105,3 +109,72 @@ def test_questions_that_cannot_be_answered(tmp_path: Path) -> None:
         open_if_there(str(tmp_path / "cache"), narrowed(catalogue, image_size=42).recipe)
     assert open_if_there(str(tmp_path / "none"), catalogue.recipe) is None
     assert free_bytes("s3://bucket/cache") is None
+
+
+def cells(output: str) -> list[list[str]]:
+    """The lines of all tables in an output."""
+    lines = (line.replace("┃", "│") for line in output.splitlines() if line[:1] in "│┃")
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+
+
+def markdown_table(text: str, command: str) -> list[list[str]]:
+    """The first table after a command in a page."""
+    after = text.partition(command)[2]
+    assert after, command
+    lines = after.partition("\n| ")[2].partition("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines if "---" not in line]
+
+
+def test_readme_shows_what_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("CODISTILL_DATA", "/none")
+    monkeypatch.setenv("CODISTILL_WEIGHTS", "/none")
+    arguments = "extract/catalogues/dune.toml --split train --image-size 336,448 --views 1,catalogue"
+    printed = cells(output_of(capsys, *arguments.split()))
+    assert len(printed) == 5
+    assert markdown_table(Path("README.md").read_text(), f"codistill extract plan {arguments}") == printed
+    arguments = "extract/catalogues/dune.toml --split train"
+    values: dict[str, dict[str, str]] = {}
+    for line in cells(output_of(capsys, *arguments.split())):
+        if line[0] in ("dataset", "array"):
+            header = line
+        else:
+            values.setdefault(line[0], {}).update(zip(header, line, strict=True))
+    told = markdown_table(Path("docs/extraction.md").read_text(), f"codistill extract plan {arguments}")
+    assert len(told) == 1 + 19 + 1
+    for line in told[1:]:
+        row = dict(zip(told[0], line, strict=True))
+        assert {name: values[line[0]][name].rstrip("*") for name in row if name != "dataset"} == {
+            name: cell for name, cell in row.items() if name != "dataset"
+        }
+
+
+def test_half_of_it_is_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster in preparation: one dataset whole, one without its list, one not there at all."""
+    monkeypatch.setattr("extract.calibration.SECONDS", 0.01)
+    builders.image_folder(tmp_path / "images", 9)
+    lost = builders.dataset_entry("lost", "expected_images = 5\nviews = 3").replace('"images"', '"nowhere"')
+    listless = builders.dataset_entry("listless", 'list = "list.pkl"\nexpected_images = 7')
+    catalogue = small_catalogue(tmp_path, datasets=listless + builders.dataset_entry("here") + lost)
+    rates = ("--rows-per-second", "views=9,3")
+    output = output_of(capsys, catalogue, *rates)
+    table = {line[0]: line for line in cells(output)}
+    assert [table[name][-1] for name in ("listless", "here", "lost", "all")] == ["3 s", "8 s", "7 s", "18 s"]
+    assert "│ 7* │" in " ".join(output.split())
+    assert "* expected by the catalogue, not counted: 2 of 3 datasets" in output
+    assert f"'listless' cannot be listed: list '{tmp_path / 'list.pkl'}' does not exist" in output
+    assert "measuring views of 'here'" in output_of(capsys, catalogue, "--threads", "1", "--device", "cpu")
+
+
+def test_choices_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    builders.image_folder(tmp_path / "images", 3)
+    catalogue = small_catalogue(tmp_path)
+    for option, expected in (
+        (("--views", "1,0"), "--views 0: expected whole numbers above 0 or 'catalogue'"),
+        (("--image-size", "28,30"), "30 px is not a multiple"),
+        (("--split", "val"), "--split val: no dataset asked for is of this split"),
+    ):
+        assert main(["plan", str(catalogue), *option]) == 2
+        assert expected in capsys.readouterr().err

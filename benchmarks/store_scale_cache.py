@@ -157,7 +157,7 @@ def _write_statistics(dataset: store.Dataset, teacher: str, generator: np.random
     """Write statistics of random tokens in place of those of the dataset."""
     info = dataset.teacher(teacher)
     prefix_tokens = info.prefix_tokens
-    moments = TokenMoments(prefix_tokens=prefix_tokens, tokens=prefix_tokens + 64, channels=info.channels)
+    moments = TokenMoments(prefix_tokens=prefix_tokens, tokens=prefix_tokens + 64, channels=info.channels, rows=1)
     moments.add(generator.standard_normal((prefix_tokens + 64, info.channels)).astype(np.float16))
     values = statistics.stacked(*moments.result())
     names = ("type", "statistic", "channel")

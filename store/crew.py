@@ -34,6 +34,13 @@ class Crew:
             if failure is not None:
                 raise failure
 
+    def close(self) -> None:
+        """Stop the threads; the next `run` starts new ones."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None and self._pid == os.getpid():
+            pool.shutdown(wait=True)
+
     def _helpers(self) -> ThreadPoolExecutor:
         with self._lock:
             if self._pool is None or self._pid != os.getpid():  # threads do not survive a fork

@@ -153,6 +153,9 @@ class FileSink(Sink):
         if self._unsynced_bytes >= SYNC_EVERY_BYTES and (self._syncing is None or self._syncing.done()):
             self._start_sync()
 
+    def take_back(self, offset: int) -> None:
+        os.ftruncate(self._fd, offset)
+
     def publish(self) -> bool:
         if self._temporary is None:
             return False

@@ -16,15 +16,16 @@ Float16 = npt.NDArray[np.float16]
 class TokenMoments:
     """Moments of the prefix and patch tokens of rows, taken in one row after another; not for several threads."""
 
-    def __init__(self, *, prefix_tokens: int, tokens: int, channels: int) -> None:
+    def __init__(self, *, prefix_tokens: int, tokens: int, channels: int, rows: int) -> None:
         """Begin with no row.
 
         Args:
             prefix_tokens: how many tokens lead each row.
             tokens: of a row, prefix included.
             channels: of a token.
+            rows: about how many will come; it decides what is fastest and nothing else.
         """
-        measure = kernels.measure(channels)
+        measure = kernels.measure(channels, values=rows * tokens * channels)
         self._prefix = _Part(slice(0, prefix_tokens), channels, measure) if prefix_tokens else None
         self._patch = _Part(slice(prefix_tokens, tokens), channels, measure)
         self._parts = [part for part in (self._prefix, self._patch) if part is not None]
@@ -63,9 +64,8 @@ class _Part:
     def __init__(self, tokens: slice, channels: int, measure: Measure) -> None:
         self.tokens = tokens
         self._measure = measure
-        blocks = kernels.blocks(tokens.stop - tokens.start)
-        self._row_sums = np.empty((2, blocks, channels))  # of values and of squares, divided by SCALE and its square
-        self._row_max = _Bits.of(LEAST_SIGNED, 0, shape=(blocks, channels))
+        self._row_sums = np.empty((2, channels))  # of values and of squares, divided by SCALE and its square
+        self._row_max = _Bits.of(LEAST_SIGNED, 0, shape=(channels,))
         self._count = 0
         self._sums = np.zeros((2, channels))
         self._max = _Bits.of(LEAST_SIGNED, 0, shape=(channels,))
@@ -83,10 +83,10 @@ class _Part:
     def take(self, tokens: Float16) -> None:
         """Take in the row measured."""
         self._count += len(tokens)
-        self._sums += self._row_sums.sum(axis=1)
+        self._sums += self._row_sums
         bits = _Bits.of_tokens(tokens)
-        np.maximum(self._max.signed, self._row_max.signed.max(axis=0), out=self._max.signed)
-        np.maximum(self._max.unsigned, self._row_max.unsigned.max(axis=0), out=self._max.unsigned)
+        np.maximum(self._max.signed, self._row_max.signed, out=self._max.signed)
+        np.maximum(self._max.unsigned, self._row_max.unsigned, out=self._max.unsigned)
         _lower(self._min.signed, bits.signed, np.flatnonzero(self._max.signed < 0))
         _lower(self._min.unsigned, bits.unsigned, np.flatnonzero(self._max.unsigned < 0x8000))
 

@@ -325,6 +325,10 @@ class BufferedSink(Sink):
         self._parts.append(part)
         self._size = offset + len(part)
 
+    def take_back(self, offset: int) -> None:
+        self._parts.pop()
+        self._size = offset
+
     def publish(self) -> bool:
         parts, self._parts = self._parts, []
         return self._put(parts)

@@ -218,7 +218,7 @@ class _Rows:
         if check.place.array != PIXELS:
             prefix_tokens = check.place.dataset.teacher(check.place.array).prefix_tokens
             tokens, channels = self._node.row_shape
-            self._moments = TokenMoments(prefix_tokens=prefix_tokens, tokens=tokens, channels=channels)
+            self._moments = TokenMoments(prefix_tokens=prefix_tokens, tokens=tokens, channels=channels, rows=count)
 
     def take(self, first: int, block: npt.NDArray[np.uint8]) -> None:
         stored = block[:, -CHECKSUM_BYTES:].copy().view("<u4")[:, 0]

@@ -44,6 +44,10 @@ class Sink(ABC):
         """Write contiguous buffers one after another at `offset`; offsets grow, gaps read as zeros."""
 
     @abstractmethod
+    def take_back(self, offset: int) -> None:
+        """Forget the last `write`, which was at `offset`."""
+
+    @abstractmethod
     def publish(self) -> bool:
         """Make the object durable and visible under its key.
 

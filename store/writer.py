@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from store import errors, manifest
+from store.crew import Crew
 from store.layout import CHECKSUM_BYTES, Layout, checksum
 from store.moments import TokenMoments
 from store.schema import FAILED, OK, PIXELS, ArrayNode
@@ -61,7 +62,10 @@ class ShardWriter:
         self._moments: TokenMoments | None = None
         if plan.prefix_tokens is not None:
             tokens, channels = plan.node.row_shape
-            self._moments = TokenMoments(prefix_tokens=plan.prefix_tokens, tokens=tokens, channels=channels)
+            self._moments = TokenMoments(
+                prefix_tokens=plan.prefix_tokens, tokens=tokens, channels=channels, rows=len(self._rows)
+            )
+        self._crew = Crew(1 if self._moments is None else 2)  # tokens are summed while they are written
         self._sink: Sink | None = storage.create(plan.node.shard_key(plan.shard))
 
     def __enter__(self) -> Self:
@@ -90,14 +94,9 @@ class ShardWriter:
         if row.shape != node.row_shape or row.dtype != node.dtype:
             found = f"{row.dtype} {row.shape}"
             raise errors.InvalidInput(f"{self._where()}: expected {node.dtype} {node.row_shape}, found {found}")
-        sink = self._open_sink()
-        if self._moments is not None and not self._moments.add(row):
+        if not self._put(self._open_sink(), np.ascontiguousarray(row, dtype=node.dtype.newbyteorder("<"))):
             message = "a value is not finite (float16 overflow?). Call fail(reason) for such a row"
             raise errors.InvalidInput(f"{self._where()}: {message}")
-        data = np.ascontiguousarray(row, dtype=node.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
-        crc = checksum(data)
-        sink.write([data, crc.to_bytes(CHECKSUM_BYTES, "little")], self._next * self._plan.layout.stride)
-        self._crc32c[self._next] = crc
         self._status[self._next] = OK
         self._next += 1
 
@@ -135,6 +134,7 @@ class ShardWriter:
         sink.write([trailer, self._plan.layout.index(self._status == OK)], end)
         published = sink.publish()
         self._sink = None
+        self._crew.close()
         return published
 
     def discard(self) -> None:
@@ -142,6 +142,7 @@ class ShardWriter:
         if self._sink is not None:
             self._sink.discard()
             self._sink = None
+        self._crew.close()
 
     def _open_sink(self, *, finishing: bool = False) -> Sink:
         count = len(self._rows)
@@ -152,6 +153,28 @@ class ShardWriter:
         if not finishing and self._next >= count:
             raise errors.InvalidInput(f"{self._where()}: all {count} rows were given already")
         return self._sink
+
+    def _put(self, sink: Sink, row: npt.NDArray[Any]) -> bool:
+        """Write a row's slot; False, and nothing written, if a token is not finite."""
+        data = row.reshape(-1).view(np.uint8)
+        offset = self._next * self._plan.layout.stride
+        crc, finite = 0, True
+
+        def write() -> None:
+            sink.write([data], offset)
+
+        def look() -> None:
+            nonlocal crc, finite
+            crc = checksum(data)  # first: it reads in order, which brings the row into the processor's cache
+            finite = self._moments is None or self._moments.add(row)
+
+        self._crew.run([write, look])
+        if not finite:
+            sink.take_back(offset)
+            return False
+        sink.write([crc.to_bytes(CHECKSUM_BYTES, "little")], offset + len(data))
+        self._crc32c[self._next] = crc
+        return True
 
     def _where(self) -> str:
         return f"shard {self._plan.shard} of '{self._plan.dataset}/{self._plan.array}', row {self.row}"

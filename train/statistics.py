@@ -60,7 +60,7 @@ def _computed(source: Source, teacher: str) -> tuple[Moments | None, Moments]:
     info = source.dataset.teacher(teacher)
     prefix_tokens, grid = info.prefix_tokens, info.patch_grid
     tokens = prefix_tokens + grid[0] * grid[1]
-    moments = TokenMoments(prefix_tokens=prefix_tokens, tokens=tokens, channels=info.channels)
+    moments = TokenMoments(prefix_tokens=prefix_tokens, tokens=tokens, channels=info.channels, rows=len(source.rows))
     for begin in range(0, len(source.rows), ROWS_AT_ONCE):
         places = np.arange(begin, min(begin + ROWS_AT_ONCE, len(source.rows)))
         for row in source.dataset.read(source.rows_at(places), [teacher])[teacher]:

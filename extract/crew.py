@@ -11,12 +11,13 @@ from extract.ordered import ordered_map
 from extract.stages import ShardReport
 from extract.tasks import Task
 from extract.watch import JobWatch
-from extract.workshop import Settings, Workshop
+from extract.workshop import Settings, Workshop, resolve_device
 from store import errors
 from store.schema import PIXELS
 
 SHARDS_UNDER_WAY = 2  # one computes while the other reads its pixels, or waits for the disk
-MOST_SHARDS_UNDER_WAY = 8  # beside a fast GPU, whose tokens take several threads to sum and write
+# Beside a GPU, which is done with a batch before its tokens are written: one computes, one writes, one is being synced.
+LEAST_SHARDS_BESIDE_GPU, MOST_SHARDS_BESIDE_GPU = 3, 8
 
 
 class Crew(Protocol):
@@ -68,11 +69,16 @@ class LocalCrew:
                 raise
 
 
-def shards_under_way(settings: Settings) -> int:
-    """How many shards of tokens one process makes at a time: memory for each is a shard of pixels and a batch."""
-    if not settings.device.startswith("cuda"):
+def shards_under_way(settings: Settings, *, processes: int = 1) -> int:
+    """How many shards of tokens one process makes at a time: memory for each is a shard of pixels and a batch.
+
+    Args:
+        settings: of the job.
+        processes: that share this machine's processors.
+    """
+    if not resolve_device(settings.device).startswith("cuda"):
         return SHARDS_UNDER_WAY
-    return max(SHARDS_UNDER_WAY, min(MOST_SHARDS_UNDER_WAY, settings.processors // 2))
+    return max(LEAST_SHARDS_BESIDE_GPU, min(MOST_SHARDS_BESIDE_GPU, settings.processors // processes // 2))
 
 
 def make(workshop: Workshop, task: Task, watch: JobWatch) -> ShardReport:

@@ -58,7 +58,7 @@ def run(
         device: auto, cpu, cuda, cuda:N.
         batch_size: rows that go through a teacher together; found out if not given.
         threads: of each process, that decode images; one a processor if not given.
-        scheduler: address of a Dask scheduler whose workers do the work.
+        scheduler: address of a Dask scheduler whose workers do the work, or the .json file that it wrote.
         workers: local processes that do the work; 0 works in threads of this one.
         max_failed: share of rows that may fail before the job stops.
         shards: only every N-th shard from the I-th on, I from 0, for job arrays; `store seal` afterwards.

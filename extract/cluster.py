@@ -4,12 +4,14 @@ Each worker keeps one workshop: cache, image lists and the loaded teacher. A bou
 that a job of 300,000 of them costs the scheduler no more than one of 300.
 """
 
+import json
 import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from itertools import islice
+from pathlib import Path
 from typing import Any, Self
 
 import dask
@@ -19,7 +21,7 @@ from distributed.utils import get_mp_context
 
 from extract import cluster_worker
 from extract.cluster_worker import Refusal, Tally, WorkshopPlugin
-from extract.crew import SHARDS_UNDER_WAY, trouble
+from extract.crew import shards_under_way, trouble
 from extract.stages import ShardReport
 from extract.tasks import Task
 from extract.watch import JobWatch
@@ -38,7 +40,7 @@ class ClusterCrew:
 
     Args:
         settings: of the job; device and threads are resolved on each worker.
-        scheduler: address of a running scheduler; None starts local processes.
+        scheduler: address of a running scheduler, or the .json file that it wrote; None starts local processes.
         workers: how many local processes.
 
     Raises:
@@ -49,7 +51,7 @@ class ClusterCrew:
         self._closing = ExitStack()
         self._name = f"codistill-{secrets.token_hex(4)}"
         try:
-            self._client = self._connect(scheduler, workers)
+            self._client = self._connect(settings, scheduler, workers)
             plugin = WorkshopPlugin(settings, neighbours=scheduler is None)
             self._client.register_plugin(plugin, name=self._name)
         except BaseException:
@@ -83,11 +85,12 @@ class ClusterCrew:
             shift.cancel()
             raise
 
-    def _connect(self, scheduler: str | None, workers: int) -> Client:
+    def _connect(self, settings: Settings, scheduler: str | None, workers: int) -> Client:
         if scheduler is not None:
             try:
-                return self._closing.enter_context(Client(scheduler, timeout=CONNECTING_SECONDS))
-            except (OSError, ValueError) as error:
+                address = address_in(Path(scheduler)) if scheduler.endswith(".json") else scheduler
+                return self._closing.enter_context(Client(address, timeout=CONNECTING_SECONDS))
+            except (OSError, ValueError, KeyError) as error:
                 raise errors.InvalidInput(f"--scheduler {scheduler}: cannot be reached ({error})") from error
         # A server that has everything imported forks the workers: one that died is back in a second.
         forking = dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
@@ -95,12 +98,17 @@ class ClusterCrew:
         get_mp_context().set_forkserver_preload(["distributed", "extract.cluster_worker"])
         cluster = LocalCluster(
             n_workers=workers,
-            threads_per_worker=SHARDS_UNDER_WAY,
+            threads_per_worker=shards_under_way(settings, processes=workers),
             host="127.0.0.1",
             memory_limit=None,
             dashboard_address=None,
         )
         return self._closing.enter_context(Client(self._closing.enter_context(cluster)))
+
+
+def address_in(file: Path) -> str:
+    """The address in a file that `dask scheduler --scheduler-file` wrote."""
+    return str(json.loads(file.read_text(encoding="utf-8"))["address"])
 
 
 class _Shift:

@@ -53,14 +53,15 @@ def report(
     rows: int = 1000,
     fit_rows: int = 4096,
     pictures: int = 6,
+    baseline: str = "",
     device: str = "auto",
 ) -> None:
-    """Write one self-contained page about one or several runs.
+    """Write one self-contained page about one or several runs, or about a sweep.
 
     example: codistill eval report demo/run --out demo/report --extraction demo/extraction.json
 
     Args:
-        runs: run directories.
+        runs: run directories, or those of sweeps, which stand for their finished runs.
         out: folder of index.html.
         extraction: summary that `codistill extract run --summary` wrote, for its figures.
         cache: where the caches are now; left out, where they were in training.
@@ -68,6 +69,7 @@ def report(
         rows: held-out rows of each dataset that are measured, at most.
         fit_rows: training rows that baselines are fitted on, at most.
         pictures: held-out views in the pictures.
+        baseline: the row or run that others are compared with; left out, that of the sweep.
         device: to compute on; auto takes a GPU if there is one.
     """
     from eval import commands
@@ -80,6 +82,7 @@ def report(
         encoders=encoders,
         settings={"rows_per_dataset": rows, "fit_rows": fit_rows},
         pictures=pictures,
+        baseline=baseline,
         device=device,
     )
 
@@ -101,7 +104,7 @@ def fidelity(
     example: codistill eval fidelity demo/run
 
     Args:
-        runs: run directories.
+        runs: run directories, or those of sweeps, which stand for their finished runs.
         cache: where the caches are now; left out, where they were in training.
         encoders: TOML of foreign encoders to compare with, read through a linear map.
         rows: held-out rows of each dataset that are measured, at most.

@@ -10,15 +10,22 @@ from rich.console import Console
 
 from eval import computed
 from eval.analyses.correlation_of_run import Probe, pairs
+from eval.compare import in_common
 from eval.fidelity import Settings
 from eval.peers import Peers, load_peers
 from eval.report import build as report_page
 from eval.report.analyses import variance_table
+from eval.report.build import Named
+from eval.report.comparison import sentences
+from eval.report.comparison_tables import recipes_brief
 from eval.report.extraction import bytes_table, read_summary, stages_table
 from eval.report.fidelity import SCORE_TITLES, RunScores, terminal_table, verdict
 from eval.report.render import write
 from eval.report.tables import Column, Table, number_cell, text_cell, to_rich
 from eval.runs import OpenRun, open_run
+from eval.standings import Comparison
+from eval.sweeps import Selected, select
+from store.configuration import near_miss
 from store.errors import InvalidInput, MissingFile
 
 SCORE_COLUMNS = (
@@ -45,23 +52,31 @@ def report(
     encoders: Path | None,
     settings: Mapping[str, int],
     pictures: int,
+    baseline: str,
     device: str,
 ) -> None:
     """Write the page and show the final tables."""
     summary = read_summary(extraction) if extraction else None
-    opened = open_all(runs, caches=caches, device=device)
+    selected = select(runs)
+    names = names_of(selected.runs)
+    named = _named(selected, names, baseline=baseline)
+    opened = open_all(names, caches=caches, device=device)
     made = report_page.build(
         opened,
         settings=Settings(**settings),
         summary=summary,
         picture_count=pictures,
+        named=named,
         peers=_peers(encoders, opened),
         progress=True,
     )
     path = write(made.page, out)
     console = Console()
-    show_scores(console, made.scores)
-    console.print("", to_rich(bytes_table(made.views[0]), title="Bytes of one row"), "")
+    if len(opened) == 1:
+        show_scores(console, made.scores)
+        console.print("", to_rich(bytes_table(made.views[0]), title="Bytes of one row"), "")
+    else:
+        show_comparison(console, made.compared, absent=named.absent)
     if summary is not None:
         console.print(to_rich(stages_table(summary), title="Extraction"), "")
     console.print(f"report: {path}")
@@ -80,12 +95,13 @@ def fidelity(
     """Measure, show the tables, and write the scores as CSV if asked."""
     if by not in ("kind", "dataset"):
         raise InvalidInput(f"--by '{by}': expected kind or dataset")
-    opened = open_all(runs, caches=caches, device=device)
+    opened = open_all(names_of(select(runs).runs), caches=caches, device=device)
     peers = _peers(encoders, opened)
-    scores = []
-    for name, run in opened.items():
-        sums = computed.fidelity(run, Settings(**settings), peers=peers.get(name), progress=True)
-        scores.append(report_page.scored(name, sums))
+    tables = {
+        name: computed.fidelity(run, Settings(**settings), peers=peers.get(name), progress=True)
+        for name, run in opened.items()
+    }
+    scores = [report_page.scored(name, sums) for name, sums in in_common(tables).items()]
     show_scores(Console(), scores, by_dataset=by == "dataset")
     if table is not None:
         _write_csv(table, SCORE_COLUMNS, _score_rows(scores, by=by))
@@ -175,22 +191,35 @@ def attention(
     Console().print(f"figure and numbers: {out}")
 
 
-def open_all(runs: Sequence[Path], *, caches: Sequence[str], device: str) -> dict[str, OpenRun]:
-    """Open runs under names that tell them apart: as many of the last parts of their paths as that takes.
-
-    Raises:
-        InvalidInput: no run, or one given twice.
-    """
-    if not runs:
-        raise InvalidInput("no run given. Name at least one run directory: the --out of codistill train run")
+def names_of(runs: Sequence[Path]) -> dict[str, Path]:
+    """Names that tell runs apart: as many of the last parts of their paths as that takes."""
     resolved = [run.resolve() for run in runs]
-    if len(set(resolved)) < len(resolved):
-        raise InvalidInput(f"a run is given twice: {', '.join(map(str, runs))}")
     depth = 1
     while len({path.parts[-depth:] for path in resolved}) < len(resolved):
         depth += 1
-    names = ["/".join(path.parts[-depth:]) for path in resolved]
-    return {name: open_run(run, caches=caches, device=device) for name, run in zip(names, runs, strict=True)}
+    return {"/".join(path.parts[-depth:]): run for path, run in zip(resolved, runs, strict=True)}
+
+
+def open_all(runs: Mapping[str, Path], *, caches: Sequence[str], device: str) -> dict[str, OpenRun]:
+    """Open runs by name."""
+    return {name: open_run(run, caches=caches, device=device) for name, run in runs.items()}
+
+
+def _named(selected: Selected, runs: Mapping[str, Path], *, baseline: str) -> Named:
+    """What sweeps say of the runs, by name; `baseline` is a row's label or directory or a run's name.
+
+    Raises:
+        InvalidInput: no such baseline.
+    """
+    labels = {name: selected.labels[run] for name, run in runs.items() if run in selected.labels}
+    chosen = {name for name, run in runs.items() if run in selected.baselines}
+    if baseline:
+        known = {name: {name, run.resolve().parent.name, labels.get(name, name)} for name, run in runs.items()}
+        chosen = {name for name, words in known.items() if baseline in words}
+        if not chosen:
+            near = near_miss(baseline, {word for words in known.values() for word in words})
+            raise InvalidInput(f"--baseline '{baseline}': no run or row of that name{near}; runs: {', '.join(runs)}")
+    return Named(labels=labels, baselines=frozenset(chosen), titles=selected.titles, absent=selected.absent)
 
 
 def show_scores(console: Console, scores: Sequence[RunScores], *, by_dataset: bool = False) -> None:
@@ -207,6 +236,15 @@ def show_scores(console: Console, scores: Sequence[RunScores], *, by_dataset: bo
         prefix = f"{run.name}: " if len(scores) > 1 else ""
         for sentence in verdict(run):
             console.print(prefix + sentence)
+
+
+def show_comparison(console: Console, compared: Comparison, *, absent: Sequence[str]) -> None:
+    """Which recipe won, in a table and in words, and which runs of sweeps are missing."""
+    table = recipes_brief(compared.deciding, compared.reference)
+    console.print(to_rich(table, title=f"Cosine on {compared.deciding.aligned.kind}"))
+    console.print(f"difference: to '{compared.reference.label}', on the same photographs.", "", style="dim")
+    for sentence in (*sentences(compared), *(f"Not here: {reason}" for reason in absent)):
+        console.print(sentence)
 
 
 def _peers(file: Path | None, opened: Mapping[str, OpenRun]) -> dict[str, Peers]:

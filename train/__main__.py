@@ -84,10 +84,11 @@ def sweep(file: Annotated[Path, tyro.conf.Positional], cache: CacheList, out: Di
         out: directory of the runs and of comparison.md, .csv and .png.
     """
     from train import comparison
-    from train.sweep import FAILED, STOPPED, check, plan, run_all
+    from train.sweep import FAILED, STOPPED, check, keep, plan, run_all
 
     wanted, runs = plan(file, out)
     check(f"sweep '{file}'", runs, caches=cache.split(","))
+    keep(wanted, out)
     done = []
     for number, item in enumerate(run_all(runs, caches=cache.split(",")), start=1):
         done.append(item)
@@ -95,6 +96,7 @@ def sweep(file: Annotated[Path, tyro.conf.Positional], cache: CacheList, out: Di
         print(f"[{number}/{len(runs)}] {what}: {item.status}{f': {item.problem}' if item.problem else ''}", flush=True)
     files = comparison.write(out, title=wanted.title, rows=wanted.rows, baseline=wanted.baseline, done=done)
     print("comparison: " + ", ".join(str(path) for path in files))
+    print(f"for one page with pictures: codistill eval report {out} --out REPORT")
     ends = {item.status for item in done}
     return INTERRUPTED if STOPPED in ends else 1 if FAILED in ends else 0
 

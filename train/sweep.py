@@ -14,6 +14,7 @@ set = { "projector.kind" = "sp" }
 """
 
 import itertools
+import json
 import multiprocessing
 import os
 import signal
@@ -34,6 +35,7 @@ from train.recipes import find
 
 FINISHED, FAILED, STOPPED = "finished", "failed", "stopped"
 PROBLEM = "problem.txt"
+KEPT = "sweep.json"
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._=,+-]+$")]
 
@@ -136,6 +138,34 @@ def plan(file: Path, out: Path) -> tuple[SweepFile, list[Planned]]:
     return sweep, runs
 
 
+def keep(sweep: SweepFile, out: Path) -> None:
+    """Leave in a sweep's directory what it compares, for whoever finds the directory alone."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / KEPT).write_text(sweep.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def kept(directory: Path) -> SweepFile | None:
+    """What `keep` left in a sweep's directory; None if there is nothing.
+
+    Raises:
+        InvalidConfig: it is not a sweep's.
+    """
+    path = directory / KEPT
+    if not path.is_file():
+        return None
+    subject = f"sweep '{path}'"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InvalidConfig(subject, [f"not JSON: {error}"]) from None
+    return parse(SweepFile, found, subject=subject)
+
+
+def problem_file(run: Path) -> Path:
+    """Where it is written why a run of a sweep failed."""
+    return run.with_name(f"{run.name}.{PROBLEM}")
+
+
 def check(subject: str, runs: Sequence[Planned], *, caches: Sequence[str]) -> None:
     """Refuse before the first run what could only fail after hours of others: rows that do not fit the caches.
 
@@ -182,7 +212,7 @@ def run_all(runs: Sequence[Planned], *, caches: Sequence[str]) -> Iterator[Done]
 
 
 def _run_apart(run: Planned, caches: Sequence[str], stop: StopRequest) -> Done:
-    problem = run.directory.with_name(f"{run.directory.name}.{PROBLEM}")
+    problem = problem_file(run.directory)
     problem.parent.mkdir(parents=True, exist_ok=True)
     problem.unlink(missing_ok=True)
     arguments = (run.recipe.model_dump(mode="json"), list(caches), str(run.directory), str(problem))

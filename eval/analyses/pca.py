@@ -7,6 +7,7 @@ Shapes: K views, (rows, cols) of the patch grid, C channels.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from eval import rows
 from eval.encoders import StudentEncoder
 from eval.fidelity import Subject
 from eval.held_out import image_keys, seen_in_training
+from eval.metrics import row_sums
 from eval.predictors import statistics
 from eval.summary import HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS, PATCH
 from store.pictures import pca_basis, pca_rgb
@@ -27,6 +29,7 @@ from train.targets import MIN_STD
 PHOTOGRAPH, ENCODER = "photograph", "student encoder"
 TEACHER, PROJECTION = "teacher ", "projection to "
 CANDIDATES = 512
+Value = TypeVar("Value")
 COLUMNS = ("row", "image_index", "path", "view", "crop_height", "crop_width", "grayscale", "solarize", "blur_sigma")
 PICTURES = pa.schema(
     [
@@ -56,14 +59,20 @@ class Shown:
 def choose(mixture: Mixture, *, count: int) -> tuple[rows.Selection, list[str]]:
     """Up to `count` views of different held-out photographs: never seen ones first, then large crops in plain colours.
 
-    The choice depends on the cache alone, so every run on it is shown on the same photographs. Datasets take turns.
+    The choice depends on the caches alone, so every run on them is shown on the same photographs: a photograph counts
+    as seen if the caches have it for training, whether or not this run was trained on it. Datasets take turns; one
+    that lacks the tokens of a teacher has nothing to compare and is left out.
 
     Returns:
         The rows and a caption for each.
     """
-    training = [source.dataset for source in mixture.sources]
+    training = [dataset for cache in mixture.caches for dataset in cache if dataset.split == "train"]
     seen = seen_in_training([source.dataset for source in mixture.held_out], training)
-    queues = [_candidates(number, source, seen[number]) for number, source in enumerate(mixture.held_out)]
+    queues = [
+        _candidates(number, source, seen[number])
+        for number, source in enumerate(mixture.held_out)
+        if set(source.reads) == set(mixture.teachers)
+    ]
     chosen: list[Shown] = []
     for known in (False, True):
         turns = [[shown for shown in queue if shown.seen == known] for queue in queues]
@@ -88,10 +97,11 @@ def pictures(subject: Subject, *, device: torch.device, count: int = 6) -> tuple
         count: how many views.
 
     Returns:
-        The models in order (JSON), and the pictures with schema `PICTURES`.
+        The models in order, a caption for each view, the dataset and row that it is, and by projection the cosine on
+        its patch tokens in standardised units (JSON); and the pictures with schema `PICTURES`.
     """
     selection, captions = choose(subject.mixture, count=count)
-    tokens = _tokens(subject, selection, device=device)
+    tokens, cosines = _look(subject, selection, device=device)
     drawn: dict[str, list[np.ndarray]] = {PHOTOGRAPH: tokens[PHOTOGRAPH]}
     for teacher in subject.student.teachers:
         basis = pca_basis(_flat(tokens[TEACHER + teacher]))
@@ -101,7 +111,10 @@ def pictures(subject: Subject, *, device: torch.device, count: int = 6) -> tuple
     drawn[ENCODER] = [pca_rgb(image, basis) for image in tokens[ENCODER]]
     names = list(subject.student.teachers)
     models = [PHOTOGRAPH, *(TEACHER + n for n in names), ENCODER, *(PROJECTION + n for n in names)]
-    return {"models": models, "captions": captions}, _table(drawn, captions)
+    picks = zip(selection.picks.source, selection.picks.row, strict=True)
+    shown = [[selection.sources[source].dataset.name, int(row)] for source, row in picks]
+    facts: dict[str, object] = {"models": models, "captions": captions, "rows": shown, "cosines": cosines}
+    return facts, _table(drawn, captions)
 
 
 def images_of(table: pa.Table) -> dict[str, list[np.ndarray]]:
@@ -141,11 +154,17 @@ def _rank(shown: Shown) -> tuple[int, int, int]:
     return shown.spoilt, -shown.area_px, shown.row
 
 
-def _tokens(subject: Subject, selection: rows.Selection, *, device: torch.device) -> dict[str, list[np.ndarray]]:
-    """Model -> patch tokens (rows, cols, C) of each view, projections in the teacher's own units; and photographs."""
+def _look(
+    subject: Subject, selection: rows.Selection, *, device: torch.device
+) -> tuple[dict[str, list[np.ndarray]], dict[str, list[float]]]:
+    """Model -> patch tokens (rows, cols, C) of each view, projections in the teacher's own units, and photographs.
+
+    And projection -> mean cosine over the patches of each view, in standardised units.
+    """
     encoder = StudentEncoder(subject.student.encoder, cell_px=subject.student.cell_px, final_norm=True)
     grid = subject.mixture.patch_grid
     found: dict[str, dict[int, np.ndarray]] = {}
+    cosines: dict[str, dict[int, float]] = {}
     with torch.inference_mode():
         for numbers, batch in rows.batches(selection, subject.mixture, device=device):
             tokens = {ENCODER: encoder(batch.pixels)[1]}
@@ -153,12 +172,19 @@ def _tokens(subject: Subject, selection: rows.Selection, *, device: torch.device
             for teacher, spec in subject.student.teachers.items():
                 norm = statistics(subject.norms, (teacher, PATCH))
                 tokens[TEACHER + teacher] = batch.tokens[teacher][:, spec.prefix_tokens :]
+                sums = row_sums(predicted[teacher][1], norm.apply(tokens[TEACHER + teacher]))
+                means = (sums["cosine"] / sums["tokens"]).tolist()
+                cosines.setdefault(PROJECTION + teacher, {}).update(zip(numbers.tolist(), means, strict=True))
                 tokens[PROJECTION + teacher] = predicted[teacher][1] * norm.std.clamp(min=MIN_STD) + norm.mean
             images = {model: values.float().cpu().numpy() for model, values in tokens.items()}
             images = {model: values.reshape(len(values), *grid, -1) for model, values in images.items()}
             for model, values in {PHOTOGRAPH: batch.pixels.cpu().numpy().copy(), **images}.items():
                 found.setdefault(model, {}).update(zip(numbers.tolist(), values, strict=True))
     # Rows come in whatever order they are read best.
+    return _by_number(found), _by_number(cosines)
+
+
+def _by_number(found: Mapping[str, Mapping[int, Value]]) -> dict[str, list[Value]]:
     return {model: [by_number[number] for number in sorted(by_number)] for model, by_number in found.items()}
 
 

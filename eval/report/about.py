@@ -1,10 +1,11 @@
 """The parts of the page that say what was trained on what, how it went, and how to read all of it."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.report.blocks import Block, Card, Chart, ChartsBlock, Item, ListBlock, Section, TableBlock, TermsBlock
-from eval.report.charts import Line, line_chart
+from eval.report.charts import COLOURS, Line, line_chart
 from eval.report.tables import Cell, Column, Table, human_bytes, number_cell, text_cell
 from eval.report.views import RunView
 from eval.summary import HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS
@@ -252,17 +253,29 @@ def _datasets_table(runs: Sequence[RunView]) -> Table:
     for run in runs:
         for cache in run.description["caches"]:
             for name, info in cache["datasets"].items():
-                kinds = run.kinds.get(name, ())
-                use = "training" if info["split"] == "train" else ", ".join(kinds) or "held out"
                 rows[cache["uuid"], name] = [
                     text_cell(name),
                     text_cell(info["group"]),
-                    text_cell(use),
+                    text_cell(_use(name, info["split"], runs, cache=cache["uuid"])),
                     number_cell(info["rows"], digits=0),
                     number_cell(info["used_rows"], digits=0),
                     text_cell(cache["uuid"][:8], css="mono"),
                 ]
     return Table(columns=columns, rows=list(rows.values()))
+
+
+def _use(dataset: str, split: str, runs: Sequence[RunView], *, cache: str) -> str:
+    """What a dataset is to the runs; where they differ, to how many of them."""
+    with_it = [
+        run
+        for run in runs
+        if any(found["uuid"] == cache and dataset in found["datasets"] for found in run.description["caches"])
+    ]
+    uses = Counter("training" if split == "train" else ", ".join(run.kinds.get(dataset, ())) for run in with_it)
+    return "; ".join(
+        f"{use or 'held out'}{'' if count == len(runs) else f' ({count} of {len(runs)} runs)'}"
+        for use, count in uses.items()
+    )
 
 
 def _curves_of_one(run: RunView) -> list[Chart]:
@@ -278,13 +291,15 @@ def _curves_of_one(run: RunView) -> list[Chart]:
 
 
 def _curves_compared(runs: Sequence[RunView]) -> list[Chart]:
-    """One chart for each teacher, one line for each run."""
+    """One chart for each teacher, one line for each run, in the colour of its recipe."""
     losses = [_losses(run) for run in runs]
     charts = []
     for teacher in sorted({teacher for loss in losses for teacher in loss}):
         lines = [
-            Line(label=run.name, x=loss[teacher][0], y=loss[teacher][1], colour=number, dashed=number >= 8)
-            for number, (run, loss) in enumerate(zip(runs, losses, strict=True))
+            Line(
+                label=run.label, x=loss[teacher][0], y=loss[teacher][1], colour=run.colour, dashed=run.colour >= COLOURS
+            )
+            for run, loss in zip(runs, losses, strict=True)
             if teacher in loss
         ]
         svg = line_chart(lines, x_label="step", y_label="loss")

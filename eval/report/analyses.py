@@ -22,6 +22,7 @@ from eval.report.blocks import (
 )
 from eval.report.charts import Dot, Line, dot_chart, line_chart
 from eval.report.tables import Column, Table, number_cell, text_cell
+from eval.report.views import RunView
 
 NAN = float("nan")
 
@@ -72,13 +73,26 @@ def variance_table(found: Mapping[str, Any], *, brief: bool = False) -> Table:
     return Table(columns=columns, rows=rows)
 
 
-def correlation_section(logged: Mapping[str, Mapping[str, Any]], probed: Mapping[str, Mapping[str, Any]]) -> Section:
-    """Correlation of loss updates by pair of teachers: from logs, and on a fixed probe batch."""
+def correlation_section(
+    logged: Mapping[str, Mapping[str, Any]], probed: Mapping[str, Mapping[str, Any]], views: Sequence[RunView]
+) -> Section:
+    """Correlation of loss updates by pair of teachers: from logs, and on a fixed probe batch.
+
+    Args:
+        logged: run -> what its log says.
+        probed: run -> what its replay says.
+        views: of the runs; the course over the training is shown for the first run of each recipe.
+    """
     charts = []
     for title, found in (("From the training log", logged), ("On a fixed probe batch", probed)):
         if found:
-            charts.append(Chart(svg=_correlation_chart(found), title=title))
-    windows = [Chart(svg=_windows_chart(data), title=f"{run}: over the training") for run, data in logged.items()]
+            charts.append(Chart(svg=_correlation_chart(found, views), title=title))
+    firsts = {view.label: view.name for view in reversed(views) if view.name in logged}
+    windows = [
+        Chart(svg=_windows_chart(logged[view.name]), title=f"{view.name}: over the training")
+        for view in views
+        if firsts.get(view.label) == view.name
+    ]
     return Section(
         anchor="correlation",
         short="Correlation",
@@ -168,16 +182,19 @@ def _variance_chart(teachers: Mapping[str, Any]) -> str:
     return line_chart(lines, x_label="components", y_label="explained variance", log_x=True, y_range=(0.0, 1.0))
 
 
-def _correlation_chart(found: Mapping[str, Mapping[str, Any]]) -> str:
+def _correlation_chart(found: Mapping[str, Mapping[str, Any]], views: Sequence[RunView]) -> str:
+    """One line for each pair of teachers, one dot for each run, in the colour of its recipe."""
+    by_name = {view.name: view for view in views}
     names = dict.fromkeys(_pair_name(data, pair) for data in found.values() for pair in pairs(data["teachers"]))
     rows = []
     for name in names:
         dots = []
-        for number, (run, data) in enumerate(found.items()):
+        for run, data in found.items():
             for i, j in pairs(data["teachers"]):
                 if _pair_name(data, (i, j)) == name:
-                    value = data["mean_pearson"][i][j]
-                    dots.append(Dot(label=run, value=NAN if value is None else value, low=NAN, high=NAN, colour=number))
+                    value, view = data["mean_pearson"][i][j], by_name[run]
+                    shown = NAN if value is None else value
+                    dots.append(Dot(label=view.label, value=shown, low=NAN, high=NAN, colour=view.colour))
         rows.append((name, dots))
     return dot_chart(rows, x_label="Pearson correlation, mean over windows", best=1.0)
 

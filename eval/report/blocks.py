@@ -48,11 +48,12 @@ class ChartsBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """An image; a map of patches is enlarged without smoothing."""
+    """An image, perhaps with a word below it; a map of patches is enlarged without smoothing. No `uri`: a gap."""
 
     uri: str
     alt: str
     map: bool = False
+    below: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +66,22 @@ class PictureColumn:
 
 @dataclass(frozen=True, kw_only=True)
 class PicturesBlock:
-    """A grid of pictures with a heading for each column and a line above each row."""
+    """A grid of pictures with a heading for each column and a line above each row, or `beside` it."""
 
     kind: ClassVar[str] = "pictures"
     columns: Sequence[PictureColumn]
     rows: Sequence[Sequence[Picture]]
     labels: Sequence[str]
     title: str = ""
+    beside: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SheetsBlock:
+    """Grids of pictures, two in a line where the screen is wide enough."""
+
+    kind: ClassVar[str] = "sheets"
+    sheets: Sequence[PicturesBlock]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +118,7 @@ class TextBlock:
     css: str = "muted"
 
 
-Block = TableBlock | ChartsBlock | PicturesBlock | ListBlock | TermsBlock | TextBlock
+Block = TableBlock | ChartsBlock | PicturesBlock | SheetsBlock | ListBlock | TermsBlock | TextBlock
 
 
 @dataclass(frozen=True, kw_only=True)

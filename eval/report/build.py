@@ -1,24 +1,25 @@
 """From opened runs to a page: measure what isn't stored yet, take what is, say what is missing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
 
-from eval import computed, fidelity
+from eval import computed, fidelity, norms
 from eval.analyses.pca import images_of
+from eval.compare import in_common
 from eval.peers import Peers
 from eval.probes import kept
 from eval.report import about, analyses, comparison, extraction, pictures, probes
 from eval.report import fidelity as fidelity_part
 from eval.report.blocks import Item, Page, Section
-from eval.report.comparison import Compared
 from eval.report.fidelity import RunScores
 from eval.report.pictures import RunPictures
 from eval.report.views import RunView
 from eval.runs import OpenRun
+from eval.standings import Comparison
 from eval.summary import summarise
 from store.errors import InvalidInput
 
@@ -34,6 +35,8 @@ PROBES = {
     "segmentation": ("Linear segmentation", "--data FOLDER --layout LAYOUT --features FEATURES"),
     "depth": ("Linear depth", "--data FOLDER --features FEATURES"),
 }
+NAMED_RUNS = 3  # more than these are counted, not listed
+LEAD_SENTENCES = 2  # of a comparison's verdict, at the top
 TASKS = (
     "Task metrics (map-free relocalisation, human meshes, multi-view depth and pose) score files of predictions, which "
     "a run does not make by itself:"
@@ -42,11 +45,22 @@ TASKS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The page, and the scores that the terminal shows too."""
+    """The page, and what the terminal shows too."""
 
     page: Page
     scores: Sequence[RunScores]
     views: Sequence[RunView]
+    compared: Comparison
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """What sweeps say of the runs on the page, by their names there; see `eval.sweeps.Selected`."""
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    baselines: frozenset[str] = frozenset()
+    titles: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
 
 
 def build(
@@ -55,6 +69,7 @@ def build(
     settings: fidelity.Settings,
     summary: Mapping[str, Any] | None,
     picture_count: int,
+    named: Named | None = None,
     peers: Mapping[str, Peers] | None = None,
     progress: bool = False,
 ) -> Report:
@@ -68,31 +83,44 @@ def build(
         settings: of fidelity.
         summary: of the extraction, if there is one.
         picture_count: views in the pictures.
+        named: what the sweeps that the runs belong to say of them.
         peers: foreign encoders to compare with, for each run.
         progress: show progress bars.
     """
-    sums = {
+    own = {
         name: computed.fidelity(opened, settings, peers=(peers or {}).get(name), progress=progress)
         for name, opened in runs.items()
     }
+    named = named or Named()
+    sums = in_common(own)
     scores = [scored(name, table) for name, table in sums.items()]
-    views = [_view(name, opened, sums[name]) for name, opened in runs.items()]
-    drawn = [_pictures(name, opened, count=picture_count) for name, opened in runs.items()]
-    compared = {name: Compared(recipe=opened.run.recipe, sums=sums[name]) for name, opened in runs.items()}
+    compared = Comparison(
+        recipes={name: opened.run.recipe for name, opened in runs.items()},
+        tables=sums,
+        labels=named.labels,
+        baselines=named.baselines,
+    )
+    views = [_view(name, opened, own[name], compared) for name, opened in runs.items()]
+    drawn = [_pictures(name, runs[name], compared, count=picture_count) for name in _pictured(compared)]
     probed = {name: found for name, opened in runs.items() if (found := kept.every(opened.directory))}
+    several = len(runs) > 1
+    drawn_section, scores_section = pictures.section(drawn), fidelity_part.section(scores)
     sections = [
-        *([comparison.section(compared)] if len(runs) > 1 else []),
+        *([comparison.section(compared, absent=named.absent), drawn_section] if several else []),
         about.what(views),
         about.curves(views),
-        fidelity_part.section(scores),
-        pictures.section(drawn),
+        scores_section,
+        *([] if several else [drawn_section]),
         *([probes.section(probed)] if probed else []),
-        *_analyses(runs),
+        *_analyses(runs, views),
         extraction.section(views, summary),
         about.not_computed(missing(runs, summary)),
         about.how_to_read(),
     ]
-    return Report(page=_page(views, scores, sections), scores=scores, views=views)
+    verdict = comparison.sentences(compared) if several else fidelity_part.verdict(scores[0])
+    notes = [*about.notes(views), *norms.notes({name: opened.run.target_norms for name, opened in runs.items()})]
+    page = _page(views, scores, sections, verdict=verdict, notes=notes, titles=named.titles)
+    return Report(page=page, scores=scores, views=views, compared=compared)
 
 
 def scored(name: str, table: pa.Table) -> RunScores:
@@ -120,7 +148,7 @@ def missing(runs: Mapping[str, OpenRun], summary: Mapping[str, Any] | None) -> l
     return entries
 
 
-def _analyses(runs: Mapping[str, OpenRun]) -> list[Section]:
+def _analyses(runs: Mapping[str, OpenRun], views: Sequence[RunView]) -> list[Section]:
     """The sections of those analyses that any run has."""
     stored = {
         kind: {name: found for name, opened in runs.items() if (found := opened.results.latest(kind)) is not None}
@@ -132,7 +160,7 @@ def _analyses(runs: Mapping[str, OpenRun]) -> list[Section]:
     logged = {name: data for name, opened in runs.items() if (data := _logged(opened)) is not None}
     probed = {name: value for name, (_, value, _) in stored[computed.CORRELATION].items()}
     if logged or probed:
-        sections.append(analyses.correlation_section(logged, probed))
+        sections.append(analyses.correlation_section(logged, probed, views))
     tables = {name: table for name, (_, _, table) in stored[computed.ATTENTION].items() if table is not None}
     if tables:
         sections.append(analyses.attention_section(tables))
@@ -148,10 +176,17 @@ def _logged(opened: OpenRun) -> dict[str, Any] | None:
 
 
 def _whose(lacking: Sequence[str], runs: Mapping[str, OpenRun]) -> str:
-    return "" if len(lacking) == len(runs) else f" (for {', '.join(lacking)})"
+    if len(lacking) == len(runs):
+        return ""
+    return f" (for {', '.join(lacking) if len(lacking) <= NAMED_RUNS else f'{len(lacking)} of {len(runs)} runs'})"
 
 
-def _view(name: str, opened: OpenRun, table: pa.Table) -> RunView:
+def _pictured(compared: Comparison) -> list[str]:
+    """The run of each recipe that pictures show, the best recipe first: other seeds look alike."""
+    return [group.runs[0] for group in compared.deciding.ordered()]
+
+
+def _view(name: str, opened: OpenRun, table: pa.Table, compared: Comparison) -> RunView:
     kinds: dict[str, list[str]] = {}
     for pair in table.group_by(["dataset", "kind"]).aggregate([]).to_pylist():
         kinds.setdefault(pair["dataset"], []).append(pair["kind"])
@@ -165,34 +200,43 @@ def _view(name: str, opened: OpenRun, table: pa.Table) -> RunView:
         weights_digest=opened.weights_digest,
         kinds={dataset: sorted(found) for dataset, found in kinds.items()},
         measured_on=tuple(cache.uuid for cache in opened.mixture.caches),
+        label=compared.label(name),
+        colour=compared.colour(name),
     )
 
 
-def _pictures(name: str, opened: OpenRun, *, count: int) -> RunPictures:
+def _pictures(name: str, opened: OpenRun, compared: Comparison, *, count: int) -> RunPictures:
     facts, table = computed.pictures(opened, count=count)
     images = images_of(table)
     return RunPictures(
-        name=name,
-        caches=tuple(cache.uuid for cache in opened.mixture.caches),
+        name=compared.label(name),
+        shown=[[cache.uuid for cache in opened.mixture.caches], *facts["rows"]],
         captions=facts["captions"],
         images={model: images[model] for model in facts["models"] if model in images},
+        cosines=facts["cosines"],
     )
 
 
-def _page(views: Sequence[RunView], scores: Sequence[RunScores], sections: Sequence[Section]) -> Page:
+def _page(
+    views: Sequence[RunView],
+    scores: Sequence[RunScores],
+    sections: Sequence[Section],
+    *,
+    verdict: Sequence[str],
+    notes: Sequence[str],
+    titles: Sequence[str],
+) -> Page:
     single = len(views) == 1
-    subject = f"recipe {views[0].recipe.name}" if single else f"{len(views)} runs compared"
+    subject = f"recipe {views[0].recipe.name}" if single else "; ".join(titles) or f"{len(views)} runs compared"
     teachers = sorted({name for view in views for name in view.description["teachers"]})
-    lead = f"Students distilled from {len(teachers)} cached teachers ({', '.join(teachers)})."
-    if single:
-        lead = lead.replace("Students", f"Run '{views[0].name}': a student", 1)
-        lead = " ".join([lead, *fidelity_part.verdict(scores[0])])
+    who = f"Run '{views[0].name}': a student" if single else f"{len(views)} students"
+    lead = f"{who} distilled from {len(teachers)} cached teachers ({', '.join(teachers)})."
     cards = [*fidelity_part.cards(scores[0]), *about.cards(views[0])] if single else []
     return Page(
         title=f"Distillation report: {subject}",
-        lead=lead,
+        lead=" ".join([lead, *(verdict if single else verdict[:LEAD_SENTENCES])]),
         version=version("codistill"),
-        notes=about.notes(views),
+        notes=notes,
         cards=cards,
         sections=sections,
     )

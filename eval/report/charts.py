@@ -93,7 +93,9 @@ def line_chart(
     return f'<figure class="chart">{svg}{_legend(lines)}</figure>'
 
 
-def dot_chart(rows: Sequence[tuple[str, Sequence[Dot]]], *, x_label: str, best: float | None = None) -> str:
+def dot_chart(
+    rows: Sequence[tuple[str, Sequence[Dot]]], *, x_label: str, best: float | None = None, from_zero: bool = True
+) -> str:
     """One line of dots with intervals for each row; `best` is drawn as a line, the value of a perfect prediction."""
     finite = [
         bound for _, dots in rows for dot in dots for bound in (dot.value, dot.low, dot.high) if math.isfinite(bound)
@@ -103,7 +105,9 @@ def dot_chart(rows: Sequence[tuple[str, Sequence[Dot]]], *, x_label: str, best: 
     pitch = 34
     label_width = 24 + CHARACTER_WIDTH * max(len(name) for name, _ in rows)
     height = TOP + pitch * len(rows) + BOTTOM
-    low, high = _padded(min([*finite, 0.0]), max(finite) if best is None else max([*finite, best]))
+    low, high = _padded(
+        min([*finite, 0.0] if from_zero else finite), max(finite) if best is None else max([*finite, best])
+    )
     x_axis = Axis(low=low, high=high, start=label_width, end=WIDTH - RIGHT)
     bottom = height - BOTTOM
     parts = [_vertical(x_axis.place(tick), bottom, _number(tick)) for tick in x_axis.ticks()]
@@ -197,7 +201,7 @@ def _svg(parts: Sequence[str], *, height: float, title: str) -> str:
 
 def _legend(lines: Sequence[Line]) -> str:
     entries = []
-    for line in lines:
+    for line in {(line.label, line.colour, line.dashed): line for line in lines}.values():
         css = f"swatch c{line.colour % COLOURS}" + (" dashed" if line.dashed else "")
         entries.append(f'<span class="key"><span class="{css}"></span>{escape(line.label)}</span>')
     return f'<figcaption class="legend">{"".join(entries)}</figcaption>'

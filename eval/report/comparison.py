@@ -1,144 +1,112 @@
-"""The part of the page that says which of several runs won, by how much, and whether that is more than noise."""
+"""The part of the page that says which recipe won, by how much, and whether that is more than noise."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import pyarrow as pa
+from eval.report import comparison_tables as tables
+from eval.report.blocks import Block, Chart, ChartsBlock, Item, ListBlock, Section, TableBlock, TextBlock
+from eval.report.charts import Dot, dot_chart
+from eval.report.comparison_tables import DIGITS, MEAN
+from eval.seeds import Contest, varying
+from eval.standings import Comparison, Lead
 
-from eval.compare import (
-    Difference,
-    SeedGroup,
-    beyond_seed_noise,
-    difference,
-    mean_over_teachers,
-    seed_groups,
-    varying,
-)
-from eval.report.blocks import Block, Section, TableBlock, TextBlock
-from eval.report.tables import MISSING, Cell, Column, Table, interval_cell, number_cell, text_cell
-from eval.summary import HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS
-from train.recipe import Recipe
-
-KINDS = (HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS)
+MEAN_COLOUR = 7
 INTRO = (
-    "Cosine similarity on patch tokens, averaged over teachers. A difference is taken on the same photographs (paired "
-    "bootstrap), so two runs can be told apart although their own intervals overlap. It tells what other photographs "
-    "would change; what another seed would change is told apart from it below.",
+    "Cosine similarity on patch tokens, on rows that all runs here have held out in the same sense. Runs whose recipes "
+    "differ in their seed alone are one line. Two kinds of noise are told apart. Seed noise: whether other seeds would "
+    "turn a difference round, by a t-test with the deviation pooled over all recipes; p below 0.05 is beyond it. Other "
+    "photographs: the 95 % interval of the difference on the same photographs, by the paired bootstrap.",
 )
+ONE_SEED = "Every recipe here was trained with one seed, so how much a seed changes is unknown: train some twice."
 
 
-@dataclass(frozen=True, kw_only=True)
-class Compared:
-    """A run with its recipe and its per-image sums."""
-
-    recipe: Recipe
-    sums: pa.Table
-
-
-def section(runs: Mapping[str, Compared]) -> Section:
-    """Ranking, what differs between the recipes, and seeds."""
-    kind = ranking_kind(runs)
-    blocks: list[Block] = [
-        TextBlock(text=f"{best_run(runs, kind)} is best on {kind}."),
-        TableBlock(table=ranking_table(runs, kind), title="Ranking"),
-    ]
-    differing = varying({name: run.recipe for name, run in runs.items()})
-    differing.pop("name", None)
-    if differing:
-        blocks.append(TableBlock(table=_recipes_table(list(runs), differing), title="What differs in the recipes"))
-    blocks += _seed_blocks(runs, kind)
-    return Section(anchor="comparison", short="Comparison", title="Which run is best", intro=INTRO, blocks=blocks)
-
-
-def ranking_kind(runs: Mapping[str, Compared]) -> str:
-    """What runs are ranked on: photographs never seen if every run has them, else held-out views."""
-    values = [mean_over_teachers(run.sums, kind=HELD_OUT_PHOTOGRAPHS) for run in runs.values()]
-    return HELD_OUT_PHOTOGRAPHS if all(math.isfinite(value) for value in values) else HELD_OUT_VIEWS
-
-
-def best_run(runs: Mapping[str, Compared], kind: str) -> str:
-    """The run with the highest mean cosine."""
-    values = {name: mean_over_teachers(run.sums, kind=kind) for name, run in runs.items()}
-    return max(values, key=lambda name: values[name] if math.isfinite(values[name]) else -math.inf)
-
-
-def ranking_table(runs: Mapping[str, Compared], kind: str) -> Table:
-    """Every run, best first, with its difference to the best."""
-    best = best_run(runs, kind)
-    columns = [Column(title="Run")]
-    for shown in KINDS:
-        columns += [
-            Column(title=f"Cosine, {shown}", numeric=True),
-            Column(title="Less than the best" if shown == kind else f"Against {best}", numeric=True),
+def section(found: Comparison, *, absent: Sequence[str] = ()) -> Section:
+    """Winners, what one change is worth, all recipes with their differences to the baseline, and every run."""
+    standings = found.deciding
+    several = any(len(group.runs) > 1 for group in found.groups)
+    comparable = len(found.groups) > 1 and bool(standings.aligned.images)
+    blocks: list[Block] = [ListBlock(entries=[Item(text=sentence) for sentence in sentences(found)])]
+    if not several:
+        blocks.append(TextBlock(text=ONE_SEED))
+    if comparable:
+        blocks += [
+            TableBlock(
+                table=tables.recipes(standings, found.reference), title=f"Recipes, cosine on {standings.aligned.kind}"
+            ),
+            ChartsBlock(charts=_charts(found)),
+            TableBlock(table=tables.winners(standings), title="Winner for each teacher"),
         ]
-    columns.append(Column(title="Told apart", hint=f"on {kind}: the interval of the difference leaves out zero"))
-    order = sorted(runs, key=lambda name: -_or_low(mean_over_teachers(runs[name].sums, kind=kind)))
-    rows = []
-    for name in order:
-        row = [text_cell(name, css="best" if name == best else "")]
-        for shown in KINDS:
-            row.append(number_cell(mean_over_teachers(runs[name].sums, kind=shown)))
-            row.append(_difference_cell(name, best, difference(runs[name].sums, runs[best].sums, kind=shown)))
-        row.append(_told_apart(name, best, difference(runs[name].sums, runs[best].sums, kind=kind)))
-        rows.append(row)
-    return Table(columns=columns, rows=rows)
+    if comparable and found.contests:
+        blocks.append(TableBlock(table=tables.contests(found), title="What one change is worth"))
+    for other in [entry for entry in found.standings.values() if entry is not standings and entry.aligned.images]:
+        title = f"Recipes, cosine on {other.aligned.kind}"
+        blocks.append(TableBlock(table=tables.recipes(other, found.reference), title=title, folded=f"Show {title}"))
+    differing = varying(found.groups)
+    if differing:
+        table = tables.differing(found.groups, differing)
+        blocks.append(TableBlock(table=table, title="What differs in the recipes"))
+    blocks.append(TableBlock(table=tables.runs(found), title="Every run", folded="Show every run" if several else ""))
+    if absent:
+        blocks.append(ListBlock(entries=[Item(text=entry) for entry in absent], title="Runs that are not here"))
+    return Section(anchor="comparison", short="Comparison", title="Which recipe won", intro=INTRO, blocks=blocks)
 
 
-def _difference_cell(name: str, best: str, found: Difference) -> Cell:
-    if name == best:
-        return text_cell(MISSING)
-    css = "" if not found.clear else "up" if found.value > 0 else "down"
-    return interval_cell(found.value, found.low, found.high, sign=True, css=css)
-
-
-def _told_apart(name: str, best: str, found: Difference) -> Cell:
-    if name == best:
-        return text_cell("best")
-    if not math.isfinite(found.low):
-        return text_cell("too few photographs")
-    return text_cell("yes" if found.clear else "no", beside=f"{found.images} photographs")
-
-
-def _recipes_table(names: Sequence[str], differing: Mapping[str, Mapping[str, object]]) -> Table:
-    columns = [Column(title="Run"), *(Column(title=key) for key in differing)]
-    return Table(columns=columns, rows=[[text_cell(n), *(text_cell(v[n]) for v in differing.values())] for n in names])
-
-
-def _seed_blocks(runs: Mapping[str, Compared], kind: str) -> list[Block]:
-    values = {name: mean_over_teachers(run.sums, kind=kind) for name, run in runs.items()}
-    groups = seed_groups({name: run.recipe for name, run in runs.items()}, values)
-    if all(len(group.runs) == 1 for group in groups):
-        text = "Every recipe here was trained with one seed, so how much a seed changes is unknown: train some twice."
-        return [TextBlock(text=text)]
-    return [TableBlock(table=_seeds_table(groups, kind), title=f"Recipes over their seeds, cosine on {kind}")]
-
-
-def _seeds_table(groups: Sequence[SeedGroup], kind: str) -> Table:
-    columns = [
-        Column(title="Recipe (its runs)"),
-        Column(title="Seeds", numeric=True),
-        Column(title="Mean", numeric=True),
-        Column(title="Deviation between seeds", numeric=True),
-        Column(title="Less than the best", numeric=True),
-        Column(title="Beyond seed noise", hint="t-test at the 5 % level, deviation pooled over all recipes"),
+def sentences(found: Comparison) -> list[str]:
+    """The verdict in words: the best recipe, the baseline, and what one change is worth."""
+    standings = found.deciding
+    best, *others = standings.ordered()
+    mean = standings.spreads()[best.label]
+    if math.isnan(mean.mean):
+        return ["These runs have no held-out rows in common, so nothing can be said of which is best."]
+    spoken = f" \N{PLUS-MINUS SIGN} {mean.std:.{DIGITS}f}" if mean.seeds > 1 else ""
+    teachers, images = len(standings.aligned.teachers), len(standings.aligned.images)
+    said = [
+        f"Best: '{best.label}' with a cosine of {mean.mean:.{DIGITS}f}{spoken} on {standings.aligned.kind} ({images} "
+        f"photographs; mean over {_count(teachers, 'teacher')} and {_count(mean.seeds, 'seed')})."
     ]
-    best = groups[0]
-    rows = []
-    for group in groups:
-        beyond = beyond_seed_noise(group, best, groups)
-        rows.append(
-            [
-                text_cell(", ".join(group.runs)),
-                number_cell(len(group.runs), digits=0),
-                number_cell(group.mean),
-                number_cell(group.std, digits=4),
-                number_cell(group.mean - best.mean if group is not best else None),
-                text_cell("best" if group is best else "yes" if beyond else "no"),
-            ]
-        )
-    return Table(columns=columns, rows=rows)
+    if others:
+        said.append(f"Next: {_phrase(standings.lead(best, others[0]))}.")
+    if found.baselines and found.reference not in (best, *others[:1]):
+        said.append(f"Baseline: {_phrase(standings.lead(best, found.reference))}.")
+    for contest in found.contests:
+        leads = standings.leads(contest.groups)
+        said.append(f"{_title(contest)}: '{leads[0].first.label}' leads; {'; '.join(map(_phrase, leads))}.")
+    return said
 
 
-def _or_low(value: float) -> float:
-    return value if math.isfinite(value) else -math.inf
+def _phrase(lead: Lead) -> str:
+    known = {
+        None: "with one seed each, whether a seed makes as much is unknown",
+        True: f"beyond seed noise (p = {lead.probability:.2g})",
+        False: f"within seed noise (p = {lead.probability:.2g})",
+    }
+    return f"'{lead.second.label}' is {lead.paired.value:.{DIGITS}f} lower, {known[lead.beyond_seeds]}"
+
+
+def _title(contest: Contest) -> str:
+    shared = tables.shared(contest)
+    return f"{tables.section_name(contest)} (with {shared})" if shared else tables.section_name(contest)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"
+
+
+def _charts(found: Comparison) -> list[Chart]:
+    """One line for each recipe, one dot for each teacher with its deviation over seeds; recipes as in the table."""
+    charts = []
+    for standings in [entry for entry in found.standings.values() if entry.aligned.images]:
+        scores = {teacher: standings.spreads(teacher) for teacher in (*standings.aligned.teachers, None)}
+        rows = []
+        for group in found.deciding.ordered():
+            dots = []
+            for colour, (teacher, spreads) in enumerate(scores.items()):
+                value = spreads[group.label]
+                ends = (value.mean - value.std, value.mean + value.std)
+                shown = colour if teacher else MEAN_COLOUR
+                dots.append(Dot(label=teacher or MEAN, value=value.mean, low=ends[0], high=ends[1], colour=shown))
+            rows.append((group.label, dots))
+        svg = dot_chart(rows, x_label="cosine similarity, mean and deviation over seeds", from_zero=False)
+        title = f"{standings.aligned.kind.capitalize()} ({len(standings.aligned.images)} photographs)"
+        charts.append(Chart(svg=svg, title=title))
+    return charts

@@ -24,6 +24,8 @@ SHORT_TITLES = {
     BASELINES[2]: "Linear map, untrained student",
     LINEAR_STUDENT: "Linear map, trained student",
 }
+COMMON = "Runs are scored on the rows that all of them have held out in the same sense."
+SHOWN_RUNS = 3  # tables of more are folded
 TERMINAL_TITLES = ("n", "before", "mean", "linear", "student", "95 %")
 COLOURS = {STUDENT: 0, UNTRAINED: 7, MEAN: 4, BASELINES[2]: 1, LINEAR_STUDENT: 2, ROUNDING: 3}
 
@@ -46,7 +48,7 @@ def section(runs: Sequence[RunScores]) -> Section:
     ]
     blocks: list[Block] = [ChartsBlock(charts=charts)]
     for score in SCORES:
-        shown = score == "cosine" or (score == "smooth_l1" and len(runs) == 1)
+        shown = (score == "cosine" and len(runs) <= SHOWN_RUNS) or (score == "smooth_l1" and len(runs) == 1)
         folded = "" if shown else f"Show {SCORE_TITLES[score].partition(' (')[0].lower()}"
         blocks.append(TableBlock(table=score_table(runs, score), title=SCORE_TITLES[score], folded=folded))
     blocks.append(
@@ -65,6 +67,7 @@ def section(runs: Sequence[RunScores]) -> Section:
             "held-out photographs were never seen in any form, so they tell what was learnt rather than remembered. "
             "Small numbers under a value are its 95 % interval, from a bootstrap over photographs; with one "
             "photograph there is none.",
+            *([COMMON] if len(runs) > 1 else []),
         ),
         blocks=blocks,
     )

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from rich.console import JustifyMethod
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -48,17 +49,17 @@ def number_cell(value: float | None, *, digits: int = 3, css: str = "", unit: st
     """A cell of one number; None and NaN are shown as a dash and sort last."""
     if value is None or not math.isfinite(value):
         return Cell(text=MISSING, sort="")
-    return Cell(text=f"{value:,.{digits}f}{unit}".replace("-", "\N{MINUS SIGN}"), sort=float(value), css=css)
+    return Cell(text=f"{value:z,.{digits}f}{unit}".replace("-", "\N{MINUS SIGN}"), sort=float(value), css=css)
 
 
-def interval_cell(value: float, low: float, high: float, *, css: str = "", sign: bool = False) -> Cell:
+def interval_cell(value: float, low: float, high: float, *, css: str = "", sign: bool = False, digits: int = 3) -> Cell:
     """A number with its interval below it."""
-    cell = number_cell(value, css=css)
+    cell = number_cell(value, css=css, digits=digits)
     if cell.text == MISSING:
         return cell
     plus = "+" if sign and value > 0 else ""
     known = math.isfinite(low) and math.isfinite(high)
-    beside = f"{low:.3f} to {high:.3f}".replace("-", "\N{MINUS SIGN}") if known else "one image"
+    beside = f"{low:z.{digits}f} to {high:z.{digits}f}".replace("-", "\N{MINUS SIGN}") if known else "one image"
     return Cell(text=plus + cell.text, sort=cell.sort, beside=beside, css=css)
 
 
@@ -87,7 +88,8 @@ def to_rich(table: Table, *, title: str = "") -> RichTable:
         pad_edge=False,
     )
     for column in table.columns:
-        rendered.add_column(column.title, justify="right" if column.numeric else "left", no_wrap=column.numeric)
+        justify: JustifyMethod = "right" if column.numeric else "left"
+        rendered.add_column(column.title, justify=justify, no_wrap=column.numeric, overflow="fold")
     for row in table.rows:
         texts = [Text(cell.text, style="bold" if cell.css == "best" else "") for cell in row]
         rendered.add_row(*texts)

@@ -22,6 +22,8 @@ class RunView:
         weights_digest: sha256 of the checkpoint.
         kinds: held-out dataset -> which kinds of held-out rows it has.
         measured_on: uuids of the caches whose held-out rows were measured.
+        label: what charts call it; the runs of a recipe, which differ in their seed, share it.
+        colour: its number in charts.
     """
 
     name: str
@@ -33,6 +35,8 @@ class RunView:
     weights_digest: str
     kinds: Mapping[str, Sequence[str]] = field(default_factory=dict)
     measured_on: tuple[str, ...] = ()
+    label: str = ""
+    colour: int = 0
 
     @property
     def trained_on(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from train import comparison, log
 from train.__main__ import main
 from train.interrupt import StopRequest
 from train.runs import fresh
-from train.sweep import FINISHED, STOPPED, Done, Planned, Row, plan, run_all
+from train.sweep import FINISHED, STOPPED, Done, Planned, Row, keep, kept, plan, run_all
 
 ROOT = Path(__file__).parents[2]
 SWEEP = """
@@ -81,6 +81,20 @@ def test_a_sweep_stops_on_nothing_and_goes_on(tmp_path: Path, capsys: pytest.Cap
     with (tmp_path / "out" / "comparison.csv").open() as file:
         assert {row["row"] for row in csv.DictReader(file)} == {"broken", "tp"}
     assert (tmp_path / "out" / "comparison.png").stat().st_size > 1000
+    assert kept(tmp_path / "out") == plan(tmp_path / "sweep.toml", tmp_path / "out")[0]
+
+
+def test_what_a_sweep_kept_is_read_back_or_refused(tmp_path: Path) -> None:
+    assert kept(tmp_path) is None
+    sweep, _ = plan(write(tmp_path, SWEEP + '[grid]\n"sharing.mode" = ["full", "none"]\n'), tmp_path)
+    keep(sweep, tmp_path)
+    assert kept(tmp_path) == sweep
+    (tmp_path / "sweep.json").write_text('{"base": "tiny", "baseline": "x"')
+    with pytest.raises(InvalidConfig, match=r"sweep\.json': 1 problem\. not JSON"):
+        kept(tmp_path)
+    (tmp_path / "sweep.json").write_text('{"base": "tiny", "rows": []}')
+    with pytest.raises(InvalidConfig, match="rows: unknown key"):
+        kept(tmp_path)
 
 
 def test_rows_that_can_not_run_are_refused_before_any_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

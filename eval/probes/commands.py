@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,27 +12,41 @@ from eval.probes.settings import DepthSettings, EncoderOptions, KnnSettings, Lin
 
 if TYPE_CHECKING:
     from eval.probes.datasets import Dense, Folders
-    from eval.probes.encoders import ProbedEncoder
-    from eval.probes.features import Shelf
 
 Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENCODER")]
 Folder = Annotated[Path, tyro.conf.arg(metavar="DIR")]
-Options = Annotated[EncoderOptions, tyro.conf.arg(name="")]
-Compute = Callable[["ProbedEncoder", "Shelf"], Mapping[str, Any]]
+Compute = Callable[..., Mapping[str, Any]]
 Settings = KnnSettings | LinearSettings | SegmentationSettings | DepthSettings
-_OPTIONS = EncoderOptions()
 _KNN, _LINEAR = KnnSettings(), LinearSettings()
 _SEGMENTATION, _DEPTH = SegmentationSettings(), DepthSettings()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What the four commands have in common.
+
+    Args:
+        encoder: run directory, .pth file of DUNE's layout, or a teacher's model with --weights.
+        data: root folder of the dataset; docs/evaluation-probes.md has the layouts.
+        features: folder where features are kept and found again.
+        run: keep the result with this run, for its report; the default is the run that is probed.
+        options: how the encoder is taken.
+    """
+
+    encoder: Source
+    data: Folder
+    features: Folder
+    run: Folder | None = None
+    options: Annotated[EncoderOptions, tyro.conf.arg(name="")] = field(default_factory=EncoderOptions)
+
+
+Shared = Annotated[Inputs, tyro.conf.arg(name="")]
+
+
 def knn(
-    encoder: Source,
+    inputs: Shared,
     *,
-    data: Folder,
-    features: Folder,
     test_split: str = "test",
-    run: Folder | None = None,
-    options: Options = _OPTIONS,
     settings: Annotated[KnnSettings, tyro.conf.arg(name="")] = _KNN,
 ) -> None:
     """Classify images by their nearest neighbours in feature space.
@@ -40,34 +54,19 @@ def knn(
     example: codistill eval knn demo/run --data cifar10 --features features --centre.resize 112 --centre.crop 112
 
     Args:
-        encoder: run directory, .pth file of DUNE's layout, or a teacher's model with --weights.
-        data: folder of train/CLASS/* and test/CLASS/*.
-        features: folder where features are kept and found again.
+        inputs: encoder and data, which is train/CLASS/* and test/CLASS/*.
         test_split: name of the test folder.
-        run: keep the result with this run, for its report; the default is the run that is probed.
-        options: how the encoder is taken.
         settings: of the probe.
     """
-    from eval.probes import classification_probe as probe
-    from eval.probes.datasets import folders
+    from eval.probes.classification_probe import run_knn
 
-    train, test = folders(data, "train"), folders(data, test_split)
-    _probe(
-        _Job(kind="knn", source=encoder, data=data, features=features, run=run, options=options),
-        lambda chosen, shelf: probe.run_knn(chosen, train=train, test=test, shelf=shelf, settings=settings),
-        datasets=(train, test),
-        settings=settings,
-    )
+    _probe("knn", inputs, run_knn, _folders(inputs, test_split), settings)
 
 
 def linear(
-    encoder: Source,
+    inputs: Shared,
     *,
-    data: Folder,
-    features: Folder,
     test_split: str = "test",
-    run: Folder | None = None,
-    options: Options = _OPTIONS,
     settings: Annotated[LinearSettings, tyro.conf.arg(name="")] = _LINEAR,
 ) -> None:
     """Classify images by logistic regression on their features.
@@ -75,34 +74,19 @@ def linear(
     example: codistill eval linear demo/run --data cifar10 --features features --centre.resize 112 --centre.crop 112
 
     Args:
-        encoder: run directory, .pth file of DUNE's layout, or a teacher's model with --weights.
-        data: folder of train/CLASS/* and test/CLASS/*.
-        features: folder where features are kept and found again.
+        inputs: encoder and data, which is train/CLASS/* and test/CLASS/*.
         test_split: name of the test folder.
-        run: keep the result with this run, for its report; the default is the run that is probed.
-        options: how the encoder is taken.
         settings: of the probe.
     """
-    from eval.probes import classification_probe as probe
-    from eval.probes.datasets import folders
+    from eval.probes.classification_probe import run_linear
 
-    train, test = folders(data, "train"), folders(data, test_split)
-    _probe(
-        _Job(kind="linear", source=encoder, data=data, features=features, run=run, options=options),
-        lambda chosen, shelf: probe.run_linear(chosen, train=train, test=test, shelf=shelf, settings=settings),
-        datasets=(train, test),
-        settings=settings,
-    )
+    _probe("linear", inputs, run_linear, _folders(inputs, test_split), settings)
 
 
 def segmentation(
-    encoder: Source,
+    inputs: Shared,
     *,
-    data: Folder,
     layout: str,
-    features: Folder,
-    run: Folder | None = None,
-    options: Options = _OPTIONS,
     settings: Annotated[SegmentationSettings, tyro.conf.arg(name="")] = _SEGMENTATION,
 ) -> None:
     """Train a linear segmentation head on frozen features and measure mean IoU.
@@ -110,32 +94,19 @@ def segmentation(
     example: codistill eval segmentation runs/a --data ADEChallengeData2016 --layout ade20k --features features
 
     Args:
-        encoder: run directory, .pth file of DUNE's layout, or a teacher's model with --weights.
-        data: root folder of the dataset.
+        inputs: encoder and data.
         layout: ade20k, cityscapes, nyuv2, scannet or camvid.
-        features: folder where features are kept and found again.
-        run: keep the result with this run, for its report; the default is the run that is probed.
-        options: how the encoder is taken.
         settings: of the probe.
     """
     from eval.probes import datasets, segmentation_probe
 
-    train, test = datasets.segmentation(layout, data, "train"), datasets.segmentation(layout, data, "test")
-    _probe(
-        _Job(kind="segmentation", source=encoder, data=data, features=features, run=run, options=options),
-        lambda chosen, shelf: segmentation_probe.run(chosen, train=train, test=test, shelf=shelf, settings=settings),
-        datasets=(train, test),
-        settings=settings,
-    )
+    parts = datasets.segmentation(layout, inputs.data, "train"), datasets.segmentation(layout, inputs.data, "test")
+    _probe("segmentation", inputs, segmentation_probe.run, parts, settings)
 
 
 def depth(
-    encoder: Source,
+    inputs: Shared,
     *,
-    data: Folder,
-    features: Folder,
-    run: Folder | None = None,
-    options: Options = _OPTIONS,
     settings: Annotated[DepthSettings, tyro.conf.arg(name="")] = _DEPTH,
 ) -> None:
     """Train a linear depth head on frozen features and measure RMSE in metres (NYUd layout).
@@ -143,39 +114,40 @@ def depth(
     example: codistill eval depth runs/a --data nyu --features features
 
     Args:
-        encoder: run directory, .pth file of DUNE's layout, or a teacher's model with --weights.
-        data: folder with nyu_train.txt and nyu_test.txt.
-        features: folder where features are kept and found again.
-        run: keep the result with this run, for its report; the default is the run that is probed.
-        options: how the encoder is taken.
+        inputs: encoder and data, with nyu_train.txt and nyu_test.txt.
         settings: of the probe.
     """
     from eval.probes import datasets, depth_probe
 
-    train, test = datasets.depth(data, "train"), datasets.depth(data, "test")
-    _probe(
-        _Job(kind="depth", source=encoder, data=data, features=features, run=run, options=options, final_norm=False),
-        lambda chosen, shelf: depth_probe.run(chosen, train=train, test=test, shelf=shelf, settings=settings),
-        datasets=(train, test),
-        settings=settings,
-    )
+    parts = (datasets.depth(inputs.data, "train"), datasets.depth(inputs.data, "test"))
+    _probe("depth", inputs, depth_probe.run, parts, settings, final_norm=False)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """What the four commands have in common."""
+def _folders(inputs: Inputs, test_split: str) -> "tuple[Folders, Folders]":
+    from eval.probes.datasets import folders
 
-    kind: str
-    source: str
-    data: Path
-    features: Path
-    run: Path | None
-    options: EncoderOptions
-    final_norm: bool = True
+    return folders(inputs.data, "train"), folders(inputs.data, test_split)
 
 
-def _probe(job: _Job, compute: Compute, *, datasets: "tuple[Folders | Dense, ...]", settings: Settings) -> None:
-    """Open the encoder, compute or find the figures, keep and print them."""
+def _probe(
+    kind: str,
+    inputs: Inputs,
+    compute: Compute,
+    parts: "tuple[Folders | Dense, Folders | Dense]",
+    settings: Settings,
+    *,
+    final_norm: bool = True,
+) -> None:
+    """Open the encoder, compute or find the figures, keep and print them.
+
+    Args:
+        kind: of probe.
+        inputs: encoder and data.
+        compute: from the encoder, train=, test=, shelf= and settings= to figures.
+        parts: train and test.
+        settings: of the probe.
+        final_norm: the probe's default.
+    """
     import torch
 
     from eval.probes import kept
@@ -185,24 +157,29 @@ def _probe(job: _Job, compute: Compute, *, datasets: "tuple[Folders | Dense, ...
     from eval.results import digest
     from extract.workshop import resolve_device
 
-    check(settings, subject=f"{job.kind} probe")
-    device = torch.device(resolve_device(job.options.device))
-    encoder = choose(job.source, job.options, device=device, final_norm=job.final_norm)
-    name = job.data.resolve().name
-    shelf = Shelf(root=job.features, dataset=name, progress=_bar)
-    run = job.run or (Path(job.source) if Path(job.source).is_dir() else None)
+    check(settings, subject=f"{kind} probe")
+    device = torch.device(resolve_device(inputs.options.device))
+    encoder = choose(inputs.encoder, inputs.options, device=device, final_norm=final_norm)
+    name = inputs.data.resolve().name
+    shelf = Shelf(root=inputs.features, dataset=name, progress=_bar)
+    train, test = parts
+
+    def figures_of() -> Mapping[str, Any]:
+        return compute(encoder, train=train, test=test, shelf=shelf, settings=settings)
+
+    run = inputs.run or (Path(inputs.encoder) if Path(inputs.encoder).is_dir() else None)
     if run is None:
-        figures = compute(encoder, shelf)
+        figures = figures_of()
     else:
         depends_on = {
             "encoder": encoder.name,
             "encoder_sha256": digest(dict(encoder.identity)),
             "dataset": name,
-            "dataset_sha256": [identity(dataset)["sha256"] for dataset in datasets],
+            "dataset_sha256": [identity(dataset)["sha256"] for dataset in parts],
             "settings": asdict(settings),
         }
-        figures, _ = kept.results(run).get_or_compute(job.kind, depends_on, lambda: (compute(encoder, shelf), None))
-    sys.stdout.write(f"{job.kind} of {encoder.name} on {name}\n")
+        figures, _ = kept.results(run).get_or_compute(kind, depends_on, lambda: (figures_of(), None))
+    sys.stdout.write(f"{kind} of {encoder.name} on {name}\n")
     for figure, value in figures.items():
         shown = f"{value:.4g}" if isinstance(value, float) else value
         if not isinstance(value, list):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from store.errors import OutputExists
+from store.errors import InvalidInput, OutputExists
 
 Folder = Annotated[Path, tyro.conf.arg(metavar="DIR")]
 File = Annotated[Path, tyro.conf.arg(metavar="FILE")]
@@ -16,24 +16,38 @@ PositionalFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="
 PositionalFile = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
 
 
-def relocalisation(submission: PositionalFile, *, data: Folder, out: File | None = None) -> None:
-    """Score a Map-free Relocalisation submission: VCRE, precision, AUC, pose errors.
+def relocalisation(
+    estimates: PositionalFile, *, data: Folder | None = None, write: File | None = None, out: File | None = None
+) -> None:
+    """Score Map-free Relocalisation (VCRE, precision, AUC, pose errors), or write a submission of a method's estimates.
 
     example: codistill eval relocalisation submission.zip --data mapfree/val
 
     Args:
-        submission: zip of pose_<scene>.txt files.
-        data: folder of scenes with poses.txt and intrinsics.txt.
+        estimates: submission (zip of pose_<scene>.txt), or JSON of estimates; docs/evaluation-probes.md has its layout.
+        data: folder of scenes with poses.txt and intrinsics.txt, to score with.
+        write: also write the estimates here, as a submission; the test set's poses are not public, so without --data.
         out: also write the figures here, as JSON.
     """
-    from eval.tasks import relocalisation_files
+    from eval.tasks import relocalisation_files as files
 
-    entries = relocalisation_files.read_submission(submission)
-    for line in entries.skipped[:5]:
+    if data is None and write is None:
+        raise InvalidInput("nothing to do: pass --data to score, --write to make a submission, or both")
+    if data is None and out is not None:
+        raise InvalidInput("--out takes figures, and there are none without --data")
+    if estimates.suffix == ".json":
+        submission = files.Submission(scenes=files.read_estimates(estimates), skipped=())
+    else:
+        submission = files.read_submission(estimates)
+    for line in submission.skipped[:5]:
         sys.stderr.write(f"skipped: {line}\n")
-    if len(entries.skipped) > 5:
-        sys.stderr.write(f"skipped: {len(entries.skipped) - 5} more lines\n")
-    _show({"all scenes": relocalisation_files.score(relocalisation_files.read_scenes(data), entries)}, out)
+    if len(submission.skipped) > 5:
+        sys.stderr.write(f"skipped: {len(submission.skipped) - 5} more lines\n")
+    if write is not None:
+        files.write_submission(write, submission.scenes)
+        sys.stdout.write(f"submission: {write}\n")
+    if data is not None:
+        _show({"all scenes": files.score(files.read_scenes(data), submission)}, out)
 
 
 def human_mesh(predictions: PositionalFile, *, true: File, out: File | None = None) -> None:

@@ -3,16 +3,19 @@
     DATA/<scene>/intrinsics.txt     frame fx fy cx cy width height
     DATA/<scene>/poses.txt          frame qw qx qy qz tx ty tz            world to camera, metres
     SUBMISSION.zip: pose_<scene>.txt   frame qw qx qy qz tx ty tz confidence
+    ESTIMATES.json: {scene: {frame: {"pose": 4 x 4 world-to-camera matrix, "confidence": number}}}
 
 Lines of a submission that cannot be used are skipped and counted, as the benchmark does: their frames are failures.
 In the true poses they are errors.
 """
 
+import json
 import math
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.spatial.transform import RigidTransform
@@ -107,6 +110,35 @@ def read_submission(path: Path) -> Submission:
     return Submission(scenes=scenes, skipped=tuple(skipped))
 
 
+def read_estimates(path: Path) -> dict[str, dict[str, Estimate]]:
+    """Read estimates by scene and frame from JSON, as a method may write them, to make a submission of.
+
+    Raises:
+        MissingFile: no such file.
+        InvalidInput: not that JSON, or a matrix that is no rigid transform; the frame is named.
+    """
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MissingFile(f"estimates '{path}': cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise InvalidInput(f"estimates '{path}': not JSON ({error})") from None
+    found: dict[str, dict[str, Estimate]] = {}
+    where = ""
+    try:
+        for scene, frames in content.items():
+            found[scene] = {}
+            for frame, entry in frames.items():
+                where = f", scene '{scene}', frame '{frame}'"
+                found[scene][frame] = _estimate(entry)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InvalidInput(
+            f'estimates \'{path}\'{where}: expected {{scene: {{frame: {{"pose": rigid 4 x 4 matrix, "confidence": '
+            f"number}}}}}} ({type(error).__name__}: {error})"
+        ) from None
+    return found
+
+
 def write_submission(path: Path, scenes: Mapping[str, Mapping[str, Estimate]]) -> None:
     """Write estimates by scene and frame as a submission zip; the same estimates give the same bytes.
 
@@ -141,6 +173,14 @@ def score(scenes: Iterable[Scene], submission: Submission) -> dict[str, float]:
         failures += len(scene.poses) - len(answered)
         errors[name] = [frame_error(estimates[f], scene.poses[f], scene.cameras[f]) for f in answered]
     return {**summarise(errors, failures=failures), "skipped_lines": float(len(submission.skipped))}
+
+
+def _estimate(entry: Mapping[str, Any]) -> Estimate:
+    matrix = np.asarray(entry["pose"], dtype=np.float64)
+    rotation = matrix[:3, :3]
+    if matrix.shape != (4, 4) or not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3):
+        raise ValueError("no rotation in the matrix")
+    return Estimate(pose=RigidTransform.from_matrix(matrix), confidence=float(entry["confidence"]))
 
 
 def _lines(path: Path) -> list[tuple[str, str, list[float]]]:

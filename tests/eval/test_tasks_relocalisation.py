@@ -1,5 +1,7 @@
 """Map-free relocalisation against values of the benchmark's own functions, and its files."""
 
+import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import RigidTransform, Rotation
 
+from eval.__main__ import main
 from eval.tasks import relocalisation as metrics
 from eval.tasks import relocalisation_files as files
 from store.errors import Damaged, InvalidInput, MissingFile, OutputExists
@@ -120,6 +123,26 @@ def test_a_written_submission_scores_as_what_was_written(dataset: Path, tmp_path
         files.write_submission(path, {"s00460": frames})
     with pytest.raises(InvalidInput, match="confidence -1 is negative"):
         files.write_submission(tmp_path / "b.zip", {"s": {"f": metrics.Estimate(pose=SHIFT, confidence=-1)}})
+
+
+def test_estimates_of_a_method_become_a_submission(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (scene,) = files.read_scenes(dataset)
+    entries = {f: {"pose": (SHIFT * pose).as_matrix().tolist(), "confidence": 3} for f, pose in scene.poses.items()}
+    estimates, submission = tmp_path / "estimates.json", tmp_path / "submission.zip"
+    estimates.write_text(json.dumps({scene.name: entries}))
+    assert main(["relocalisation", str(estimates), "--write", str(submission)]) == 0  # as for the test set
+    assert main(["relocalisation", str(submission), "--data", str(dataset)]) == 0
+    assert re.search(r"median_vcre_px +21\.63", capsys.readouterr().out)
+    for arguments, message in (([], "nothing to do"), (["--out", "x.json", "--write", "y.zip"], "--out takes figures")):
+        assert main(["relocalisation", str(estimates), *arguments]) == 2
+        assert message in capsys.readouterr().err
+    first = next(iter(entries))
+    for broken in ({"pose": [[1, 0], [0, 1]], "confidence": 1}, {"pose": np.diag([2, 1, 1, 1]).tolist()}, {}):
+        estimates.write_text(json.dumps({scene.name: {first: broken}}))
+        with pytest.raises(InvalidInput, match=rf"scene 's00460', frame '{first}': expected"):
+            files.read_estimates(estimates)
 
 
 def test_unusable_lines_are_skipped_and_their_frames_fail(dataset: Path, tmp_path: Path) -> None:

@@ -165,7 +165,6 @@ class _ArraySealer:
         return collected
 
     def _seal_tokens(self, found: "np.ndarray[tuple[int], np.dtype[np.uint32]]") -> Collected:
-        assert self._pixels_digests is not None
         collected = collect_tokens(
             self._dataset, self._array, found, pixels_digests=self._pixels_digests, trailers=self._trailers
         )

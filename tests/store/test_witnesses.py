@@ -1,6 +1,7 @@
 """What we write, zarr-python, tensorstore and zarrs read equal, and what zarr-python writes, we read equal."""
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -136,3 +137,19 @@ def test_a_layout_promise_that_the_codecs_do_not_keep_is_refused(tmp_path: Path,
         document["codecs"][0]["configuration"]["codecs"].append({"name": "zstd"})
     with pytest.raises(errors.UnsupportedFormat, match="does not fit"):
         schema.parse_array("a", json.dumps(document).encode())
+
+
+def test_our_tokens_over_someone_elses_pixels_are_sealed_and_read(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path)
+    fill(dataset)
+    pixels = np.stack([pixels_of(row) for row in range(dataset.rows)])
+    place = tmp_path / "features.zarr/bedlam/pixels"
+    shutil.rmtree(place)
+    array: Any = zarr.create_array(place, shape=pixels.shape, dtype=pixels.dtype, chunks=(3, *pixels.shape[1:]))
+    array[:] = pixels
+    theirs = store.open(tmp_path)["bedlam"]
+    assert [report.array for report in store.seal(tmp_path).arrays] == ["t"]
+    assert theirs.status("t").tolist() == [1] * theirs.rows
+    read = theirs.read([4, 1], ["pixels", "t"])
+    np.testing.assert_array_equal(read["pixels"], pixels[[4, 1]])
+    np.testing.assert_array_equal(read["t"], np.stack([tokens_of(4), tokens_of(1)]))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -165,13 +166,15 @@ class Reader:
         return self._known[name]
 
     def _learn(self, name: str, known: npt.NDArray[np.uint8], shards: npt.NDArray[np.int64]) -> None:
-        for shard in shards.tolist():
+        def learn(shard: int) -> None:
             try:
                 said = self.read_trailer(name, shard)
                 self._refuse_other_pixels(name, said)
             except errors.MissingShard:
-                continue
+                return
             known[said.rows.start : said.rows.stop] = said.status
+
+        self._crew.run([partial(learn, shard) for shard in shards.tolist()])
 
     def _refuse_other_pixels(self, name: str, said: Trailer) -> None:
         """Raise if tokens were computed from other pixels than are stored, as seal would."""

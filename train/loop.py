@@ -71,10 +71,12 @@ def train(
         torch.set_num_threads(recipe.machine.threads)
 
     with joined(recipe.machine.device) as ranks:
-        # What is trained on, and who else is allowed to have begun this directory.
-        mixture = open_mixture(recipe, caches)
+        # What is trained, on what, and who else is allowed to have begun this directory.
+        place = out / rundir.CHECKPOINTS
+        begins = not (resume and checkpoints.saved(place))  # else nobody asks again for what it started from
+        mixture = open_mixture(recipe, caches, problems=runs.problems_of(recipe, begins=begins))
         description = describe(mixture)
-        distiller, norms = runs.build(recipe, description)
+        distiller, norms = (runs.build if begins else runs.fresh)(recipe, description)
         distiller.to(ranks.device).train()
         norms.to(ranks.device)
         stepper = Stepper(recipe=recipe, mixture=mixture, distiller=distiller, norms=norms, ranks=ranks)
@@ -83,7 +85,6 @@ def train(
         ranks.collect(None)  # the others wait until the directory is there
 
         # Where it begins: at step 0, or behind the newest checkpoint.
-        place = out / rundir.CHECKPOINTS
         done = (checkpoints.saved(place) or [0])[-1]
         if done == recipe.steps and (out / curves.FILE).exists():
             return Outcome(step=done, steps=recipe.steps, first=ranks.first)

@@ -6,22 +6,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 import store
-from store import Cache, Dataset, TeacherInfo
+from store import Cache, Dataset, TeacherInfo, manifest
 from store.configuration import near_miss
-from store.errors import InvalidConfig
+from store.errors import InvalidConfig, InvalidInput
 from store.schema import PIXELS
 from train.counter import Int64
 from train.mixture import Mixture, RowList, Source
 from train.recipe import Recipe
 from train.sharing import eligibility_table
+from train.subset import Expression
 from train.subset import parse as parse_subset
 
 Member = tuple[int, Dataset]  # which cache, and one of its datasets
 
 
-def open_mixture(recipe: Recipe, locations: Sequence[str]) -> Mixture:
+def open_mixture(recipe: Recipe, locations: Sequence[str], *, problems: Iterable[str] = ()) -> Mixture:
     """Open sealed caches and find the rows to train and to measure on.
 
     Rows are usable if they are ok in pixels and in the tokens of every teacher that the sharing mode uses for them.
@@ -30,13 +32,15 @@ def open_mixture(recipe: Recipe, locations: Sequence[str]) -> Mixture:
     Args:
         recipe: what is wanted.
         locations: of the caches.
+        problems: that the caller has found already, to be listed with those found here.
 
     Raises:
         InvalidConfig: recipe and caches do not fit; every problem is listed.
         MissingCache, NotSealed: from the caches.
     """
     caches = tuple(store.open(location) for location in locations)
-    choice = _Choice(recipe=recipe, caches=caches)
+    choice = _Choice(recipe=recipe, caches=caches, problems=list(problems))
+    choice.check_subset()
     choice.check_caches()
     training, held_out = choice.datasets()
     teachers = choice.teachers(training)
@@ -44,7 +48,7 @@ def open_mixture(recipe: Recipe, locations: Sequence[str]) -> Mixture:
     reads = choice.reads(training, teachers)
     choice.raise_problems()
     sources = [
-        _source(cache, dataset, reads=reads[dataset.group], subset=recipe.data.subset)
+        _source(cache, dataset, reads=reads[dataset.group], subset=choice.subset)
         for cache, dataset in _in_order(training)
     ]
     choice.check_rows(sources)
@@ -99,6 +103,7 @@ class _Choice:
     recipe: Recipe
     caches: tuple[Cache, ...]
     problems: list[str] = field(default_factory=list)
+    subset: Expression = None
 
     @property
     def image_size(self) -> int:
@@ -108,6 +113,13 @@ class _Choice:
         if self.problems:
             where = ", ".join(f"'{cache.location}'" for cache in self.caches)
             raise InvalidConfig(f"recipe '{self.recipe.name}' on {where}", self.problems)
+
+    def check_subset(self) -> None:
+        if self.recipe.data.subset:
+            try:
+                self.subset = parse_subset(self.recipe.data.subset, manifest.SCHEMA)
+            except InvalidConfig as error:
+                self.problems += [f"data.subset: {problem}" for problem in error.problems]
 
     def check_caches(self) -> None:
         sizes = [int(cache.recipe["image_size"]) for cache in self.caches]
@@ -171,12 +183,16 @@ class _Choice:
         if self.recipe.sharing.mode == "generic" and not set(generic) & set(groups):
             wanted, here = ", ".join(generic) or "nothing", ", ".join(groups)
             self.problems.append(f"sharing.generic_groups: none of {wanted} is here; groups: {here}")
-        table = eligibility_table(
-            self.recipe.sharing.mode,
-            groups=groups,
-            teacher_groups={name: teacher.groups for name, teacher in teachers.items()},
-            generic_groups=generic,
-        )
+        try:
+            table = eligibility_table(
+                self.recipe.sharing.mode,
+                groups=groups,
+                teacher_groups={name: teacher.groups for name, teacher in teachers.items()},
+                generic_groups=generic,
+            )
+        except InvalidInput as error:
+            self.problems.append(str(error))
+            return {}
         if self.recipe.targets.norm == "ema":
             table = np.ones_like(table)  # the released statistics are over all images of a batch
         reads = {
@@ -224,7 +240,7 @@ def _held(member: Member, teachers: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in teachers if name in available)
 
 
-def _source(cache: int, dataset: Dataset, *, reads: tuple[str, ...], subset: str = "") -> Source:
+def _source(cache: int, dataset: Dataset, *, reads: tuple[str, ...], subset: Expression = None) -> Source:
     return Source(cache=cache, dataset=dataset, rows=_usable_rows(dataset, reads, subset=subset), reads=reads)
 
 
@@ -235,16 +251,18 @@ def _by_group(sources: Iterable[Source]) -> dict[str, tuple[Source, ...]]:
     return {name: tuple(groups[name]) for name in sorted(groups)}
 
 
-def _usable_rows(dataset: Dataset, teachers: Sequence[str], *, subset: str) -> RowList:
+def _usable_rows(dataset: Dataset, teachers: Sequence[str], *, subset: Expression) -> RowList:
     rows = np.asarray(dataset.valid_rows(teachers), dtype=np.int64)
-    if subset:
+    if subset is not None:
         rows = np.intersect1d(rows, _subset_rows(dataset, subset), assume_unique=True)
     return _compact(rows)
 
 
-def _subset_rows(dataset: Dataset, subset: str) -> Int64:
-    table = dataset.manifest()
-    table = table.filter(parse_subset(subset, table.column_names))
+def _subset_rows(dataset: Dataset, subset: Expression) -> Int64:
+    try:
+        table = dataset.manifest(["row"], subset)
+    except pa.ArrowException as error:  # such as a product that int32 cannot hold
+        raise InvalidConfig("data.subset", [f"on the rows of '{dataset.name}': {error}"]) from None
     return np.asarray(table.column("row").to_numpy(), dtype=np.int64)
 
 

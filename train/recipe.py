@@ -16,6 +16,7 @@ FREE_SECTIONS = ("checkpoint", "log", "machine")
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+DecayRate = Annotated[float, Field(ge=0, lt=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -137,7 +138,7 @@ class Optim(Section):
     """
 
     lr: PositiveFloat = 3e-4
-    betas: tuple[Share, Share] = (0.9, 0.99)
+    betas: tuple[DecayRate, DecayRate] = (0.9, 0.99)
     eps: PositiveFloat = 1e-15
     weight_decay: NotNegativeFloat = 3e-2
     clip_norm: NotNegativeFloat = 1.0

@@ -6,19 +6,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from backbones.states import load_into, select
 from store.errors import InvalidInput
 from train import checkpoints, dune_checkpoints, log
-from train.model import Distiller, build_distiller
-from train.projectors import ProjectorConfig
+from train.model import Distiller, build_distiller, encoder_shape
+from train.projectors import ProjectorConfig, build_projector
 from train.recipe import Recipe
 from train.rundir import CHECKPOINTS, RECIPE, Description, read_description, read_recipe
-from train.student import Encoder, EncoderConfig, resize_position
+from train.student import Encoder, EncoderConfig, build_encoder, resize_position
 from train.targets import TargetNorms, TeacherSpec
 
 DISTILLER, NORMS = "distiller.", "norms."
+_NO_START = "start.checkpoint: this recipe fine-tunes. Name what to start from: --start.checkpoint RUN_OR_DUNE_FILE"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,31 @@ def load(directory: str | Path, *, step: int | None = None) -> Run:
     )
 
 
+def problems_of(recipe: Recipe, *, begins: bool = True) -> list[str]:
+    """What is wrong with a recipe whatever the caches hold, and would show once its student is built.
+
+    Args:
+        recipe: to look at.
+        begins: the weights are yet to come from `start.checkpoint`, if there is one; not from a run to be resumed.
+    """
+    found = []
+    start = recipe.start.checkpoint
+    if begins and recipe.start.required and not start:
+        found.append(_NO_START)
+    elif begins and start and not Path(start).exists():
+        found.append(f"start.checkpoint: '{start}' does not exist. Give a run directory or a DUNE checkpoint")
+    where = "student"
+    try:
+        with torch.device("meta"):  # shapes alone: no memory, no time
+            encoder = build_encoder(_encoder_config(recipe), pos_grid=(1, 1))
+            where = "projector"
+            patches_alone = TeacherSpec(channels=1, prefix_tokens=0)
+            build_projector(_projector_config(recipe), encoder=encoder_shape(encoder), teacher=patches_alone)
+    except InvalidInput as error:
+        found.append(f"{where}: {error}")
+    return found
+
+
 def build(recipe: Recipe, description: Description) -> tuple[Distiller, TargetNorms]:
     """The student and target statistics that a run of this recipe begins with, in host memory.
 
@@ -99,9 +126,7 @@ def build(recipe: Recipe, description: Description) -> tuple[Distiller, TargetNo
         InvalidInput: the recipe needs a checkpoint, or its tensors do not fit this student.
     """
     if recipe.start.required and not recipe.start.checkpoint:
-        raise InvalidInput(
-            f"recipe '{recipe.name}' fine-tunes. Name what to start from: --start.checkpoint RUN_OR_DUNE_FILE"
-        )
+        raise InvalidInput(f"recipe '{recipe.name}': {_NO_START}")
     distiller, norms = fresh(recipe, description)
     if recipe.start.checkpoint:
         _begin_from(Path(recipe.start.checkpoint), distiller, norms)
@@ -132,14 +157,22 @@ def fresh(recipe: Recipe, description: Description) -> tuple[Distiller, TargetNo
     }
     rows, columns = next(iter(description["teachers"].values()))["patch_grid"]
     distiller = build_distiller(
-        encoder=EncoderConfig(**recipe.student.model_dump(exclude={"image_size"})),
-        projector=ProjectorConfig(**recipe.projector.model_dump()),
+        encoder=_encoder_config(recipe),
+        projector=_projector_config(recipe),
         teachers=teachers,
         image_size=description["image_size"],
         patch_grid=(rows, columns),
         seed=recipe.seed,
     )
     return distiller, TargetNorms(teachers)
+
+
+def _encoder_config(recipe: Recipe) -> EncoderConfig:
+    return EncoderConfig(**recipe.student.model_dump(exclude={"image_size"}))
+
+
+def _projector_config(recipe: Recipe) -> ProjectorConfig:
+    return ProjectorConfig(**recipe.projector.model_dump())
 
 
 def _begin_from(path: Path, distiller: Distiller, norms: TargetNorms) -> None:

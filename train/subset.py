@@ -1,9 +1,10 @@
 """A subset of the rows, said as an expression over the manifest: `view < 4 and not grayscale and dataset in ["a"]`."""
 
 import ast
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from store.configuration import near_miss
@@ -25,12 +26,12 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Expression, Any], Expression]] =
     ast.Add: lambda left, right: left + right,
     ast.Sub: lambda left, right: left - right,
     ast.Mult: lambda left, right: left * right,
-    ast.Div: lambda left, right: left / right,
+    ast.Div: lambda left, right: left.cast(pa.float64()) / right,  # as Python, not as integers
 }
 
 
-def parse(text: str, columns: Sequence[str]) -> Expression:
-    """Translate `text` into a pyarrow expression; nothing of it is ever executed.
+def parse(text: str, schema: pa.Schema) -> Expression:
+    """Translate `text` into a pyarrow expression that is true or false for a row; nothing of it is ever executed.
 
     Known are column names, numbers, strings, True, False, lists of these after `in`, the comparisons, `+ - * /`,
     `and`, `or`, `not` and brackets, with Python's precedence. A row where the answer is null (a parameter that was
@@ -38,23 +39,28 @@ def parse(text: str, columns: Sequence[str]) -> Expression:
 
     Args:
         text: the expression.
-        columns: of the manifest.
+        schema: columns of the manifest and their types.
 
     Raises:
-        InvalidConfig: naming what is not understood.
+        InvalidConfig: naming what is not understood, or what cannot be compared.
     """
     subject = f"data.subset {text!r}"
     try:
         tree = ast.parse(text.strip(), mode="eval")
     except SyntaxError as error:
         raise InvalidConfig(subject, [f"not an expression: {error.msg} at character {error.offset}"]) from None
-    return _Translator(subject, columns).expression(tree.body)
+    try:
+        expression = _Translator(subject, schema).expression(tree.body)
+        schema.empty_table().filter(expression)
+    except pa.ArrowException as error:
+        raise InvalidConfig(subject, [f"these types do not go together: {error}"]) from None
+    return expression
 
 
 class _Translator:
-    def __init__(self, subject: str, columns: Sequence[str]) -> None:
+    def __init__(self, subject: str, schema: pa.Schema) -> None:
         self._subject = subject
-        self._columns = columns
+        self._columns = schema.names
 
     def expression(self, node: ast.expr) -> Expression:
         match node:

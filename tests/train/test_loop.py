@@ -1,10 +1,9 @@
-"""A training as a whole: exact resume after any end, refusals, several ranks, divergence."""
+"""A training as a whole: exact resume after any end, refusals, divergence, fine-tuning."""
 
 import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 from functools import partial
@@ -21,17 +20,16 @@ import train.loop
 import train.step
 from store.errors import Conflict, Damaged, Diverged, OutputExists
 from tests.train.builders import DATASETS, build_cache, tiny
+from tests.train.stories import assert_close, same_run, stop_after, weights
 from train import checkpoints, log
 from train.__main__ import main
 from train.export_run import export_run
 from train.interrupt import StopRequest
 from train.loop import train as run_training
-from train.recipe import Recipe
 from train.runs import load
 from train.student import resized_to_grid
 
 ROOT = Path(__file__).parents[2]
-TIMES = ("step_s", "images_per_s", "data_wait_s")
 EVERYTHING = {
     "targets__norm": "ema",
     "optim__micro_batches": 2,
@@ -45,30 +43,6 @@ EVERYTHING = {
 def cache(tmp_path: Path) -> str:
     build_cache(tmp_path / "cache")
     return str(tmp_path / "cache")
-
-
-def story(run: Path) -> list[dict[str, Any]]:
-    """The log without what a clock says."""
-    return [{name: value for name, value in record.items() if name not in TIMES} for record in log.read(run)]
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return dict(checkpoints.load(run / "checkpoints").model)
-
-
-def same_run(one: Path, other: Path) -> bool:
-    ours, theirs = weights(one), weights(other)
-    return story(one) == story(other) and all(torch.equal(ours[name], theirs[name]) for name in ours | theirs)
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """As if Ctrl-C had been pressed while `step` was being computed."""
-    before = train.step.Stepper.step
-
-    def stopping(self: Any, batch: Any, *, stop: bool = False) -> Any:
-        return before(self, batch, stop=batch.step + 1 == step)
-
-    monkeypatch.setattr(train.step.Stepper, "step", stopping)
 
 
 @pytest.mark.parametrize("overrides", [{"machine__threads": 1}, EVERYTHING], ids=["defaults", "everything"])
@@ -207,65 +181,6 @@ def test_a_gradient_that_is_not_finite_is_not_saved(
     assert checkpoints.saved(tmp_path / "run" / "checkpoints") == []
 
 
-RANK = """
-import sys
-from pathlib import Path
-from torch import distributed
-from train.loop import train
-from train.recipes import find
-distributed.init_process_group("gloo")
-cache, *pairs = sys.argv[1:]
-for recipe, out in zip(pairs[::2], pairs[1::2]):
-    train(find(recipe), caches=[cache], out=Path(out), quiet=True)
-distributed.destroy_process_group()
-"""
-
-
-def train_on_two_ranks(recipes: dict[Path, Recipe], *, cache: str) -> None:
-    """What torchrun does, for several runs in the same two processes."""
-    pairs = []
-    for out, recipe in recipes.items():
-        out.with_suffix(".json").write_text(recipe.to_json())
-        pairs += [str(out.with_suffix(".json")), str(out)]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, cache, *pairs],
-            cwd=ROOT,
-            env={**shared, "RANK": rank, "LOCAL_RANK": rank},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in "01"
-    ]
-    try:
-        said = [process.communicate(timeout=200)[1] for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-    assert [process.returncode for process in ranks] == [0, 0], said
-
-
-def test_two_ranks_are_one_rank(cache: str, tmp_path: Path) -> None:
-    """Same global batch, masks and statistics, so the same losses, held-out fidelity and weights."""
-    exact = tiny(schedule__steps=6, optim__micro_batches=2, optim__eps=1e-6, machine__threads=1)
-    ema = tiny(schedule__steps=4, optim__micro_batches=2, targets__norm="ema", machine__threads=1)
-    recipes = {tmp_path / "exact": exact, tmp_path / "ema": ema}
-    train_on_two_ranks(recipes, cache=cache)
-    tolerances = {"exact": 1e-5, "ema": 1e-4}  # batch statistics of a few tokens round differently in parts
-    for out, recipe in recipes.items():
-        one = tmp_path / f"{out.name}-alone"
-        run_training(recipe, caches=[cache], out=one, quiet=True)
-        for alone, together in zip(story(one), story(out), strict=True):
-            expected = log.flat(alone)
-            assert log.flat(together) == pytest.approx(expected, rel=tolerances[out.name], abs=tolerances[out.name])
-    ours, theirs = weights(tmp_path / "exact-alone"), weights(tmp_path / "exact")
-    assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-5
-
-
 def test_compiled_is_the_same(cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced by torch.compile, without the slow code generation; checkpoints hold the student's own names."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
@@ -273,8 +188,7 @@ def test_compiled_is_the_same(cache: str, tmp_path: Path, monkeypatch: pytest.Mo
     for out in (plain, compiled):
         recipe = tiny(schedule__steps=3, machine__threads=1, optim__compile=out is compiled)
         run_training(recipe, caches=[cache], out=out, quiet=True)
-    for one, other in zip(story(plain), story(compiled), strict=True):
-        assert log.flat(other) == pytest.approx(log.flat(one), rel=1e-5, abs=1e-5)
+    assert_close(plain, compiled, tolerance=1e-5)
     assert weights(plain).keys() == weights(compiled).keys()
 
 

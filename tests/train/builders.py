@@ -59,6 +59,7 @@ def build_cache(
     failed: Mapping[tuple[str, str], Sequence[int]] | None = None,
     size_px: int = SIZE_PX,
     seed: int = 0,
+    first_view: int = 0,
 ) -> store.Cache:
     """Build and seal a cache.
 
@@ -69,6 +70,7 @@ def build_cache(
         failed: (dataset, array) -> rows that failed.
         size_px: of the pixels.
         seed: of the pixels; teachers are the same for every seed.
+        first_view: number of the one view that it holds of each image.
     """
     cache = store.create(location, {"image_size": size_px, "shard_rows": 4, "seed": seed})
     for number, (name, (group, split, rows)) in enumerate(datasets.items()):
@@ -79,7 +81,9 @@ def build_cache(
                 "bytes": pa.array([1] * rows, pa.int64()),
             }
         )
-        dataset = cache.create_dataset(name, images=images, group=group, split=split, mode="train", views=1)
+        dataset = cache.create_dataset(
+            name, images=images, group=group, split=split, mode="train", views=1, first_view=first_view
+        )
         pixels = np.random.default_rng([seed, number]).integers(0, 256, (rows, size_px, size_px, 3), dtype=np.uint8)
         bad = {array: set((failed or {}).get((name, array), ())) for array in (PIXELS, *teachers)}
         for teacher, seer in teachers.items():
@@ -125,7 +129,7 @@ def _manifest(dataset: store.Dataset, rows: range, bad: set[int]) -> pa.Table:
         "dataset": [dataset.name] * len(rows),
         "image_index": list(rows),
         "path": [f"{dataset.name}/{row}.png" for row in rows],
-        "view": [0] * len(rows),
+        "view": [dataset.first_view] * len(rows),
         "source_width": [100 + row for row in rows],
         "flip": [row % 2 == 1 for row in rows],
         "status": [store.schema.FAILED if row in bad else store.schema.OK for row in rows],

@@ -50,6 +50,9 @@ def ladder(
 def test_ladder_is_that_of_the_authors(encoder: DinoVisionTransformer, variant: str) -> None:
     recorded, weights = golden.tensors("unic.io"), golden.tensors(f"unic_{variant}")
     images = golden.images(recorded["input.image_u8"])
+    cls, _, patches = encoder.split(encoder(images))
+    assert golden.max_error(cls[:, 0], recorded["output.encoder.x_norm_clstoken"]) < golden.FEATURES_ATOL
+    assert golden.max_error(patches, recorded["output.encoder.x_norm_patchtokens"]) < golden.FEATURES_ATOL
     for teacher in FACTS["head_dims"]:
         projector = ladder(weights, teacher, encoder=encoder, variant=variant)
         tokens, tapped = encoder.forward_tokens(images, taps=projector.taps)

@@ -27,7 +27,7 @@ from benchmarks.machine import describe
 from benchmarks.store_peers_zarr import DATASET, CacheWriter
 from benchmarks.store_rows import PIXELS, Rows, specs
 from extract import stages
-from extract.forward import TeacherLane
+from extract.forward import BATCHES_ON_DEVICE, TeacherLane
 from extract.ordered import ordered_map
 from store import kernels
 
@@ -36,9 +36,9 @@ UNHURRIED = 1e9  # rows/s of a teacher that costs nothing
 
 
 def main(
-    rows: int = 2048,
+    rows: int = 4096,
     rates: tuple[float, ...] = (UNHURRIED, 250.0, 500.0),
-    shards_under_way: int = 3,
+    shards_under_way: int = 4,
     batch_size: int = 64,
     shard_rows: int = 256,
     quick: bool = False,
@@ -90,20 +90,22 @@ def make_pixels(folder: Path, *, rows: int, shard_rows: int, small: bool) -> sto
 
 
 class PacedLane(TeacherLane):
-    """A lane whose teacher is a clock."""
+    """A lane whose teacher is a clock: batches follow each other on it, as many at a time as a lane lets onto a GPU."""
 
     def __init__(self, dataset: store.Dataset, *, rate: float, batch_size: int) -> None:
         self.name = TEACHER
         self.provenance = {}
         self._rate = rate
-        self._turn = threading.Lock()
+        self._turn, self._places = threading.Lock(), threading.BoundedSemaphore(BATCHES_ON_DEVICE)
+        self._free_at = 0.0
         shape = dataset.array(TEACHER).row_shape
         self._ready = np.random.default_rng(0).standard_normal((batch_size, *shape)).astype(np.float16)
 
     def tokens(self, pixels: np.ndarray) -> list[np.ndarray | str]:
         """Ready tokens of a batch (B, H, W, 3), after the time that it takes."""
-        with self._turn:
-            done = time.perf_counter() + len(pixels) / self._rate
+        with self._places:
+            with self._turn:
+                self._free_at = done = max(self._free_at, time.perf_counter()) + len(pixels) / self._rate
             while (left := done - time.perf_counter()) > 0:
                 time.sleep(left)
         return list(self._ready[: len(pixels)].copy())

@@ -16,8 +16,8 @@ from store import errors
 from store.schema import PIXELS
 
 SHARDS_UNDER_WAY = 2  # one computes while the other reads its pixels, or waits for the disk
-# Beside a GPU, which is done with a batch before its tokens are written: one computes, one writes, one is being synced.
-LEAST_SHARDS_BESIDE_GPU, MOST_SHARDS_BESIDE_GPU = 3, 8
+# Beside a GPU, which is done with a batch before its tokens are written: two are on it, one is written, one is read.
+LEAST_SHARDS_BESIDE_GPU, MOST_SHARDS_BESIDE_GPU = 4, 8
 
 
 class Crew(Protocol):

@@ -46,7 +46,13 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class Contest:
-    """Recipes that differ in one section alone, and what other sections have that vary elsewhere."""
+    """Recipes that differ in one section alone.
+
+    Attributes:
+        section: of the recipe.
+        groups: the recipes.
+        shared: what tells this contest from others about the same section: other sections' keys and values.
+    """
 
     section: str
     groups: tuple[Group, ...]
@@ -119,10 +125,11 @@ def contests(groups: Sequence[Group]) -> list[Contest]:
         for group in groups:
             rest = tuple((key, value) for key, value in group.entries if key.split(".")[0] != section)
             alike.setdefault(rest, []).append(group)
-        for rest, members in alike.items():
-            if len(members) > 1:
-                shared = {key: value for key, value in rest if key in different}
-                found.append(Contest(section=section, groups=tuple(members), shared=shared))
+        rests = {rest: members for rest, members in alike.items() if len(members) > 1}
+        telling = {key for key in different if len({dict(rest).get(key) for rest in rests}) > 1}
+        for rest, members in rests.items():
+            shared = {key: value for key, value in rest if key in telling}
+            found.append(Contest(section=section, groups=tuple(members), shared=shared))
     return found
 
 

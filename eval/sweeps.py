@@ -71,7 +71,7 @@ def _sweep(path: Path) -> Selected:
         places = [path / name / f"seed-{seed}" for name in rows for seed in sweep.seeds]
     problems = {place: _unfinished(place) for place in places}
     runs = tuple(place for place, problem in problems.items() if not problem)
-    absent = [f"{place.relative_to(path)}: {problem}" for place, problem in problems.items() if problem]
+    absent = _by_reason({str(place.relative_to(path)): problem for place, problem in problems.items() if problem})
     if not runs:
         found = f"; {'; '.join(absent)}" if absent else ""
         raise InvalidInput(f"'{path}' is not a run and holds no finished one{found}. Train first, or name a run")
@@ -83,6 +83,14 @@ def _sweep(path: Path) -> Selected:
         titles=(sweep.title,) if sweep and sweep.title else (),
         absent=tuple(absent),
     )
+
+
+def _by_reason(problems: Mapping[str, str]) -> list[str]:
+    """One sentence for all runs with the same problem."""
+    together: dict[str, list[str]] = {}
+    for name, problem in problems.items():
+        together.setdefault(problem, []).append(name)
+    return [f"{', '.join(names)}: {problem}" for problem, names in together.items()]
 
 
 def _places(path: Path) -> Iterator[Path]:

@@ -16,12 +16,11 @@ SECTIONS = {"data": "Training data", "projector": "Projector", "sharing": "Data 
 def recipes(standings: Standings, reference: Group) -> Table:
     """Every recipe, best first: mean over seeds and its deviation, and the difference to the reference."""
     ordered = standings.ordered()
-    against = "Against the best" if reference is ordered[0] else f"Against {reference.label}"
     columns = [
         Column(title="Recipe"),
         Column(title="Seeds", numeric=True),
         Column(title=MEAN.capitalize(), numeric=True, hint="below it the standard deviation over seeds"),
-        Column(title=against, numeric=True, hint="below it the interval for other photographs"),
+        Column(title=f"Against {reference.label}", numeric=True, hint="below it the interval for other photographs"),
         Column(title="Beyond seed noise", hint="t-test at the 5 % level, deviation pooled over all recipes"),
         *(Column(title=teacher, numeric=True) for teacher in standings.aligned.teachers),
     ]
@@ -50,9 +49,9 @@ def recipes_brief(standings: Standings, reference: Group) -> Table:
     rows = []
     for group in standings.ordered():
         value, lead = spreads[group.label], standings.lead(group, reference)
-        figures = [(value.mean, DIGITS), (value.std, DIGITS), (lead.paired.value, DIGITS), (lead.probability, 3)]
-        shown = figures if group is not reference else figures[:2] + [(math.nan, 0)] * 2
-        cells = [number_cell(figure, digits=digits) for figure, digits in shown]
+        cells = [number_cell(figure, digits=DIGITS) for figure in (value.mean, value.std, lead.paired.value)]
+        known = group is not reference and not math.isnan(lead.probability)
+        cells.append(text_cell(f"{lead.probability:.2g}" if known else None))
         rows.append([text_cell(group.label), number_cell(value.seeds, digits=0), *cells])
     return Table(columns=columns, rows=rows)
 

@@ -88,7 +88,7 @@ def test_the_page_says_who_won_and_what_is_missing(page: Path) -> None:
     assert "Against short" in text
     recipes = text[text.index("Recipes, cosine on held-out photographs") : text.index("Winner for each teacher")]
     assert recipes.index("whole, TP") < recipes.index("short", recipes.index("Beyond seed noise"))
-    assert "Training data (with schedule.steps 10)" in text
+    assert "Training data: 'whole, TP' leads" in text
     assert "out of memory" in text
     for anchor in ("comparison", "pictures", "variance", "correlation", "attention"):
         assert f'<section id="{anchor}">' in html

@@ -11,7 +11,10 @@ Comparisons, each of the same rows in the same process:
 - features: the stage (reading, checking, rounding, checksums, statistics, writing, syncing) against the bare forward of
   the same teacher over the same pixels in the same batches.
 - teachers: each of DUNE's three against timm's bare network of the same size (`benchmarks.extract_teachers`).
-- processes: rows/s of both stages with two worker processes against one (`--processes`).
+- processes: rows/s of both stages with two worker processes of one thread against one such (`--processes`), after each
+  process has loaded what it needs.
+
+Each stage tells the GB/s that it wrote; on a GPU the features stage also how busy it was.
 """
 
 import io
@@ -24,7 +27,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +37,7 @@ from safetensors.torch import save_file
 
 import store
 from backbones.vit import DinoVisionTransformer
+from benchmarks.extract_gpu import utilisation
 from benchmarks.extract_teachers import overheads
 from extract import engine
 from extract.catalogue import Catalogue, DatasetEntry, Recipe, TeacherEntry
@@ -44,8 +48,10 @@ from extract.summary import StageReport
 from extract.views import ViewParameters, draw
 from extract.watch import FailureLimit
 from extract.workshop import Settings, Workshop, load_teacher, resolve_device
+from store import errors
 from store.schema import PIXELS
 
+T = TypeVar("T")
 VIEWS_PER_ROW = 4  # views are so much faster than a teacher that more of them are measured
 JPEG_QUALITY = 90
 DIFFERENT_IMAGES = 32
@@ -178,18 +184,18 @@ def views(folder: Path, settings: Settings) -> dict[str, Any]:
 
 def views_of_recipe(
     folder: Path, settings: Settings, photometric: str, bare: Callable[[Workshop], Callable[[int], None]]
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """The same for one kind of recipe."""
     recipe = settings.catalogue.recipe.model_copy(update={"photometric": photometric})
     mine = with_recipe(settings, recipe, folder / f"views-{photometric}")
     with LocalCrew(mine) as crew:
         run_stages(mine, crew, datasets=["many"], stages=["index"])
-        stage = cost_of(lambda: run_stages(mine, crew, datasets=["many"], stages=["views"]))
+        stage, reports = cost_of(lambda: run_stages(mine, crew, datasets=["many"], stages=["views"]))
     workshop = Workshop(mine, ThreadPoolExecutor(1))
     work, images = bare(workshop), range(workshop.cache["many"].images)
     with torch_threads(1), ThreadPoolExecutor(mine.processors) as pool:
-        drawn = cost_of(lambda: list(pool.map(work, images)))
-    return compared(workshop.cache["many"].rows, stage=stage, bare=drawn)
+        drawn, _ = cost_of(lambda: list(pool.map(work, images)))
+    return compared(reports[0], stage=stage, bare=drawn)
 
 
 def bare_decode_and_resize(workshop: Workshop) -> Callable[[int], None]:
@@ -231,8 +237,9 @@ def features(folder: Path, settings: Settings) -> dict[str, Any]:
         run_stages(mine, crew, datasets=["few"], stages=["index", "views"])
         crew.prepare_teacher("teacher", ["few"])
         bare = bare_forward(mine)
-        stage = cost_of(lambda: run_stages(mine, crew, datasets=["few"], stages=["features"]))
-    return compared(store.open(mine.location)["few"].rows, stage=stage, bare=bare)
+        with utilisation(mine.device) as gpu:
+            stage, reports = cost_of(lambda: run_stages(mine, crew, datasets=["few"], stages=["features"]))
+    return compared(reports[0], stage=stage, bare=bare) | {"gpu_utilisation": gpu.mean}
 
 
 def bare_forward(settings: Settings) -> Cost:
@@ -250,25 +257,33 @@ def bare_forward(settings: Settings) -> Cost:
         if settings.device.startswith("cuda"):
             torch.cuda.synchronize()
 
-    return cost_of(forward)
+    return cost_of(forward)[0]
 
 
 def scaling(folder: Path, settings: Settings) -> dict[str, Any]:
-    """Rows/s of both stages with one and two worker processes of one thread for drawing each."""
+    """Rows/s of both stages with one and two worker processes of one thread for drawing and computing each."""
     from extract.cluster import ClusterCrew
 
     found: dict[str, Any] = {}
     for workers in (1, 2):
         mine = replace(settings, location=str(folder / f"workers-{workers}"), threads=1)
         with ClusterCrew(mine, scheduler=None, workers=workers) as crew:
-            reports = run_stages(mine, crew, datasets=["few"], stages=["index", "views", "features"])
-        found[str(workers)] = {report.stage: report.rows_per_second for report in reports[1:]}
+            # Once over, so that every process has imported, opened and loaded what it needs; then the same again.
+            run_stages(mine, crew, datasets=["few"], stages=["index", "views", "features"])
+            run_stages(mine, crew, datasets=["many"], stages=["index"])
+            timed = [
+                *run_stages(mine, crew, datasets=["many"], stages=["views"]),
+                *run_stages(mine, crew, datasets=["few"], stages=["features"], anew=True),
+            ]
+        found[str(workers)] = {report.stage: report.rows_per_second for report in timed}
     ratios = {stage: found["2"][stage] / found["1"][stage] for stage in found["1"]}
     return {"rows_per_second": found, "two_over_one": ratios}
 
 
-def run_stages(settings: Settings, crew: Crew, *, datasets: list[str], stages: list[str]) -> list[StageReport]:
-    """Run stages of a job in a crew and return their reports."""
+def run_stages(
+    settings: Settings, crew: Crew, *, datasets: list[str], stages: list[str], anew: bool = False
+) -> list[StageReport]:
+    """Run stages of a job in a crew and return their reports; `anew` deletes first what they make."""
     job = engine.Job(
         catalogue=settings.catalogue,
         cache=settings.location,
@@ -277,8 +292,12 @@ def run_stages(settings: Settings, crew: Crew, *, datasets: list[str], stages: l
         limit=FailureLimit(share=1.0),
     )
     selection = engine.check(job)
+    if anew:
+        engine.delete(selection, engine.open_root(selection))
     with io.StringIO() as quiet:
         report = engine.run(selection, engine.open_for(selection), crew, stream=quiet)
+    if report.problem is not None:
+        raise errors.JobFailed(report.problem)
     return list(report.stages)
 
 
@@ -288,22 +307,23 @@ def with_recipe(settings: Settings, recipe: Recipe, location: Path) -> Settings:
     return replace(settings, catalogue=catalogue, location=str(location))
 
 
-def cost_of(work: Callable[[], object]) -> Cost:
-    """What one call costs."""
+def cost_of(work: Callable[[], T]) -> tuple[Cost, T]:
+    """What one call costs and returns."""
     started, used = time.perf_counter(), time.process_time()
-    work()
-    return Cost(wall_s=time.perf_counter() - started, processor_s=time.process_time() - used)
+    result = work()
+    return Cost(wall_s=time.perf_counter() - started, processor_s=time.process_time() - used), result
 
 
-def compared(rows: int, *, stage: Cost, bare: Cost) -> dict[str, float]:
+def compared(report: StageReport, *, stage: Cost, bare: Cost) -> dict[str, Any]:
     """A stage beside the bare work."""
     return {
-        "rows": rows,
+        "rows": report.rows,
         "stage_s": stage.wall_s,
         "bare_s": bare.wall_s,
         "stage_over_bare": stage.wall_s / bare.wall_s,
         "processor_over_bare": stage.processor_s / bare.processor_s,
-        "rows_per_second": rows / stage.wall_s,
+        "rows_per_second": report.rows / stage.wall_s,
+        "written_gb_per_second": report.stored_bytes / stage.wall_s / 1e9,
     }
 
 

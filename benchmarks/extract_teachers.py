@@ -24,7 +24,7 @@ ROUNDS = 5
 
 
 def overheads(scale: str, *, device: str, dtype: str, batch_size: int) -> dict[str, dict[str, float]]:
-    """For each teacher the median seconds of a batch, of the bare network's, and their ratio.
+    """For each teacher the median seconds of a batch, of the bare network's, their ratio, and the teacher's images/s.
 
     Args:
         scale: a key of `benchmarks.train.SCALES`.
@@ -42,7 +42,8 @@ def overheads(scale: str, *, device: str, dtype: str, batch_size: int) -> dict[s
         side = sizes.image_size // 14 * teacher.patch_size
         images = torch.randn(batch_size, 3, side, side, device=place)
         forward = bare_forward(bare, images, dtype=dtype)
-        found[name] = in_turns(partial(checked_tokens, teacher, pixels), forward, place)
+        times = in_turns(partial(checked_tokens, teacher, pixels), forward, place)
+        found[name] = times | {"images_per_second": batch_size / times["teacher_s"]}
     return found
 
 

@@ -37,7 +37,8 @@ from extract.teachers.mast3r import CrocoTeacher
 from store import manifest
 from store.schema import OK, PIXELS
 from train import runs
-from train.data import Batch, Loader, row_bytes
+from train.buffers import row_bytes
+from train.data import Batch, Loader
 from train.losses import LossWeights, teacher_loss
 from train.mixture import Mixture
 from train.opening import describe, open_mixture

@@ -45,7 +45,9 @@ def photometric(pixels: Tensor, numbers: Tensor) -> Tensor:
     """
     brightness, contrast, saturation, grey = (column.view(-1, 1, 1, 1) for column in numbers.unbind(1))
     image = pixels.float() * brightness
-    luma = (image * torch.tensor(LUMA, device=pixels.device)).sum(dim=-1, keepdim=True)
+    # filled, not sent: numbers copied to a GPU wait for everything that it has still to do
+    weights = torch.cat([torch.full((1,), share, device=pixels.device) for share in LUMA])
+    luma = (image * weights).sum(dim=-1, keepdim=True)
     centre = luma.mean(dim=(1, 2, 3), keepdim=True)
     image = centre + (image - centre) * contrast
     luma = centre + (luma - centre) * contrast

@@ -8,9 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,9 +18,13 @@ from torch import Tensor
 
 from store import TeacherInfo
 from store.schema import PIXELS
+from train.buffers import Buffer, Lane, Layout, batch_shapes, pinned_bytes
 from train.mixture import Picks, Source
 
 DEVICE_BATCHES = 2  # batches that wait on a GPU, copied before they are needed
+PATIENCE_S = 0.05  # between looks at whether the consumer has left
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,32 +48,24 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class _Ready:
-    """A batch on its way to the consumer: the host buffer that it lives in, or when its copy is on the GPU."""
+    """A batch and the host buffer that it lies in, or how it comes to the GPU."""
 
     batch: Batch
-    buffer: "_Buffer | None" = None
-    copied: Any = None
-
-
-@dataclass(kw_only=True)
-class _Buffer:
-    """Host memory of one batch, used again and again; `copied` is when the device has it."""
-
-    arrays: dict[str, Tensor]
-    views: dict[str, np.ndarray[Any, np.dtype[Any]]] = field(init=False)
-    copied: Any = None
-
-    def __post_init__(self) -> None:
-        self.views = {name: array.numpy() for name, array in self.arrays.items()}
+    buffer: Buffer | None = None
+    sent: tuple[Tensor, Any] | None = None
 
 
 class Loader:
     """Iterates over batches in order, reading ahead.
 
-    One thread feeds: it takes a free buffer, lets the pool read the batch's rows straight into it and, on a GPU,
-    starts the copy on a side stream. Buffers are made once, so memory does not grow.
+    One thread reads: it takes a free buffer and lets the pool fill it with the rows of the next batch. For a GPU,
+    another copies filled buffers, at most two batches ahead. Buffers are made once, so memory does not grow.
 
-    Use as a context manager; `waited_s` is how long the consumer has waited for data, in all.
+    Use as a context manager.
+
+    Attributes:
+        waited_s: how long the consumer has waited for data, in all.
+        host_bytes: memory of the buffers; pinned if the device is a GPU.
     """
 
     def __init__(
@@ -102,16 +98,19 @@ class Loader:
         """
         self._sources, self._plan, self._steps, self._verify = sources, plan, steps, verify
         self._names = list(teachers)
-        self._device = device
-        self._on_gpu = device.type == "cuda"
-        shapes = buffer_shapes(teachers, image_size=image_size, batch=batch)
-        self._free: queue.Queue[_Buffer] = queue.Queue()
+        self._lane = Lane(device) if device.type == "cuda" else None
+        self._layout = Layout(shapes=batch_shapes(teachers, image_size=image_size, batch=batch))
+        self._free: queue.Queue[Buffer] = queue.Queue()
         for _ in range(prefetch + 1):
-            self._free.put(_Buffer(arrays=_allocate(shapes, pinned=self._on_gpu)))
-        self._ready: queue.Queue[_Ready | BaseException] = queue.Queue(DEVICE_BATCHES if self._on_gpu else 0)
+            self._free.put(Buffer(memory=self._allocate(), layout=self._layout))
+        self.host_bytes = (prefetch + 1) * (pinned_bytes(self._layout.bytes) if self._lane else self._layout.bytes)
+        self._filled: queue.Queue[_Ready | BaseException] = queue.Queue()
+        self._ready: queue.Queue[_Ready | BaseException] = queue.Queue() if self._lane else self._filled
+        self._room = threading.Semaphore(DEVICE_BATCHES)
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix="codistill-read")
-        self._feeder = threading.Thread(target=self._feed, name="codistill-feed", daemon=True)
+        jobs = {"codistill-feed": self._feed, **({"codistill-send": self._send} if self._lane else {})}
+        self._threads = [threading.Thread(target=job, name=name, daemon=True) for name, job in jobs.items()]
         self.waited_s = 0.0
 
     def __enter__(self) -> "Loader":
@@ -119,66 +118,80 @@ class Loader:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        if self._feeder.is_alive():
-            while self._feeder.is_alive():
-                _drain(self._ready)
-                self._feeder.join(0.01)
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
         self._pool.shutdown(cancel_futures=True)
 
     def __iter__(self) -> Iterator[Batch]:
-        self._feeder.start()
+        for thread in self._threads:
+            thread.start()
         for _ in self._steps:
             begin = time.perf_counter()
             item = self._ready.get()
             self.waited_s += time.perf_counter() - begin
             if isinstance(item, BaseException):
                 raise item
-            if item.copied is not None:
-                _use_on_current_stream(item, self._device)
+            if self._lane and item.sent:
+                self._lane.receive(*item.sent)
+                self._room.release()
             yield item.batch
             if item.buffer is not None:
                 self._free.put(item.buffer)
 
+    def _allocate(self) -> Tensor:
+        size = self._layout.bytes
+        return self._lane.memory(size) if self._lane else torch.empty(size, dtype=torch.uint8)
+
     def _feed(self) -> None:
-        """Runs in its own thread until all steps are fed, the consumer leaves, or a read fails."""
-        stream: Any = _side_stream(self._device) if self._on_gpu else None
+        """Runs in its own thread until all steps are read, the consumer leaves, or a read fails."""
         try:
             for step in self._steps:
-                buffer = self._take_buffer()
+                buffer = self._unless_stopped(lambda: self._free.get(timeout=PATIENCE_S))
                 if buffer is None:
                     return
-                batch = self._fill(buffer, step)
-                if stream is None:
-                    self._hand_over(_Ready(batch=batch, buffer=buffer))
-                    continue
-                with torch.cuda.stream(stream):
-                    batch = _on_device(batch, self._device)
-                    buffer.copied = stream.record_event()
-                self._hand_over(_Ready(batch=batch, copied=buffer.copied))
-                self._free.put(buffer)
+                if buffer.copied is not None:
+                    buffer.copied.synchronize()
+                self._filled.put(_Ready(batch=self._fill(buffer, step), buffer=buffer))
         except BaseException as error:  # the consumer raises it
-            self._hand_over(error)
+            self._filled.put(error)
 
-    def _take_buffer(self) -> _Buffer | None:
+    def _send(self) -> None:
+        """Runs in its own thread on a machine with a GPU: from filled buffers to device memory, in order."""
+        assert self._lane is not None
+        try:
+            for _ in self._steps:
+                item = self._unless_stopped(lambda: self._filled.get(timeout=PATIENCE_S))
+                if isinstance(item, BaseException):
+                    self._ready.put(item)
+                if not isinstance(item, _Ready) or item.buffer is None:
+                    return
+                if self._unless_stopped(lambda: self._room.acquire(timeout=PATIENCE_S) or None) is None:
+                    return
+                memory, arrived = self._lane.send(item.buffer.memory)
+                item.buffer.copied = arrived
+                self._ready.put(_Ready(batch=self._on_device(item.batch, memory), sent=(memory, arrived)))
+                self._free.put(item.buffer)
+        except BaseException as error:
+            self._ready.put(error)
+
+    def _unless_stopped(self, attempt: "Callable[[], T | None]") -> "T | None":
+        """What `attempt` gives, tried again and again until the consumer leaves; None then."""
         while not self._stop.is_set():
             try:
-                buffer = self._free.get(timeout=0.05)
+                found = attempt()
             except queue.Empty:
                 continue
-            if buffer.copied is not None:
-                buffer.copied.synchronize()
-            return buffer
+            if found is not None:
+                return found
         return None
 
-    def _hand_over(self, item: _Ready | BaseException) -> None:
-        while not self._stop.is_set():
-            try:
-                self._ready.put(item, timeout=0.05)
-            except queue.Full:
-                continue
-            return
+    def _on_device(self, batch: Batch, memory: Tensor) -> Batch:
+        arrays, part = self._layout.arrays(memory), slice(0, len(batch.picks))
+        tokens = {name: arrays[name][part] for name in self._names}
+        return replace(batch, pixels=arrays[PIXELS][part], tokens=tokens)
 
-    def _fill(self, buffer: _Buffer, step: int) -> Batch:
+    def _fill(self, buffer: Buffer, step: int) -> Batch:
         picks = self._plan(step).by_source()
         reads = [self._sources[source].reads for source in picks.source]
         begins = np.flatnonzero(np.diff(picks.source, prepend=-1))
@@ -194,7 +207,7 @@ class Loader:
             read=np.array([[name in wanted for wanted in reads] for name in self._names], dtype=np.bool_),
         )
 
-    def _read(self, buffer: _Buffer, picks: Picks, part: slice) -> None:
+    def _read(self, buffer: Buffer, picks: Picks, part: slice) -> None:
         """Read neighbouring rows of one source; the store spreads them over its own threads."""
         source = self._sources[int(picks.source[part.start])]
         wanted = [PIXELS, *source.reads]
@@ -203,55 +216,3 @@ class Loader:
                 buffer.views[name][part] = 0
         out = {name: buffer.views[name][part] for name in wanted}
         source.dataset.read(picks.row[part], wanted, out=out, verify=self._verify)
-
-
-def buffer_shapes(
-    teachers: Mapping[str, TeacherInfo], *, image_size: int, batch: int
-) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Shape and dtype of each array of a batch of `batch` rows."""
-    shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {PIXELS: ((batch, image_size, image_size, 3), torch.uint8)}
-    for name, teacher in teachers.items():
-        tokens = teacher.prefix_tokens + teacher.patch_grid[0] * teacher.patch_grid[1]
-        shapes[name] = ((batch, tokens, teacher.channels), torch.float16)
-    return shapes
-
-
-def row_bytes(teachers: Mapping[str, TeacherInfo], *, image_size: int) -> int:
-    """Bytes of one row with the tokens of all teachers."""
-    shapes = buffer_shapes(teachers, image_size=image_size, batch=1)
-    return sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in shapes.values())
-
-
-def _allocate(shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]], *, pinned: bool) -> dict[str, Tensor]:
-    return {name: torch.empty(shape, dtype=dtype, pin_memory=pinned) for name, (shape, dtype) in shapes.items()}
-
-
-def _side_stream(device: torch.device) -> Any:
-    new_stream: Any = torch.cuda.Stream  # untyped in torch
-    return new_stream(device)
-
-
-def _on_device(batch: Batch, device: torch.device) -> Batch:
-    return Batch(
-        step=batch.step,
-        picks=batch.picks,
-        pixels=batch.pixels.to(device, non_blocking=True),
-        tokens={name: tokens.to(device, non_blocking=True) for name, tokens in batch.tokens.items()},
-        read=batch.read,
-    )
-
-
-def _use_on_current_stream(ready: _Ready, device: torch.device) -> None:
-    """Make the compute stream wait for the copies, and keep their memory until it has used them."""
-    stream = torch.cuda.current_stream(device)
-    stream.wait_event(ready.copied)
-    for tensor in (ready.batch.pixels, *ready.batch.tokens.values()):
-        tensor.record_stream(stream)
-
-
-def _drain(waiting: "queue.Queue[Any]") -> None:
-    while True:
-        try:
-            waiting.get_nowait()
-        except queue.Empty:
-            return

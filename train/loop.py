@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from train import checkpoints, curves, log, rundir, runs
+from train.buffers import row_bytes
 from train.checkpoints import Checkpoint
-from train.data import Loader, row_bytes
+from train.data import Loader
 from train.fidelity import measure
 from train.interrupt import StopRequest
 from train.opening import describe, open_mixture
@@ -124,8 +125,8 @@ def train(
         journal.say(
             f"{out.name}: {sum(mixture.group_rows.values()):,} rows in groups {mixture.group_rows}, teachers "
             f"{', '.join(mixture.teachers)}; {parameters / 1e6:.1f} M parameters on {ranks.device}; "
-            f"host buffers {share} x {one_row / 1e6:.2f} MB x {recipe.machine.prefetch + 1} = "
-            f"{share * one_row * (recipe.machine.prefetch + 1) / 1e6:.0f} MB"
+            f"{'pinned' if ranks.device.type == 'cuda' else 'host'} memory for {share} x {one_row / 1e6:.2f} MB x "
+            f"{recipe.machine.prefetch + 1} batches: {loader.host_bytes / 1e6:.0f} MB"
         )
 
         def save(step: int) -> None:

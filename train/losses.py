@@ -126,9 +126,11 @@ class _TokenDistances(torch.autograd.Function):
         step = max(1, chunk // max(1, prediction.shape[1] * prediction.shape[2]))
         for start in range(0, len(prediction), step):
             piece = slice(start, start + step)
-            student, teacher = prediction[piece].float(), target[piece].float()
+            student = prediction[piece].float()
             if mean is not None and std is not None:
-                teacher = (teacher - mean).div_(std)
+                teacher = torch.sub(target[piece], mean).div_(std)  # in float32, as `mean` is: no pass to convert first
+            else:
+                teacher = target[piece].float()
             cosine[piece], smooth_l1[piece], slope = _distances(
                 student, teacher, None if gradient is None else (cosine_weight, smooth_l1_weight)
             )

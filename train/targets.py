@@ -66,7 +66,9 @@ def moments(tokens: Tensor) -> Moments:
     for piece in torch.split(tokens, images):
         var, mean = torch.var_mean(piece.float(), dim=(0, 1), correction=0)
         count = piece.shape[0] * piece.shape[1]
-        parts.append(Moments(var.new_tensor(count, dtype=torch.float64), mean.double(), var.double() * count))
+        # filled, not sent: a number copied to a GPU waits for everything that it has still to do
+        tokens_seen = torch.full((), count, dtype=torch.float64, device=var.device)
+        parts.append(Moments(tokens_seen, mean.double(), var.double() * count))
     return merge(parts)
 
 

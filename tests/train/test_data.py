@@ -12,7 +12,8 @@ import torch
 import store
 from store.errors import InvalidConfig, MissingShard, NotSealed
 from tests.train.builders import DATASETS, TEACHERS, Seer, build_cache, mean_colours, tiny
-from train.data import Batch, Loader, row_bytes
+from train.buffers import row_bytes
+from train.data import Batch, Loader
 from train.mixture import Mixture, Picks
 from train.opening import describe, open_mixture
 from train.recipe import Recipe

@@ -12,7 +12,7 @@ from eval.analyses.pca import images_of
 from eval.compare import in_common
 from eval.peers import Peers
 from eval.probes import kept
-from eval.report import about, analyses, comparison, extraction, pictures, probes
+from eval.report import about, analyses, comparison, extraction, hardest, pictures, probes
 from eval.report import fidelity as fidelity_part
 from eval.report.blocks import Item, Page, Section
 from eval.report.fidelity import RunScores
@@ -104,7 +104,9 @@ def build(
     drawn = [_pictures(name, runs[name], compared, count=picture_count) for name in _pictured(compared)]
     probed = {name: found for name, opened in runs.items() if (found := kept.every(opened.directory))}
     several = len(runs) > 1
-    drawn_section, scores_section = pictures.section(drawn), fidelity_part.section(scores)
+    by_difficulty = None if several else hardest.block(next(iter(sums.values())))
+    drawn_section = pictures.section(drawn)
+    scores_section = fidelity_part.section(scores, more=[by_difficulty] if by_difficulty else [])
     sections = [
         *([comparison.section(compared, absent=named.absent), drawn_section] if several else []),
         about.what(views),

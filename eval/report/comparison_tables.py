@@ -69,16 +69,13 @@ def winners(standings: Standings) -> Table:
 
 def contests(found: Comparison) -> Table:
     """For recipes that differ in one section alone: the best before each of the others."""
-    columns = [Column(title="What differs"), Column(title="The same in all"), Column(title="Best")]
+    told = any(contest.shared for contest in found.contests)
+    columns = [Column(title="What differs"), *([Column(title="With")] if told else []), Column(title="Best")]
     rows = []
     for contest in found.contests:
         for lead in found.deciding.leads(contest.groups):
-            start = [
-                text_cell(section_name(contest)),
-                text_cell(shared(contest)),
-                text_cell(lead.first.label, css="best"),
-            ]
-            rows.append([*start, *_lead_cells(lead)])
+            start = [text_cell(section_name(contest)), *([text_cell(shared(contest))] if told else [])]
+            rows.append([*start, text_cell(lead.first.label, css="best"), *_lead_cells(lead)])
     return Table(columns=[*columns, *_lead_columns("Other")], rows=rows)
 
 

@@ -39,8 +39,8 @@ class RunScores:
     by_dataset: Sequence[Score]
 
 
-def section(runs: Sequence[RunScores]) -> Section:
-    """Tables and charts of the scores of one or several runs."""
+def section(runs: Sequence[RunScores], *, more: Sequence[Block] = ()) -> Section:
+    """Tables and charts of the scores of one or several runs, and what else belongs to them."""
     draw = _chart if len(runs) == 1 else _chart_of_runs
     charts = [
         Chart(svg=draw(runs, kind), title=f"{kind[:1].upper()}{kind[1:]}, cosine similarity")
@@ -58,6 +58,7 @@ def section(runs: Sequence[RunScores]) -> Section:
             folded="Show cosine similarity dataset by dataset",
         )
     )
+    blocks += more
     return Section(
         anchor="fidelity",
         short="Fidelity",

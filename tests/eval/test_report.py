@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from eval import computed
 from eval.__main__ import main
 from eval.analyses.pca import PHOTOGRAPH, choose, images_of, pictures
+from eval.fidelity import Settings
+from eval.report import hardest
 from eval.report.blocks import Page, Section, TableBlock, TextBlock
 from eval.report.charts import Dot, Line, dot_chart, line_chart
 from eval.report.render import render
@@ -112,6 +115,22 @@ def test_page_says_what_was_trained_on_what(page: Path, cache: Cache) -> None:
     assert "48.0" in text
     assert "49 kB" in text
     assert "stand-ins" not in text
+
+
+def test_page_names_the_photographs_that_the_student_knows_least_of(opened: OpenRun) -> None:
+    sums = computed.fidelity(opened, Settings())
+    found = hardest.block(sums)
+    assert found is not None
+    names, means = ([row[column] for row in found.table.rows] for column in (0, 1))
+    assert len(names) == 8  # all held-out photographs: fewer than two times five
+    assert [cell.sort for cell in means] == sorted(cell.sort for cell in means)  # type: ignore[type-var]
+    mask = (sums["predictor"].to_numpy() == "student") & (sums["token_type"].to_numpy() == "patch")
+    mask &= sums["image"].to_numpy() == "people-1.jpg#9999"  # of a known name, but another file
+    rows = sums.filter(mask)
+    expected = np.mean(rows["cosine"].to_numpy() / rows["tokens"].to_numpy())
+    shown = next(row for row in found.table.rows if row[0].text == "people-1.jpg")
+    assert shown[1].sort == pytest.approx(expected)
+    assert hardest.block(sums.slice(0, 0)) is None
 
 
 def test_page_lists_what_was_not_computed(page: Path, run_directory: Path, tmp_path: Path) -> None:

@@ -241,7 +241,12 @@ class Machine(Section):
 
 
 class Recipe(Section):
-    """A complete training configuration; `recipes.py` has the named ones."""
+    """A complete training configuration; `recipes.py` has the named ones.
+
+    Attributes:
+        name: what the run is called where it is shown.
+        seed: of the first weights, the order of rows and all that is drawn.
+    """
 
     name: str = "recipe"
     seed: NotNegative = 0

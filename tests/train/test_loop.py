@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import train.loop
 import train.step
+from store.commandline import INTERRUPTED
 from store.errors import Conflict, Damaged, Diverged, OutputExists
 from tests.train.builders import DATASETS, build_cache, tiny
 from tests.train.stories import assert_close, same_run, stop_after, weights
@@ -71,6 +73,27 @@ def test_signals_ask_and_a_second_ctrl_c_interrupts() -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_command_with_a_checkpoint(number: signal.Signals, cache: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = ["run", "tiny", "--cache", cache, "--out", str(out), "--schedule.steps", "100000"]
+    never = ["--checkpoint.every-steps", "0", "--log.fidelity-every-steps", "0"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "train", *command, *never], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            while len(log.read(out, log.STEP)) < 3 and process.poll() is None:
+                time.sleep(0.05)
+            process.send_signal(number)
+            said = process.communicate(timeout=60)[0]
+        finally:
+            process.kill()
+    assert process.returncode == INTERRUPTED, said
+    last = log.read(out, log.STEP)[-1]["step"]
+    assert f"stopped after step {last} of 100000" in said
+    assert checkpoints.saved(out / "checkpoints") == [last]
 
 
 KILLED = """

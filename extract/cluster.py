@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import dask
 from distributed import Client, Future, LocalCluster, as_completed
+from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker
 from distributed.utils import get_mp_context
 
@@ -165,13 +166,16 @@ class _Shift:
 
     def _result(self, future: Future, task: Task) -> ShardReport | None:
         """What a worker returned, or None if the shard should be handed out again."""
-        if future.status == "error":
-            error = future.exception()
-            if isinstance(error, KilledWorker) and self._rounds[task] < ROUNDS_OF_DEATHS:
-                self._rounds[task] += 1
-                return None
+        try:
+            # Not only a failed future raises: of a finished one the worker may die before it has told its result.
+            result: ShardReport | Refusal = future.result()
+        except (KilledWorker, FutureCancelledError) as error:
+            self._rounds[task] += 1
+            if self._rounds[task] > ROUNDS_OF_DEATHS:
+                raise trouble(task, error) from error
+            return None
+        except Exception as error:  # whatever a library raised on a worker, after as many tries as there are
             raise trouble(task, error) from error
-        result: ShardReport | Refusal = future.result()
         if isinstance(result, Refusal):
             raise errors.JobFailed(result.message)
         return result

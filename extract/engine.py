@@ -231,7 +231,8 @@ class _Engine:
             if tasks:
                 row_bytes = self._row_bytes(tasks[0].dataset, tasks[0].array)
                 self._warn_of_space(stage, left * row_bytes)
-                with Display(stage, rows=rows, done=rows - left, row_bytes=row_bytes, stream=self._stream) as display:
+                name, done = f"[{self._position(stage)}] {stage}", rows - left
+                with Display(name, rows=rows, done=done, row_bytes=row_bytes, stream=self._stream) as display:
                     self._crew.make(tasks, JobWatch(self._job.limit, display.advance), self._recorder(stage, made))
         finally:
             reasons = sum((Counter(report.reasons) for report in made), Counter[str]())
@@ -244,6 +245,12 @@ class _Engine:
                 stored_bytes=sum(report.stored_bytes for report in made),
                 reasons=dict(reasons),
             )
+
+    def _position(self, stage: str) -> str:
+        """Which of the job's longer stages this is, for example `2/4`."""
+        features = [f"features/{teacher}" for teacher in self._teachers if "features" in self._job.stages]
+        stages = ["views"] * ("views" in self._job.stages) + features
+        return f"{stages.index(stage) + 1}/{len(stages)}"
 
     def _warn_of_space(self, stage: str, bytes_left: int) -> None:
         free = free_bytes(self._job.cache)

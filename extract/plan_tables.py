@@ -84,7 +84,7 @@ def sentences(plan: Plan) -> Iterator[str]:
     if unknown:
         yield f"size unknown, neither weights nor a known file name: {', '.join(unknown)}"
     if any(array.seconds_left is None and array.rows_left for array in plan.arrays):
-        yield "time unknown where images or weights are not here: tell rates with --rows-per-second views=900,NAME=250"
+        yield "time unknown: `extract plan` measures it where images and weights are, or takes --rows-per-second"
     if plan.free_bytes is not None:
         short = plan.bytes_left - plan.free_bytes
         enough = f"{size(short)} too little" if short > 0 else "enough"

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import resource
 import sys
+import traceback
 from collections import Counter
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.extract.builders import run_extract
 def context() -> ForkServerContext:
     """Processes that start with everything imported, so that kills hit work rather than imports."""
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["tests.extract.children", "extract.engine", "extract.crew", "extract.summary"])
+    server.set_forkserver_preload(["tests.extract.imported_by_children"])
     return server
 
 
@@ -27,7 +28,11 @@ def extract_in_child(arguments: list[str], output: str, file_limit: int | None) 
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     with open(output, "w", encoding="utf-8") as stream:
         sys.stdout = sys.stderr = stream
-        sys.exit(run_extract(*arguments))
+        try:
+            sys.exit(run_extract(*arguments))
+        except Exception:
+            traceback.print_exc()
+            raise
 
 
 def start(folder: Path, cache: str, *options: str, file_limit: int | None = None) -> ForkServerProcess:
@@ -46,7 +51,8 @@ def finish(folder: Path, cache: str, *options: str) -> int | None:
     return child.exitcode
 
 
-def published(events: Path) -> Counter[tuple[str, str, int]]:
-    """How often each shard was published, by the event log."""
+def made(events: Path, *, published: bool | None = None) -> Counter[tuple[str, str, int]]:
+    """How often each shard was made to its end, by the event log; or only by those who were first, or came too late."""
     lines = [json.loads(line) for line in events.read_text().splitlines()]
-    return Counter((e["dataset"], e["array"], e["shard"]) for e in lines if e["event"] == "shard" and e["published"])
+    shards = [line for line in lines if line["event"] == "shard" and published in (None, line["published"])]
+    return Counter((shard["dataset"], shard["array"], shard["shard"]) for shard in shards)

@@ -2,23 +2,34 @@
 
 import os
 import random
+import re
 import shutil
 import signal
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
-from distributed import LocalCluster
+from distributed import Future, LocalCluster
+from distributed.client import FutureCancelledError
+from distributed.scheduler import KilledWorker
 
 import store
-from extract.catalogue import load_catalogue
+from extract import cluster, workshop
+from extract.catalogue import TeacherEntry, load_catalogue
+from extract.tasks import Task
+from extract.teachers.base import Teacher
+from extract.watch import FailureLimit, JobWatch
+from store import errors
 from tests.extract import builders
 from tests.extract.builders import run_extract, small_catalogue, tree_of
-from tests.extract.children import finish, published, start
+from tests.extract.children import finish, made, start
 
-KILLS = 4
+KILLS = 24
 
 
 @pytest.fixture
@@ -38,9 +49,11 @@ def workers_of(job: ForkServerProcess) -> list[psutil.Process]:
 
 
 def shards(cache: Path) -> int:
-    return len(list(cache.rglob("c.*.0.0*")))
+    """How many are published."""
+    return sum(re.fullmatch(r"c(\.\d+)+", path.name) is not None for path in cache.rglob("c.*"))
 
 
+@pytest.mark.timeout(900)
 def test_killed_workers(folder: Path) -> None:
     assert finish(folder, "alone") == 0
     job = start(folder, "together", "--workers", "2")
@@ -50,14 +63,15 @@ def test_killed_workers(folder: Path) -> None:
         now = shards(folder / "together")
         if now > before and (workers := workers_of(job)):
             time.sleep(random.uniform(0, 0.03))
-            random.choice(workers).kill()
-            killed, before = killed + 1, now
+            with suppress(psutil.NoSuchProcess):
+                random.choice(workers).kill()
+                killed, before = killed + 1, now
         time.sleep(0.005)
     job.join()
     assert job.exitcode == 0, (folder / "together.txt").read_text()
     assert killed == KILLS
     assert tree_of(folder / "together") == tree_of(folder / "alone")
-    assert max(published(folder / "together.jsonl").values()) == 1
+    assert max(made(folder / "together.jsonl").values()) == 1
 
 
 def test_interrupted(folder: Path) -> None:
@@ -77,8 +91,8 @@ def test_interrupted(folder: Path) -> None:
 def test_workers_of_a_running_scheduler(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert finish(folder, "alone") == 0
     place = {"host": "127.0.0.1", "protocol": "tcp", "dashboard_address": None}
-    with LocalCluster(n_workers=2, threads_per_worker=2, processes=False, **place) as cluster:
-        address = cluster.scheduler_address
+    with LocalCluster(n_workers=2, threads_per_worker=2, processes=False, **place) as workers:
+        address = workers.scheduler_address
         options = ("--batch-size", "3", "--threads", "1", "--scheduler", address)
         catalogue, cache = folder / "catalogue.toml", folder / "together"
         assert run_extract(catalogue, "--cache", cache, *options) == 0
@@ -97,3 +111,50 @@ def test_a_scheduler_that_is_not_there(
     options = ("--scheduler", "tcp://127.0.0.1:9", "--stages", "index")
     assert run_extract(folder / "catalogue.toml", "--cache", folder / "together", *options) == 2
     assert "--scheduler tcp://127.0.0.1:9: cannot be reached" in capsys.readouterr().err
+
+
+def test_one_teacher_a_worker_and_few_shards_under_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads, under_way = [], []
+    load, submit = workshop.load_teacher, cluster._Shift._submit
+
+    def counted_load(entry: TeacherEntry, *, device: str) -> Teacher:
+        loads.append(entry.name)
+        return load(entry, device=device)
+
+    def counted_submit(shift: cluster._Shift, tasks: Iterable[Task]) -> list[Future]:
+        futures = submit(shift, tasks)
+        under_way.append(len(shift._tasks))
+        return futures
+
+    monkeypatch.setattr(workshop, "load_teacher", counted_load)
+    monkeypatch.setattr(cluster._Shift, "_submit", counted_submit)
+    place = {"host": "127.0.0.1", "protocol": "tcp", "dashboard_address": None}
+    with LocalCluster(n_workers=2, threads_per_worker=2, processes=False, **place) as workers:
+        options = ("--batch-size", "3", "--threads", "1", "--scheduler", workers.scheduler_address)
+        assert run_extract(folder / "catalogue.toml", "--cache", folder / "together", *options) == 0
+    assert loads == ["first", "first"]
+    assert max(under_way) == cluster.UNDER_WAY_PER_THREAD * 4
+    assert len(under_way) > 2 * 26  # handed out one by one, as others were done
+
+
+class Lost:
+    """A future that was done, and whose worker died before it told the result."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def result(self) -> None:
+        raise self.error
+
+
+def test_results_that_died_with_their_worker_are_made_again() -> None:
+    shift = cluster._Shift(None, "crew", [], JobWatch(FailureLimit(share=0.0), lambda rows, failed: None))
+    task = Task(dataset="d", array="t", shard=3, rows=5)
+    worker = SimpleNamespace(address="tcp://lost:1")
+    for error in (KilledWorker("key", worker, 3), FutureCancelledError("key", "scheduler-restart")):
+        shift._rounds.clear()
+        assert [shift._result(Lost(error), task) for _ in range(cluster.ROUNDS_OF_DEATHS)] == [None] * 5
+        with pytest.raises(errors.JobFailed, match="shard 3 of 'd/t' could not be made"):
+            shift._result(Lost(error), task)
+    with pytest.raises(errors.JobFailed, match="could not be made: out of something"):
+        shift._result(Lost(RuntimeError("out of something")), task)

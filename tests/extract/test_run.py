@@ -45,7 +45,9 @@ def test_everything_is_stored_and_can_be_redone_by_hand(folder: Path, capsys: py
         + builders.dataset_entry("middle", 'mode = "center"\nsplit = "val"'),
     )
     assert run_extract(catalogue_path, "--cache", folder / "cache", "--batch-size", 3) == 0
-    assert "complete: nothing is missing" in told(capsys)
+    output = told(capsys)
+    assert "complete: nothing is missing" in output
+    assert re.search(r"^\[1/2\] views +36/36 rows .*\n(.*\n)*\[2/2\] features/first +36/36 rows", output, re.MULTILINE)
     cache = store.open(folder / "cache")
     recipe = load_catalogue(catalogue_path).recipe
     teacher = teachers.load("timm:test_vit", weights=folder / "first.safetensors")

@@ -81,9 +81,9 @@ def train(
         distiller.to(ranks.device).train()
         norms.to(ranks.device)
         stepper = Stepper(recipe=recipe, mixture=mixture, distiller=distiller, norms=norms, ranks=ranks)
-        if ranks.first:
-            rundir.prepare(out, recipe=recipe, description=description, resume=resume, overwrite=overwrite)
-        ranks.collect(None)  # the others wait until the directory is there
+        ranks.first_alone(
+            lambda: rundir.prepare(out, recipe=recipe, description=description, resume=resume, overwrite=overwrite)
+        )
 
         # Where it begins: at step 0, or behind the newest checkpoint.
         done = (checkpoints.saved(place) or [0])[-1]

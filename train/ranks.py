@@ -1,7 +1,7 @@
 """One process or many: what torchrun started, and the few things that ranks tell one another."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from store.errors import InvalidInput
+from store.errors import CodistillError, InvalidInput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,25 @@ class Ranks:
         everyone: list[Any] = [None] * self.world
         dist.all_gather_object(everyone, value, group=self.host_group)
         return everyone
+
+    def first_alone(self, action: Callable[[], object]) -> None:
+        """Let the first rank do something that the others wait for.
+
+        Raises:
+            CodistillError: what `action` raised, on every rank, so that none is left waiting; on the others as
+                InvalidInput with the same message.
+        """
+        problem: CodistillError | None = None
+        if self.first:
+            try:
+                action()
+            except CodistillError as error:
+                problem = error
+        told = self.collect(str(problem) if problem else None)[0]
+        if problem:
+            raise problem
+        if told:
+            raise InvalidInput(told)
 
 
 @contextmanager

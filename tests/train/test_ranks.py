@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from store.errors import InvalidInput, OutputExists
 from tests.train.builders import build_cache, tiny
 from tests.train.stories import assert_close, stop_after, weights
 from train import log
 from train.loop import train
+from train.ranks import Ranks
 from train.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +28,7 @@ import pytest
 from torch import distributed
 from tests.train.stories import stop_after
 from train.loop import train
+from train.ranks import Ranks
 from train.recipes import find
 
 distributed.init_process_group("gloo")
@@ -91,3 +95,23 @@ def test_two_ranks_are_one_rank_from_any_step_on(tmp_path: Path) -> None:
         assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-5
     # batch statistics of a few tokens round differently in parts
     assert_close(tmp_path / "ema-alone", tmp_path / "ema", tolerance=1e-4)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_the_first_rank_refuses_all_refuse(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the others wait for it, and its message drowns in what they say when it is gone."""
+    sent: list[str | None] = []
+
+    def collect(self: Ranks, value: str | None) -> list[str | None]:
+        sent.append(value)
+        return [value, None] if rank == 0 else ["'a' is not empty", value]
+
+    def refuse() -> None:
+        assert rank == 0, "only the first does it"
+        raise OutputExists("'a' is not empty")
+
+    monkeypatch.setattr(Ranks, "collect", collect)
+    with pytest.raises(InvalidInput, match="'a' is not empty") as caught:
+        Ranks(rank=rank, world=2, device=torch.device("cpu")).first_alone(refuse)
+    assert caught.type is (OutputExists if rank == 0 else InvalidInput)
+    assert sent == ["'a' is not empty" if rank == 0 else None]

@@ -126,11 +126,21 @@ def contests(groups: Sequence[Group]) -> list[Contest]:
             rest = tuple((key, value) for key, value in group.entries if key.split(".")[0] != section)
             alike.setdefault(rest, []).append(group)
         rests = {rest: members for rest, members in alike.items() if len(members) > 1}
-        telling = {key for key in different if len({dict(rest).get(key) for rest in rests}) > 1}
+        telling = _telling([dict(rest) for rest in rests], list(different))
         for rest, members in rests.items():
             shared = {key: value for key, value in rest if key in telling}
             found.append(Contest(section=section, groups=tuple(members), shared=shared))
     return found
+
+
+def _telling(entries: Sequence[Mapping[str, str]], keys: Sequence[str]) -> list[str]:
+    """As few of the keys, in their order, as tell the entries apart."""
+    kept: list[str] = []
+    for key in keys:
+        before, after = (len({tuple(e.get(k) for k in chosen) for e in entries}) for chosen in (kept, [*kept, key]))
+        if after > before:
+            kept.append(key)
+    return kept
 
 
 def varying(groups: Sequence[Group]) -> dict[str, list[str]]:

@@ -49,7 +49,8 @@ def section(runs: Sequence[RunScores], *, more: Sequence[Block] = ()) -> Section
     blocks: list[Block] = [ChartsBlock(charts=charts)]
     for score in SCORES:
         shown = (score == "cosine" and len(runs) <= SHOWN_RUNS) or (score == "smooth_l1" and len(runs) == 1)
-        folded = "" if shown else f"Show {SCORE_TITLES[score].partition(' (')[0].lower()}"
+        name = SCORE_TITLES[score].partition(" (")[0]
+        folded = "" if shown else f"Show {name[:1].lower()}{name[1:]}"
         blocks.append(TableBlock(table=score_table(runs, score), title=SCORE_TITLES[score], folded=folded))
     blocks.append(
         TableBlock(

@@ -67,7 +67,9 @@ def test_seed_noise_is_a_t_test_with_a_pooled_deviation() -> None:
 
 
 def test_contests_are_between_recipes_that_differ_in_one_section() -> None:
-    recipes = {**RECIPES, "people-sp": recipe(data__datasets=["people"], projector__kind="sp")}
+    other = {"projector__kind": "sp", "projector__hidden_dim": 8}  # the kind is enough to tell two contests apart
+    recipes = {**RECIPES, "people-sp": recipe(data__datasets=["people"], **other)}
+    recipes |= {f"all-sp/seed-{seed}": recipe(seed=seed, **other) for seed in (0, 1)}
     recipes["lr"] = recipe(optim__lr=0.5, projector__kind="lp", projector__which_blocks=[0, 1])
     found = [(entry.section, [group.label for group in entry.groups]) for entry in contests(groups_of(recipes))]
     assert found == [

@@ -1,5 +1,6 @@
 """Sources: which images a dataset has, in which order, and what keeps one of them from being read."""
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,19 @@ def test_machine_trouble_is_not_the_images_fault(tmp_path: Path, monkeypatch: py
     with pytest.raises(OSError, match="Stale") as caught:
         source.read("a.png", 5)
     assert not isinstance(caught.value, errors.CodistillError)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_images_that_may_not_or_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Permissions do not stop root, who may run the tests; bad sectors cannot be made."""
+    source = source_of(tree(tmp_path, ["a.png"]))
+
+    def refused(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(DecodeError, match=f"unreadable file: {os.strerror(number).lower()}"):
+        source.read("a.png", 5)
 
 
 def write_list(path: Path, names: list[str]) -> Path:

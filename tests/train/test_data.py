@@ -168,6 +168,7 @@ def test_unsealed_caches_are_refused_with_the_command(tmp_path: Path) -> None:
         ('row in [1, 5, 50] or path == "faces/7.png"', {1, 5, 7}),
         ("2 < row <= 4", {3, 4}),
         ("source_width * 2 > 214 and row - 1 >= 7", {8, 9}),
+        ("source_width / 8 > 13.4", {8, 9}),  # whole numbers divide as in Python
         ("row not in [0, 1, 2, 3, 4, 5] and view != -1 and status == 1 and not flip", {6, 8}),
     ],
 )
@@ -183,6 +184,10 @@ def test_a_subset_is_an_expression_over_the_manifest(expression: str, rows: set[
         ("__import__('os').system('true')", "is not understood"),
         ("row <", "not an expression"),
         ("row in other", "is not understood"),
+        ("path < 4", "these types do not go together: .*string"),
+        ("row + 1", "these types do not go together: .*must evaluate to bool"),
+        ('view in [0, "front"]', "these types do not go together"),
+        ("source_width * 2147483647 > 0", "on the rows of 'faces': overflow"),
     ],
 )
 def test_a_subset_that_is_no_expression_is_refused(expression: str, message: str, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_dune_recipes_follow_the_released_budget() -> None:
 
 def test_every_problem_is_listed_with_its_path_and_a_suggestion() -> None:
     data = {
-        "optim": {"lrr": 1, "weight_decay": -1},
+        "optim": {"lrr": 1, "weight_decay": -1, "betas": [0.9, 1.0]},
         "loss": {"cosine": 0, "smooth_l1": 0},
         "sharing": {"mode": "ful"},
         "dat": {},
@@ -40,11 +40,11 @@ def test_every_problem_is_listed_with_its_path_and_a_suggestion() -> None:
     with pytest.raises(InvalidConfig) as caught:
         from_mapping(data, subject="recipe 'x'")
     message = str(caught.value)
-    assert len(caught.value.problems) == 5
+    assert len(caught.value.problems) == 6
     assert "optim.lrr: unknown key (did you mean 'lr'?)" in message
     assert "dat: unknown key (did you mean 'data'?)" in message
     assert "loss: both weights are 0" in message
-    for part in ("optim.weight_decay", "-1", "sharing.mode", "'ful'"):
+    for part in ("optim.weight_decay", "-1", "optim.betas[1]", "sharing.mode", "'ful'"):
         assert part in message
 
 
@@ -108,6 +108,17 @@ def test_bad_input_is_one_message_each(tmp_path: Path, capsys: pytest.CaptureFix
     message = capsys.readouterr().err
     assert "'alfa' is not in this cache (did you mean 'alpha'?); available: alpha, beta" in message
     assert "for 30 px, the cache has 28 px" in message
+    wrong = ["--student.num-heads", "5", "--data.subset", "vieww < 4", "--start.checkpoint", "nowhere"]
+    assert main([*run, *wrong, "--data.teachers", "alfa"]) == 2
+    message = capsys.readouterr().err
+    assert "4 problems" in message
+    for part in ("num_heads 5: does not divide", "unknown column 'vieww'", "'nowhere' does not exist", "'alfa'"):
+        assert part in message
+    assert main([*run, "--projector.kind", "lp", "--projector.which-blocks", "5", "--start.required"]) == 2
+    message = capsys.readouterr().err
+    assert "2 problems" in message
+    assert "projector: which_blocks [5]" in message
+    assert "Name what to start from" in message
     with pytest.raises(SystemExit) as left:
         main([*run, "--optim.lrr", "1"])
     assert left.value.code == 2

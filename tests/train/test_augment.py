@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import train.step
-from tests.train.builders import build_cache, tiny
+from tests.train.builders import TEACHERS, build_cache, tiny
 from train import augment
-from train.data import Batch
 from train.loop import train as run_training
+from train.losses import TeacherLoss
 
 NO_CHANGE = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
 
@@ -52,28 +52,28 @@ def test_an_image_is_changed_by_its_own_numbers_alone() -> None:
 
 
 def test_only_the_student_sees_other_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Same rows, same raw tokens in every step of both runs; only what the student is given differs."""
+    """The targets of every step are those of a run without; only what the student is given differs."""
     build_cache(tmp_path / "cache")
     seen: list[torch.Tensor] = []
-    taught: list[list[torch.Tensor]] = []
-    before_student, before_step = train.step.normalise, train.step.Stepper.step
+    taught: list[torch.Tensor] = []
+    student, loss = train.step.normalise, train.step.teacher_loss
 
-    def student(images: torch.Tensor) -> torch.Tensor:
+    def given(images: torch.Tensor) -> torch.Tensor:
         seen.append(images.clone())
-        return before_student(images)
+        return student(images)
 
-    def step(self: Any, batch: Batch, *, stop: bool = False) -> Any:
-        taught.append([batch.pixels.clone(), *(tokens.clone() for tokens in batch.tokens.values())])
-        return before_step(self, batch, stop=stop)
+    def compared(prediction: Any, target: torch.Tensor, **options: Any) -> TeacherLoss:
+        taught.append(target.clone())
+        return loss(prediction, target, **options)
 
-    monkeypatch.setattr(train.step, "normalise", student)
-    monkeypatch.setattr(train.step.Stepper, "step", step)
+    monkeypatch.setattr(train.step, "normalise", given)
+    monkeypatch.setattr(train.step, "teacher_loss", compared)
     steps = 3
     for kind in ("none", "photometric"):
         recipe = tiny(schedule__steps=steps, data__augment=kind, machine__threads=1)
         run_training(recipe, caches=[str(tmp_path / "cache")], out=tmp_path / kind, quiet=True)
-    for number in range(steps):
-        plain, changed = taught[number], taught[steps + number]
-        assert all(torch.equal(one, other) for one, other in zip(plain, changed, strict=True))
-        assert torch.equal(seen[number], plain[0])
-        assert not torch.equal(seen[steps + number], plain[0])
+    assert len(seen) == 2 * steps
+    assert len(taught) == 2 * steps * len(TEACHERS)
+    half = len(taught) // 2
+    assert all(torch.equal(one, other) for one, other in zip(taught[:half], taught[half:], strict=True))
+    assert not any(torch.equal(one, other) for one, other in zip(seen[:steps], seen[steps:], strict=True))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from backbones.images import normalise
 from eval import rows
 from eval.analyses.medoids import k_medoids
-from eval.analyses.pca import choose
+from eval.analyses.pca import held_out_views
 from eval.fidelity import Subject
 from store.errors import InvalidInput
 from train.model import Distiller
@@ -155,7 +155,7 @@ def maps(
 
 
 def _held_out(subject: Subject, *, count: int, device: torch.device) -> list[tuple[str, np.ndarray]]:
-    selection, captions = choose(subject.mixture, count=count)
+    selection, captions = held_out_views(subject.mixture, count=count)
     found: dict[int, np.ndarray] = {}
     for numbers, batch in rows.batches(selection, subject.mixture, device=device):
         found.update(zip(numbers.tolist(), batch.pixels.cpu().numpy().copy(), strict=True))

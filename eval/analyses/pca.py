@@ -22,6 +22,7 @@ from eval.held_out import image_keys, seen_in_training
 from eval.metrics import row_sums
 from eval.predictors import statistics
 from eval.summary import HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS, PATCH
+from store.errors import InvalidInput
 from store.pictures import pca_basis, pca_rgb
 from train.mixture import Mixture, Picks, Source
 from train.targets import MIN_STD
@@ -88,6 +89,22 @@ def choose(mixture: Mixture, *, count: int) -> tuple[rows.Selection, list[str]]:
     return rows.Selection(sources=mixture.held_out, picks=picks), [shown.caption for shown in kept]
 
 
+def held_out_views(mixture: Mixture, *, count: int) -> tuple[rows.Selection, list[str]]:
+    """As `choose`, where there is something to choose from.
+
+    Raises:
+        InvalidInput: there is not.
+    """
+    selection, captions = choose(mixture, count=count)
+    if not captions:
+        where = ", ".join(f"'{cache.location}'" for cache in mixture.caches)
+        raise InvalidInput(
+            f"nothing is held out in {where}: no usable row with split 'val' and the tokens of "
+            f'{", ".join(mixture.teachers)}. Extract a dataset with split = "val"'
+        )
+    return selection, captions
+
+
 def pictures(subject: Subject, *, device: torch.device, count: int = 6) -> tuple[dict[str, object], pa.Table]:
     """Draw photographs, teachers, the student's encoder (after its final norm) and its projections.
 
@@ -99,8 +116,11 @@ def pictures(subject: Subject, *, device: torch.device, count: int = 6) -> tuple
     Returns:
         The models in order, a caption for each view, the dataset and row that it is, and by projection the cosine on
         its patch tokens in standardised units (JSON); and the pictures with schema `PICTURES`.
+
+    Raises:
+        InvalidInput: nothing is held out.
     """
-    selection, captions = choose(subject.mixture, count=count)
+    selection, captions = held_out_views(subject.mixture, count=count)
     tokens, cosines = _look(subject, selection, device=device)
     drawn: dict[str, list[np.ndarray]] = {PHOTOGRAPH: tokens[PHOTOGRAPH]}
     for teacher in subject.student.teachers:

@@ -23,7 +23,7 @@ from extract.workshop import resolve_device
 from store.cache import open_dataset
 from store.configuration import near_miss
 from store.dataset import Dataset
-from store.errors import MissingName
+from store.errors import InvalidInput, MissingName
 from store.schema import OK, PIXELS
 from train.mixture import Mixture
 from train.runs import Run, load
@@ -58,12 +58,13 @@ def explained_variance(
         run: whose projections.
         mixture: its caches.
         datasets: names; none means all held-out ones.
-        shards: of each dataset, evenly spread; 0 takes all.
+        shards: of each dataset in each cache, evenly spread; 0 takes all.
         scheduler: address of a Dask scheduler; empty works in threads here.
         progress: show a progress bar.
 
     Raises:
         MissingName: the run has no such dataset; the available ones are listed.
+        InvalidInput: none is named and nothing is held out.
 
     Returns:
         JSON: dataset -> teacher -> TEACHER | STUDENT -> {"tokens", "enough", "raw", "standardised"}.
@@ -71,7 +72,8 @@ def explained_variance(
     import dask
 
     reduced = {
-        dataset.name: _reduced(_tasks(run, mixture, dataset, shards=shards)) for dataset in _datasets(mixture, datasets)
+        name: _reduced([task for part in parts for task in _tasks(run, mixture, part, shards=shards)])
+        for name, parts in _datasets(mixture, datasets).items()
     }
     with _cluster(scheduler), _bar(progress and not scheduler):
         (merged,) = dask.compute(reduced)
@@ -151,16 +153,24 @@ def _student(directory: str, step: int) -> Run:
     return run
 
 
-def _datasets(mixture: Mixture, names: Sequence[str]) -> list[Dataset]:
+def _datasets(mixture: Mixture, names: Sequence[str]) -> dict[str, list[Dataset]]:
+    """By name, those of all caches: datasets of one name are one."""
     sources = mixture.held_out if not names else (*mixture.held_out, *mixture.sources)
-    known = {source.dataset.name: source.dataset for source in sources}
+    known: dict[str, list[Dataset]] = {}
+    for source in sources:
+        known.setdefault(source.dataset.name, []).append(source.dataset)
+    if not known:
+        raise InvalidInput(
+            f"nothing is held out. Name what to look at with --datasets; there are: "
+            f"{', '.join(source.dataset.name for source in mixture.sources)}"
+        )
     unknown = [name for name in names if name not in known]
     if unknown:
         raise MissingName(
             f"--datasets: '{unknown[0]}' is no dataset of this run{near_miss(unknown[0], known)}; available: "
             f"{', '.join(sorted(known))}"
         )
-    return [known[name] for name in (names or known)]
+    return {name: known[name] for name in (names or known)}
 
 
 def _tasks(run: Run, mixture: Mixture, dataset: Dataset, *, shards: int) -> list[Task]:

@@ -208,10 +208,14 @@ def _view(name: str, opened: OpenRun, table: pa.Table, compared: Comparison) -> 
 
 
 def _pictures(name: str, opened: OpenRun, compared: Comparison, *, count: int) -> RunPictures:
-    facts, table = computed.pictures(opened, count=count)
+    label = compared.label(name)
+    try:
+        facts, table = computed.pictures(opened, count=count)
+    except InvalidInput:  # nothing is held out
+        return RunPictures(name=label, shown=[], captions=[], images={}, cosines={})
     images = images_of(table)
     return RunPictures(
-        name=compared.label(name),
+        name=label,
         shown=[[cache.uuid for cache in opened.mixture.caches], *facts["rows"]],
         captions=facts["captions"],
         images={model: images[model] for model in facts["models"] if model in images},

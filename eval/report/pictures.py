@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from eval.analyses.pca import ENCODER, PHOTOGRAPH, PROJECTION, TEACHER
-from eval.report.blocks import Block, Picture, PictureColumn, PicturesBlock, Section, SheetsBlock, data_uri
+from eval.report.blocks import Block, Picture, PictureColumn, PicturesBlock, Section, SheetsBlock, TextBlock, data_uri
 
 COLOURS = (
     "Patch tokens as colours: their first three principal components are red, green and blue. Every network has one "
@@ -14,6 +14,7 @@ COLOURS = (
     "the basis of its teacher: the more the two look alike, the more of the teacher the student has learnt. Colours of "
     "different networks have nothing to do with each other."
 )
+NOTHING = 'Nothing is held out in these caches, so there is nothing to show. Extract a dataset with split = "val".'
 NUMBERS = "The number below a projection is its cosine to the teacher's tokens in this view, in standardised units."
 
 
@@ -39,8 +40,11 @@ class RunPictures:
 def section(runs: Sequence[RunPictures]) -> Section:
     """One grid for one run; for several, one for each photograph with teachers above and the students below."""
     intro = [COLOURS, NUMBERS]
-    if len(runs) == 1:
-        blocks: list[Block] = [_grid(runs[0])] if runs[0].captions else []
+    blocks: list[Block]
+    if not any(run.captions for run in runs):
+        blocks = [TextBlock(text=NOTHING)]
+    elif len(runs) == 1:
+        blocks = [_grid(runs[0])]
     else:
         intro.append("One photograph after the other, with its teachers in the first line and every student below.")
         together: list[list[RunPictures]] = []

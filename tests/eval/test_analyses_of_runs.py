@@ -71,6 +71,15 @@ def test_variance_of_some_shards_and_on_a_dask_cluster(opened: OpenRun) -> None:
         explained_variance(opened.run, opened.mixture, datasets=["peeple"], shards=1)
 
 
+def test_datasets_of_one_name_in_several_caches_are_one_and_nothing_held_out_is_said(opened: OpenRun) -> None:
+    held_out = opened.mixture.held_out
+    twice = replace(opened.mixture, held_out=(*held_out, *held_out))  # as if the second were of another cache
+    found = explained_variance(opened.run, twice, datasets=["people-crops"], shards=1)
+    assert found["people-crops"]["beta"][TEACHER]["tokens"] == 2 * 16 * 16
+    with pytest.raises(errors.InvalidInput, match=r"nothing is held out\. .* there are: people, scenes"):
+        explained_variance(opened.run, replace(opened.mixture, held_out=()), datasets=[], shards=1)
+
+
 def test_a_failed_row_is_left_out_of_the_variance(
     opened: OpenRun, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import store
 from eval import computed
 from eval.__main__ import main
 from eval.analyses.pca import PHOTOGRAPH, choose, images_of, pictures
@@ -23,7 +24,7 @@ from eval.rows import Selection
 from eval.runs import OpenRun
 from store.cache import Cache
 from store.pictures import pca_basis, pca_rgb
-from tests.eval.builders import train_run
+from tests.eval.builders import SIZE_PX, add_dataset, train_run
 from train.mixture import Source
 
 SUMMARY = {
@@ -201,6 +202,21 @@ def test_fidelity_writes_csv_and_pca_a_picture(run_directory: Path, page: Path, 
     assert any(line.startswith("first,people-crops,alpha,prefix,student,5,20,cosine,") for line in lines)
     assert main(["pca", str(run_directory), "--out", str(figure)]) == 0
     assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_cache_without_held_out_rows_is_said_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = store.create(tmp_path / "cache", {"image_size": SIZE_PX, "shard_rows": 16, "seed": 0})
+    for group in ("people", "scenes"):
+        add_dataset(cache, group, group=group, split="train", images={f"{group}-{n}.jpg": n for n in range(4)})
+    store.seal(cache)
+    runs = [str(train_run(cache, tmp_path / name, schedule={"steps": 2}, seed=n)) for n, name in enumerate("ab")]
+    assert main(["report", *runs, "--out", str(tmp_path / "page")]) == 0
+    text = Links((tmp_path / "page" / "index.html").read_text()).text
+    assert "no held-out rows in common" in text
+    assert "there is nothing to show" in text
+    for command in ("pca", "attention"):
+        assert main([command, runs[0], "--out", str(tmp_path / "out")]) == 2
+        assert "no usable row with split 'val' and the tokens of alpha, beta" in capsys.readouterr().err
 
 
 def test_text_is_escaped_everywhere() -> None:

@@ -13,6 +13,7 @@ from store.errors import InvalidInput, OutputExists
 from tests.train.builders import build_cache, tiny
 from tests.train.stories import assert_close, stop_after, weights
 from train import log
+from train import step as train_step
 from train.loop import train
 from train.ranks import Ranks
 from train.recipe import Recipe
@@ -70,22 +71,34 @@ def train_on_two_ranks(runs: list[tuple[Recipe, Path, int]], *, cache: str) -> N
     assert [process.returncode for process in ranks] == [0, 0], said
 
 
+def of_halves(keep: torch.Tensor, *, count: int) -> torch.Tensor:
+    """`per_rank` on two ranks, said on one: each half of the batch, of the mask (T, B), has a divisor of its own."""
+    return torch.cat([half / half.sum() / 2 for half in keep.float().chunk(2, dim=1)], dim=1)
+
+
 def test_two_ranks_are_one_rank_from_any_step_on(tmp_path: Path) -> None:
     """Same global batch, masks and statistics, so the same losses, held-out fidelity and weights."""
     build_cache(tmp_path / "cache")
     cache = str(tmp_path / "cache")
     exact = tiny(schedule__steps=STEPS, optim__micro_batches=2, optim__eps=1e-6, machine__threads=1)
     ema = tiny(schedule__steps=4, optim__micro_batches=2, targets__norm="ema", machine__threads=1)
+    released = tiny(
+        schedule__steps=5, sharing__normalise="per_rank", data__datasets=["faces"], optim__eps=1e-6, machine__threads=1
+    )
     alone, fewer, more = tmp_path / "alone", tmp_path / "fewer", tmp_path / "more"
     train(exact, caches=[cache], out=alone, quiet=True)
     train(ema, caches=[cache], out=tmp_path / "ema-alone", quiet=True)
+    train(released, caches=[cache], out=tmp_path / "one-divisor", quiet=True)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(train_step, "coefficients", of_halves)
+        train(released, caches=[cache], out=tmp_path / "two-divisors", quiet=True)
     with pytest.MonkeyPatch.context() as patched:
         stop_after(patched, CHANGE_AT)
         train(exact, caches=[cache], out=more, quiet=True)
 
     both = tmp_path / "both"
     runs = [(exact, both, 0), (exact, fewer, CHANGE_AT), (exact, more, 0), (ema, tmp_path / "ema", 0)]
-    train_on_two_ranks(runs, cache=cache)
+    train_on_two_ranks([*runs, (released, tmp_path / "released", 0)], cache=cache)
     assert [record["step"] for record in log.read(fewer, log.STEP)] == [1, 2, 3]
     assert train(exact, caches=[cache], out=fewer, resume=True, quiet=True).finished
 
@@ -95,6 +108,9 @@ def test_two_ranks_are_one_rank_from_any_step_on(tmp_path: Path) -> None:
         assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-5
     # batch statistics of a few tokens round differently in parts
     assert_close(tmp_path / "ema-alone", tmp_path / "ema", tolerance=1e-4)
+    assert_close(tmp_path / "two-divisors", tmp_path / "released", tolerance=1e-5)
+    with pytest.raises(AssertionError):  # the coefficients of the halves are not always equally many
+        assert_close(tmp_path / "one-divisor", tmp_path / "released", tolerance=1e-3)
 
 
 @pytest.mark.parametrize("rank", [0, 1])

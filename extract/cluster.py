@@ -34,6 +34,8 @@ ROUNDS_OF_DEATHS = 5  # Dask gives a task up after it lost some workers; preempt
 RETRIES = 2  # of trouble that may pass, or that another machine does not have
 CONNECTING_SECONDS = 30
 STOPPING_SECONDS = 60.0
+POLLING_SECONDS = 0.01
+LONELY_SECONDS = 60.0
 
 
 class ClusterCrew:
@@ -51,6 +53,7 @@ class ClusterCrew:
     def __init__(self, settings: Settings, *, scheduler: str | None, workers: int) -> None:
         self._closing = ExitStack()
         self._name = f"codistill-{secrets.token_hex(4)}"
+        self._own = scheduler is None
         try:
             self._client = self._connect(settings, scheduler, workers)
             plugin = WorkshopPlugin(settings, neighbours=scheduler is None)
@@ -77,7 +80,7 @@ class ClusterCrew:
 
     def make(self, tasks: Sequence[Task], watch: JobWatch, on_report: Callable[[ShardReport], None]) -> None:
         """See `Crew.make`."""
-        shift = _Shift(self._client, self._name, tasks, watch)
+        shift = _Shift(self._client, self._name, tasks, watch, own=self._own)
         try:
             for report in shift.reports():
                 on_report(report)
@@ -115,8 +118,8 @@ def address_in(file: Path) -> str:
 class _Shift:
     """One list of shards on its way through the workers."""
 
-    def __init__(self, client: Client, crew: str, tasks: Sequence[Task], watch: JobWatch) -> None:
-        self._client, self._crew, self._watch = client, crew, watch
+    def __init__(self, client: Client, crew: str, tasks: Sequence[Task], watch: JobWatch, *, own: bool) -> None:
+        self._client, self._crew, self._watch, self._own = client, crew, watch, own
         self._waiting = iter(tasks)
         self._rows, self._failed = 0, 0
         self._tasks: dict[Future, Task] = {}
@@ -125,7 +128,9 @@ class _Shift:
     def reports(self) -> Iterable[ShardReport]:
         """Hand out shards, and yield what became of each."""
         completed = as_completed(self._submit(islice(self._waiting, self._room())))
-        for future in completed:
+        while not completed.is_empty():
+            self._wait(completed)
+            future = next(completed)
             task = self._tasks.pop(future)
             report = self._result(future, task)
             if report is None:
@@ -148,6 +153,23 @@ class _Shift:
                 if not any(counts.values()):
                     return
                 time.sleep(0.1)
+
+    def _wait(self, completed: as_completed) -> None:
+        """Until a shard is done; of workers that this job started, some must be alive within LONELY_SECONDS."""
+        asked = last_seen = time.monotonic()
+        while not completed.has_ready():
+            time.sleep(POLLING_SECONDS)
+            now = time.monotonic()
+            if not self._own or now - asked < LONELY_SECONDS / 10:
+                continue
+            asked = now
+            if self._client.nthreads():
+                last_seen = now
+            elif now - last_seen > LONELY_SECONDS:
+                raise errors.JobFailed(
+                    f"no worker process came back within {LONELY_SECONDS:.0f} s. What is published is whole. Find out "
+                    "why they died (memory?), then run the same command again"
+                )
 
     def _room(self) -> int:
         threads: int = sum(self._client.nthreads().values())

@@ -40,7 +40,7 @@ def sweep(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
             train_run(cache, out / row / f"seed-{seed}", **{**common, **settings, "seed": seed})
     keep(SWEEP, out)
     (out / "people" / "seed-1.problem.txt").write_text("Traceback\nRuntimeError: out of memory\n")
-    (out / "lost" / "seed-0").mkdir(parents=True)
+    (out / "lost" / "seed-0" / "checkpoints" / "step-00000002").mkdir(parents=True)
     (out / "lost" / "seed-0" / "recipe.json").write_text(find("tiny").to_json())
     return out
 
@@ -64,7 +64,7 @@ def test_a_sweep_stands_for_its_finished_runs(sweep: Path, tmp_path: Path) -> No
     assert found.titles == ("Which one",)
     assert found.absent == (
         "people/seed-1: failed: RuntimeError: out of memory",
-        "lost/seed-0: not finished: 0 of 12 steps saved",
+        "lost/seed-0: not finished: 2 of 12 steps saved",
         "lost/seed-1: not begun",
     )
     (sweep / "sweep.json").rename(tmp_path / "kept")

@@ -180,13 +180,16 @@ def check(subject: str, runs: Sequence[Planned], *, caches: Sequence[str]) -> No
     import torch
 
     from train.opening import describe, open_mixture
-    from train.runs import fresh
+    from train.rundir import RECIPE
+    from train.runs import fresh, problems_of
 
     problems = []
     for run in {run.row.name: run for run in runs}.values():
+        own = problems_of(run.recipe, begins=not (run.directory / RECIPE).exists())
         try:
+            description = describe(open_mixture(run.recipe, caches, problems=own))
             with torch.device("meta"):  # shapes alone: no memory, no time
-                fresh(run.recipe, describe(open_mixture(run.recipe, caches)))
+                fresh(run.recipe, description)
         except CodistillError as error:
             problems.append(f"row '{run.row.name}': {error}")
     if problems:

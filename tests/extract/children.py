@@ -13,11 +13,13 @@ import torch
 
 from tests.extract.builders import run_extract
 
+PRELOADED = ["tests.extract.children", "extract.__main__", "extract.crew", "extract.engine", "extract.summary"]
+
 
 def context() -> ForkServerContext:
     """Processes that start with everything imported, so that kills hit work rather than imports."""
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["tests.extract.imported_by_children"])
+    server.set_forkserver_preload(PRELOADED)
     return server
 
 

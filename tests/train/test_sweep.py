@@ -112,7 +112,8 @@ set = { projector.kind = "lp", projector.which_blocks = [9] }
     said = capsys.readouterr().err
     assert "row 'x': " in said
     assert "'nowhere' is not in this cache" in said
-    assert "row 'y': which_blocks [9]: expected block numbers from 0 that end with the last one" in said
+    assert "row 'y': " in said
+    assert "projector: which_blocks [9]: expected block numbers from 0 that end with the last one" in said
     assert "row 'tp'" not in said
     assert not (tmp_path / "out").exists()
 

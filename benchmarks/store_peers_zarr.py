@@ -12,7 +12,7 @@ import store
 from benchmarks.page_cache import files_below, sync
 from benchmarks.store_peers import THREADS, Order, Reader, RowNumbers, Writer
 from benchmarks.store_rows import PIXELS, Buffers, Rows
-from store import manifest
+from store import kernels, manifest
 from store.schema import OK
 from store.writer import ShardPlan, ShardWriter
 
@@ -41,6 +41,7 @@ class CacheWriter(Writer):
                     digest = dataset.read_trailer(name, shard).digest
 
     def prepare(self, folder: Path, rows: Rows) -> None:
+        kernels.compiled()  # a second, once a process
         size = rows.arrays[PIXELS].shape[0] if PIXELS in rows.arrays else 1
         cache = store.create(folder, {"image_size": size, "shard_rows": rows.shard_rows})
         images = image_list(range(rows.count))

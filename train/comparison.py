@@ -152,9 +152,15 @@ def _draw(path: Path, *, title: str, rows: Sequence[Row], results: Sequence[Resu
     values = _by_key(results)
     datasets = _ordered([result.dataset for result in results])
     teachers = _ordered([result.teacher for result in results])
-    figure = Figure(figsize=(1.5 + 0.45 * len(rows) * len(teachers), 2.8 * len(datasets)), layout="constrained")
+    columns = 1 if len(datasets) < 3 else 2
+    lines = -(-len(datasets) // columns)
+    width = 1.5 + 0.35 * len(rows) * len(teachers)
+    figure = Figure(figsize=(columns * width, 0.6 + 2.4 * lines), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, dataset in zip(figure.subplots(len(datasets), 1, squeeze=False)[:, 0], datasets, strict=True):
+    places = figure.subplots(lines, columns, squeeze=False).flatten()
+    for spare in places[len(datasets) :]:
+        spare.remove()
+    for axes, dataset in zip(places, datasets, strict=False):
         for place, teacher in enumerate(teachers):
             cosines = [list(values.get((row.name, dataset, teacher), {}).values()) for row in rows]
             axes.bar(
@@ -168,7 +174,7 @@ def _draw(path: Path, *, title: str, rows: Sequence[Row], results: Sequence[Resu
         axes.set_ylabel("cosine similarity")
         axes.set_xticks(range(len(rows)), [row.label or row.name for row in rows])
         axes.grid(axis="y", alpha=0.3)
-    figure.axes[0].legend(fontsize="small")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(teachers))
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
     return path

@@ -89,6 +89,7 @@ def main(
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     batch_size: int = 8,
     threads: int | None = None,
+    teachers: bool = True,
     processes: bool = False,
     out: Path = Path("benchmarks/results/extract.json"),
 ) -> dict[str, Any]:
@@ -102,6 +103,7 @@ def main(
         dtype: of the teacher.
         batch_size: of the teacher.
         threads: that decode; None for one a processor.
+        teachers: also compare each of DUNE's three with timm's bare network, on a CPU some ten minutes.
         processes: also compare one and two worker processes.
         out: JSON to write.
     """
@@ -117,7 +119,8 @@ def main(
         )
         report = {"scale": scale, **machine(settings), "views": views(folder, settings)}
         report["features"] = features(folder, settings)
-        report["teachers"] = overheads(scale, device=settings.device, dtype=dtype, batch_size=batch_size)
+        if teachers:
+            report["teachers"] = overheads(scale, device=settings.device, dtype=dtype, batch_size=batch_size)
         if processes:
             report["processes"] = scaling(folder, settings)
     finally:

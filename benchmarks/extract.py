@@ -52,7 +52,7 @@ from store import errors
 from store.schema import PIXELS
 
 T = TypeVar("T")
-VIEWS_PER_ROW = 4  # views are so much faster than a teacher that more of them are measured
+VIEWS_PER_ROW = 32  # views are so much faster than a teacher that more of them are measured
 JPEG_QUALITY = 90
 DIFFERENT_IMAGES = 32
 
@@ -97,7 +97,7 @@ def main(
 
     Args:
         scale: full is the paper's sizes.
-        rows: of features; four times as many views are drawn.
+        rows: of features; 32 times as many views are drawn.
         images: folder of photographs; None generates JPEGs.
         device: auto, cpu, cuda.
         dtype: of the teacher.
@@ -189,7 +189,9 @@ def views_of_recipe(
     folder: Path, settings: Settings, photometric: str, bare: Callable[[Workshop], Callable[[int], None]]
 ) -> dict[str, Any]:
     """The same for one kind of recipe."""
-    recipe = settings.catalogue.recipe.model_copy(update={"photometric": photometric})
+    shard_rows = min(SCALES["full"].shard_rows, settings.catalogue.recipe.shard_rows * VIEWS_PER_ROW)
+    values = {"photometric": photometric, "shard_rows": shard_rows}
+    recipe = settings.catalogue.recipe.model_copy(update=values)
     mine = with_recipe(settings, recipe, folder / f"views-{photometric}")
     with LocalCrew(mine) as crew:
         run_stages(mine, crew, datasets=["many"], stages=["index"])

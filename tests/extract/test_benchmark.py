@@ -1,4 +1,4 @@
-"""The benchmark runs; its figures are for people."""
+"""The benchmarks run; their figures are for people."""
 
 import json
 import time
@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks import extract as benchmark
-from benchmarks import extract_gpu
+from benchmarks import extract_gpu, extract_host
 
 
 def test_small_scale(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     benchmark.main(scale="small", rows=8, device="cpu", threads=1, processes=True, out=out)
     report = json.loads(out.read_text())
-    assert report["views"]["none"]["rows"] == report["views"]["dune"]["rows"] == 32
+    assert report["views"]["none"]["rows"] == report["views"]["dune"]["rows"] == 8 * benchmark.VIEWS_PER_ROW
     assert report["features"]["rows"] == 8
     for part in (report["features"], *report["views"].values()):
         assert part["stage_over_bare"] > 0
@@ -22,6 +22,15 @@ def test_small_scale(tmp_path: Path) -> None:
     assert report["features"]["gpu_utilisation"] is None
     assert all(teacher["images_per_second"] > 0 for teacher in report["teachers"].values())
     assert report["processes"]["two_over_one"].keys() == {"views", "features/teacher"}
+
+
+def test_beside_a_teacher_of_any_speed(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    extract_host.main(rows=24, rates=(400.0,), shard_rows=8, batch_size=4, quick=True, folder=tmp_path, out=out)
+    [found] = json.loads(out.read_text())["measured"]
+    assert found["wall_over_teacher"] >= 1
+    assert found["gb_per_second"] > 0
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_gpu_utilisation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from extract.ordered import ordered_map
 from extract.stages import ShardReport
 from extract.tasks import Task
 from extract.watch import JobWatch
-from extract.workshop import Settings, Workshop, resolve_device
+from extract.workshop import Settings, Workshop
 from store import errors
 from store.schema import PIXELS
 
@@ -35,7 +35,7 @@ class Crew(Protocol):
 
 
 class LocalCrew:
-    """Threads of this process: `settings.threads` decode and draw, two shards are under way."""
+    """Threads of this process: `settings.threads` decode and draw, some more make a shard each (`shards_under_way`)."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -76,7 +76,9 @@ def shards_under_way(settings: Settings, *, processes: int = 1) -> int:
         settings: of the job.
         processes: that share this machine's processors.
     """
-    if not resolve_device(settings.device).startswith("cuda"):
+    # Not `resolve_device`: it would open the GPU in a process that only hands out shards.
+    gpu = torch.cuda.is_available() if settings.device == "auto" else settings.device.startswith("cuda")
+    if not gpu:
         return SHARDS_UNDER_WAY
     return max(LEAST_SHARDS_BESIDE_GPU, min(MOST_SHARDS_BESIDE_GPU, settings.processors // processes // 2))
 

@@ -38,7 +38,7 @@ class Settings:
         location: of the cache.
         catalogue: what is extracted.
         device: "cpu", "cuda", "cuda:1" ..., or "auto".
-        batch_size: rows that go through a teacher together; None finds one that fits twice (two shards are under way).
+        batch_size: rows that go through a teacher together; None finds one that fits twice (two may be on a GPU).
         threads: of this process that decode and draw views; None for one a processor that it may use.
     """
 
@@ -124,7 +124,7 @@ class Workshop:
             return self._lane
 
     def _batch_size(self, teacher: Teacher) -> int:
-        """As asked for; else what keeps the device busy and fits it twice, as two shards are under way."""
+        """As asked for; else what keeps the device busy and fits it twice, as two batches may be on a GPU."""
         if self.settings.batch_size is not None:
             return self.settings.batch_size
         recipe = self.settings.catalogue.recipe

@@ -160,7 +160,7 @@ def _draw(path: Path, *, title: str, rows: Sequence[Row], results: Sequence[Resu
     places = figure.subplots(lines, columns, squeeze=False).flatten()
     for spare in places[len(datasets) :]:
         spare.remove()
-    for axes, dataset in zip(places, datasets, strict=False):
+    for axes, dataset in zip(places[: len(datasets)], datasets, strict=True):
         for place, teacher in enumerate(teachers):
             cosines = [list(values.get((row.name, dataset, teacher), {}).values()) for row in rows]
             axes.bar(

@@ -8,16 +8,15 @@ Depth: folders with the same files SET/SAMPLE.npz.
 Poses: JSON files {category: {sequence: [[4 x 4 world-to-camera matrix], ... one a frame]}}.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
 from eval.tasks import human_mesh, multiview_depth, multiview_pose
 from eval.tasks.human_mesh import Detections
+from eval.tasks.json_files import read_json
 from store.errors import CodistillError, Damaged, InvalidInput, MissingFile, UnsafeFile
 
 _MESH_DIMENSIONS = {"image": 1, "joints2d": 3, "vertices": 3, "root": 2}
@@ -162,12 +161,7 @@ def _arrays(path: Path, dimensions: Mapping[str, int]) -> dict[str, np.ndarray]:
 
 
 def _poses(path: Path) -> dict[str, dict[str, np.ndarray]]:
-    try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MissingFile(f"'{path}': cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise InvalidInput(f"'{path}': not JSON ({error})") from None
+    content = read_json(path, subject=f"'{path}'")
     try:
         return {
             c: {s: np.asarray(p, dtype=np.float64) for s, p in sequences.items()} for c, sequences in content.items()

@@ -9,7 +9,6 @@ Lines of a submission that cannot be used are skipped and counted, as the benchm
 In the true poses they are errors.
 """
 
-import json
 import math
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import RigidTransform
 
+from eval.tasks.json_files import read_json
 from eval.tasks.relocalisation import Camera, Estimate, FrameError, frame_error, rigid, summarise
 from store.errors import Damaged, InvalidInput, MissingFile, OutputExists
 
@@ -117,12 +117,7 @@ def read_estimates(path: Path) -> dict[str, dict[str, Estimate]]:
         MissingFile: no such file.
         InvalidInput: not that JSON, or a matrix that is no rigid transform; the frame is named.
     """
-    try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MissingFile(f"estimates '{path}': cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise InvalidInput(f"estimates '{path}': not JSON ({error})") from None
+    content = read_json(path, subject=f"estimates '{path}'")
     found: dict[str, dict[str, Estimate]] = {}
     where = ""
     try:

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import resource
+import signal
 import sys
 import traceback
 from collections import Counter
@@ -28,6 +29,7 @@ def extract_in_child(arguments: list[str], output: str, file_limit: int | None) 
     torch.set_num_threads(1)
     if file_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     with open(output, "w", encoding="utf-8") as stream:
         sys.stdout = sys.stderr = stream
         try:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backbones import states
+from backbones import state_dicts
 from backbones.position import PositionRule
 from backbones.vit import DinoVisionTransformer
 from store.errors import InvalidInput
@@ -37,12 +37,12 @@ class DinoArchitecture:
         return asdict(self) | {"layer_scale": self.layer_scale is not None, "pos_grid": list(self.pos_grid)}
 
 
-def rename(state: Mapping[str, Tensor]) -> states.State:
+def rename(state: Mapping[str, Tensor]) -> state_dicts.State:
     """Rename the tensors of DINOv2, Multi-HMR, DUNE and UNIC encoders to those of `DinoVisionTransformer`.
 
     `mask_token`, used in pretraining only, is dropped; `blocks.CHUNK.N` becomes `blocks.N`.
     """
-    renamed: states.State = {}
+    renamed: state_dicts.State = {}
     for name, tensor in state.items():
         if name == "mask_token":
             continue
@@ -65,7 +65,7 @@ def infer(state: Mapping[str, Tensor], *, num_heads: int | None = None, source: 
     """
     missing = [name for name in REQUIRED if name not in state]
     if missing:
-        raise InvalidInput(f"{source}: expected tensors {', '.join(missing)}, found groups {states.groups(state)}")
+        raise InvalidInput(f"{source}: expected tensors {', '.join(missing)}, found groups {state_dicts.groups(state)}")
     fc1, proj = state["blocks.0.mlp.fc1.weight"], state["patch_embed.proj.weight"]
     channels, patches = proj.shape[0], state["pos_embed"].shape[1] - 1
     side = round(patches**0.5)
@@ -99,5 +99,5 @@ def build(
     architecture = infer(renamed, num_heads=num_heads, source=source)
     with torch.device("meta"):
         model = DinoVisionTransformer(**asdict(architecture), pos_rule=pos_rule)
-    states.load_into(model, renamed, source=source)
+    state_dicts.load_into(model, renamed, source=source)
     return model, architecture

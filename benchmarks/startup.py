@@ -20,7 +20,7 @@ from typing import Any
 import tyro
 
 from benchmarks.machine import ROOT, describe
-from benchmarks.store_scale_cache import datasets_of_dune, make_cache
+from benchmarks.store.scale_cache import datasets_of_dune, make_cache
 
 STEPS = 20
 READY = "rows in groups"  # in what the trainer says before its first step

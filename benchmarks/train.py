@@ -34,19 +34,19 @@ from extract.teachers.base import Compute, Request, Teacher
 from extract.teachers.croco import CrocoEncoder
 from extract.teachers.dinov2 import DinoTeacher
 from extract.teachers.mast3r import CrocoTeacher
-from store import manifest
-from store.schema import OK, PIXELS
-from train import runs
-from train.buffers import row_bytes
-from train.data import Batch, Loader
-from train.losses import LossWeights, teacher_loss
-from train.mixture import Mixture
-from train.opening import describe, open_mixture
+from store.format import manifest
+from store.format.schema import OK, PIXELS
+from train.data.buffers import row_bytes
+from train.data.loader import Batch, Loader
+from train.data.mixture import Mixture
+from train.data.open_caches import describe, open_mixture
+from train.distributed import Ranks
+from train.objective.losses import LossWeights, teacher_loss
+from train.objective.target_statistics import set_exact
 from train.optim import adamw, clip_per_tensor
-from train.ranks import Ranks
-from train.recipe import Recipe, overridden
-from train.recipes import find
-from train.statistics import set_exact
+from train.recipe.config import Recipe, overridden
+from train.recipe.named import find
+from train.run import load
 from train.step import Stepper, arithmetic
 
 WARMUP_STEPS = 2
@@ -241,7 +241,7 @@ def _recipe(sizes: Scale, *, images: int, steps: int, values: dict[str, Any]) ->
 
 def trainer(recipe: Recipe, mixture: Mixture, device: torch.device) -> Stepper:
     """The trainer as `train.loop` sets it up."""
-    distiller, norms = runs.build(recipe, describe(mixture))
+    distiller, norms = load.build(recipe, describe(mixture))
     set_exact(norms, mixture, over_subset=False)
     ranks = Ranks(rank=0, world=1, device=device)
     return Stepper(
@@ -300,7 +300,7 @@ def time_trainer(
 
 def time_bare(recipe: Recipe, mixture: Mixture, *, device: torch.device, steps: int) -> dict[str, float]:
     """The same arithmetic on one batch in memory, with nothing around it."""
-    distiller, norms = runs.build(recipe, describe(mixture))
+    distiller, norms = load.build(recipe, describe(mixture))
     set_exact(norms, mixture, over_subset=False)
     distiller.to(device).train()
     norms.to(device)

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from eval.probes.commands import depth, knn, linear, segmentation
-from eval.tasks.commands import human_mesh, multiview_depth, multiview_pose, relocalisation
-from store.commandline import run as run_program
+from eval.commands.probes import depth, knn, linear, segmentation
+from eval.commands.tasks import human_mesh, multiview_depth, multiview_pose, relocalisation
+from store.common.cli import run as run_program
 
 Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 Runs = Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")]
@@ -72,9 +72,9 @@ def report(
         baseline: the row or run that others are compared with; left out, that of the sweep.
         device: to compute on; auto takes a GPU if there is one.
     """
-    from eval import commands
+    from eval.commands import report as bodies
 
-    commands.report(
+    bodies.report(
         runs,
         out=out,
         extraction=extraction,
@@ -113,10 +113,10 @@ def fidelity(
         csv: write all scores with their intervals there too.
         device: to compute on; auto takes a GPU if there is one.
     """
-    from eval import commands
+    from eval.commands import report as bodies
 
     settings = {"rows_per_dataset": rows, "fit_rows": fit_rows}
-    commands.fidelity(runs, caches=_split(cache), encoders=encoders, settings=settings, by=by, table=csv, device=device)
+    bodies.fidelity(runs, caches=_split(cache), encoders=encoders, settings=settings, by=by, table=csv, device=device)
 
 
 def pca(run: Run, /, *, out: Path, cache: Caches = "", pictures: int = 6, device: str = "auto") -> None:
@@ -131,9 +131,9 @@ def pca(run: Run, /, *, out: Path, cache: Caches = "", pictures: int = 6, device
         pictures: held-out views to draw.
         device: to compute on; auto takes a GPU if there is one.
     """
-    from eval import commands
+    from eval.commands import report as bodies
 
-    commands.pca(run, out=out, caches=_split(cache), pictures=pictures, device=device)
+    bodies.pca(run, out=out, caches=_split(cache), pictures=pictures, device=device)
 
 
 def variance(
@@ -151,9 +151,9 @@ def variance(
         shards: of each dataset, evenly spread; 0 takes all.
         scheduler: address of a Dask scheduler whose workers see cache and run; left out, threads here.
     """
-    from eval import commands
+    from eval.commands import report as bodies
 
-    commands.variance(run, out=out, caches=_split(cache), datasets=_split(datasets), shards=shards, scheduler=scheduler)
+    bodies.variance(run, out=out, caches=_split(cache), datasets=_split(datasets), shards=shards, scheduler=scheduler)
 
 
 def correlation(
@@ -182,10 +182,10 @@ def correlation(
         probe_rows: training rows of the probe batch.
         device: to compute on; auto takes a GPU if there is one.
     """
-    from eval import commands
+    from eval.commands import report as bodies
 
     probe = {"steps": probe_steps, "from_step": from_step, "rows": probe_rows}
-    commands.correlation(run, out=out, caches=_split(cache), window=window, probe=probe, device=device)
+    bodies.correlation(run, out=out, caches=_split(cache), window=window, probe=probe, device=device)
 
 
 def attention(
@@ -214,9 +214,9 @@ def attention(
         medoids: maps of each network and photograph.
         device: to compute on; auto takes a GPU if there is one.
     """
-    from eval import commands
+    from eval.commands import report as bodies
 
-    commands.attention(
+    bodies.attention(
         run,
         out=out,
         caches=_split(cache),

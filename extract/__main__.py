@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from store import commandline
+from store.common import cli
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from extract.catalogue import Catalogue
-    from extract.crew import Crew
-    from extract.workshop import Settings
+    from extract.job.executor import Crew
+    from extract.job.worker import Settings
 
 TABLE_WIDTH = 110
 CataloguePath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CATALOGUE.toml")]
@@ -67,15 +67,15 @@ def run(
         dry_run: only tell what is left to do; writes nothing.
         overwrite: delete the datasets named by --datasets (without index and views: only their tokens) and begin anew.
     """
-    from extract import engine
     from extract.catalogue import load_catalogue
-    from extract.plan import narrowed
-    from extract.summary import sentences_of, table_of, write_summary
-    from extract.tasks import Part
-    from extract.watch import FailureLimit
-    from extract.workshop import Settings
+    from extract.job import job
+    from extract.job.failure_limit import FailureLimit
+    from extract.job.summary import sentences_of, table_of, write_summary
+    from extract.job.tasks import Part
+    from extract.job.worker import Settings
+    from extract.plan.plan import narrowed
 
-    job = engine.Job(
+    asked = job.Job(
         catalogue=load_catalogue(catalogue),
         cache=cache if "://" in cache else os.path.abspath(cache),
         datasets=_names(datasets),
@@ -85,20 +85,20 @@ def run(
         part=Part.parse(shards),
         events=events,
     )
-    selection = engine.check(job)
+    selection = job.check(asked)
     if dry_run:
-        _show_plan(narrowed(job.catalogue, datasets=selection.datasets, teachers=selection.teachers), job.cache)
+        _show_plan(narrowed(asked.catalogue, datasets=selection.datasets, teachers=selection.teachers), asked.cache)
         print("dry run: nothing was written")
         return 0
     settings = Settings(
-        location=job.cache, catalogue=job.catalogue, device=device, batch_size=batch_size, threads=threads
+        location=asked.cache, catalogue=asked.catalogue, device=device, batch_size=batch_size, threads=threads
     )
     if overwrite:
-        for name in engine.delete(selection, engine.open_root(selection)):
+        for name in job.delete(selection, job.open_root(selection)):
             print(f"deleted '{name}'", file=sys.stderr)
-    opened = engine.open_for(selection)
+    opened = job.open_for(selection)
     with _terminated_like_interrupted(), _crew(settings, scheduler, workers) as crew:
-        report = engine.run(selection, opened, crew, stream=sys.stderr)
+        report = job.run(selection, opened, crew, stream=sys.stderr)
     if summary is not None:
         write_summary(summary, report)
     _console().print(table_of(report))
@@ -142,11 +142,11 @@ def plan(
         device: for measuring.
         threads: for measuring.
     """
-    from extract.calibration import calibrate as measure
+    from backbones.device import resolve_device
     from extract.catalogue import load_catalogue
-    from extract.plan import narrowed, parse_rates
-    from extract.plan_choices import parse_choices
-    from extract.workshop import resolve_device
+    from extract.plan.calibrate import calibrate as measure
+    from extract.plan.plan import narrowed, parse_rates
+    from extract.plan.tables import parse_choices
 
     whole = load_catalogue(catalogue)
     chosen = narrowed(whole, datasets=_names(datasets), teachers=_names(teachers), split=split)
@@ -173,7 +173,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the program; see `store.commandline.run` for exit codes."""
     from extract.teachers.listing import teachers_command
 
-    return commandline.run(
+    return cli.run(
         "codistill extract",
         "Run teachers over datasets, once, into a cache.",
         {"run": run, "plan": plan, "teachers": teachers_command},
@@ -184,37 +184,37 @@ def main(argv: list[str] | None = None) -> int:
 def _show_plan(
     catalogue: "Catalogue", cache: str | None, *, rates: Mapping[str, float] | None = None, count_files: bool = True
 ) -> None:
-    from extract import plan_tables
-    from extract.plan import count_images, make_plan, open_if_there
+    from extract.plan import tables
+    from extract.plan.plan import count_images, make_plan, open_if_there
 
     existing = open_if_there(cache, catalogue.recipe)
     counts = count_images(catalogue, cache=existing, count_files=count_files)
     made = make_plan(catalogue, counts=counts, cache=existing, target=cache, rates=rates)
-    tables = plan_tables.dataset_table(made), plan_tables.cost_table(made), plan_tables.array_table(made)
-    _console().print(*tables, sep="\n")
-    for sentence in plan_tables.sentences(made):
+    shown = tables.dataset_table(made), tables.cost_table(made), tables.array_table(made)
+    _console().print(*shown, sep="\n")
+    for sentence in tables.sentences(made):
         print(sentence)
 
 
 def _show_choices(catalogues: Sequence["Catalogue"], *, count_files: bool) -> None:
-    from extract import plan_choices
-    from extract.plan import count_images, make_plan
+    from extract.plan import tables
+    from extract.plan.plan import count_images, make_plan
 
     counts = count_images(catalogues[0], cache=None, count_files=count_files)
     plans = [make_plan(catalogue, counts=counts) for catalogue in catalogues]
-    _console().print(plan_choices.choice_table(plans))
-    for sentence in plan_choices.choice_sentences(plans):
+    _console().print(tables.choice_table(plans))
+    for sentence in tables.choice_sentences(plans):
         print(sentence)
 
 
 def _crew(settings: "Settings", scheduler: str | None, workers: int) -> "AbstractContextManager[Crew]":
     """Who does the work: threads of this process, local processes, or the workers of a scheduler."""
     if scheduler is None and workers <= 0:
-        from extract.crew import LocalCrew
-        from extract.workshop import resolve_device
+        from backbones.device import resolve_device
+        from extract.job.executor import LocalCrew
 
         return LocalCrew(replace(settings, device=resolve_device(settings.device)))
-    from extract.cluster import ClusterCrew
+    from extract.job.dask_executor import ClusterCrew
 
     if scheduler is None and settings.threads is None:
         settings = replace(settings, threads=max(1, settings.processors // workers))

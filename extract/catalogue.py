@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import pydantic
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
-from store import configuration, errors, schema
+from store import errors
+from store.common import config
+from store.format import schema
 
 STUDENT_PATCH_PX = 14
 VIEW_RULE = 1  # raised when a view of the same recipe, image and number would show something else
@@ -195,8 +197,8 @@ def load_catalogue(path: str | Path) -> Catalogue:
     """
     path = Path(path)
     subject = f"catalogue '{path}'"
-    content = configuration.read_toml(path, subject=subject)
-    catalogue = configuration.parse(Catalogue, content, subject=subject)
+    content = config.read_toml(path, subject=subject)
+    catalogue = config.parse(Catalogue, content, subject=subject)
     problems = _problems_between(catalogue)
     if problems:
         raise errors.InvalidConfig(subject, problems)
@@ -220,7 +222,7 @@ def _problems_between(catalogue: Catalogue) -> list[str]:
         for group in teacher.groups:
             where = f"teacher[{index}].groups"
             if group not in groups:
-                near = configuration.near_miss(group, groups)
+                near = config.near_miss(group, groups)
                 problems.append(f"{where}: '{group}' is no dataset's group{near or '; known: ' + ', '.join(groups)}")
             if owners.setdefault(group, teacher.name) != teacher.name:
                 problems.append(f"{where}: '{group}' already belongs to teacher '{owners[group]}'")
@@ -247,5 +249,5 @@ def _pick(entries: tuple[E, ...], name: str, kind: str) -> E:
         if entry.name == name:
             return entry
     known = [entry.name for entry in entries]
-    near = configuration.near_miss(name, known)
+    near = config.near_miss(name, known)
     raise errors.MissingName(f"{kind} '{name}' is not in this catalogue{near}; available: {', '.join(known) or 'none'}")

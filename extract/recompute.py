@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from extract import preflight
+from backbones.device import resolve_device
 from extract.catalogue import load_catalogue
-from extract.workshop import Settings, Workshop, resolve_device, views_provenance
-from store import Cache, Dataset, errors, schema
-from store.recompute import PixelsRow, Recomputer
-from store.schema import PIXELS
+from extract.job import preflight
+from extract.job.worker import Settings, Workshop, views_provenance
+from store import Cache, Dataset, errors
+from store.format import schema
+from store.format.manifest import PixelsRow
+from store.format.schema import PIXELS
+from store.verify.recompute import Recomputer
 
 DEFAULT_BATCH = 8
 

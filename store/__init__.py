@@ -1,12 +1,12 @@
 """The offline teacher-feature cache: format, reading, writing, sealing, checking. Imports no torch."""
 
-from store.cache import Cache, create, open
-from store.dataset import Dataset, TeacherInfo
-from store.reader import Shard
-from store.seal import SealReport, seal
-from store.statistics import Moments, Statistics
-from store.trailer import Trailer
-from store.writer import ShardWriter
+from store.cache.cache import Cache, create, open
+from store.cache.dataset import Dataset, TeacherInfo
+from store.cache.reader import Shard
+from store.cache.writer import ShardWriter
+from store.format.statistics import Moments, Statistics
+from store.format.trailer import Trailer
+from store.sealing.seal import SealReport, seal
 
 __all__ = [
     "Cache",

@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from store import errors
-from store.commandline import run
+from store.common.cli import run
 
 UNWRAPPED = 160  # columns of a table that goes into a file or a pipe
 Place = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CACHE")]
@@ -29,10 +29,10 @@ def info(cache: Place, /, *, identities: bool = False, json: bool = False) -> No
 
     from rich.console import Console
 
-    from store.cache import open as open_cache
-    from store.info import inspect
-    from store.info_table import render
-    from store.schema import json_bytes
+    from store.cache.cache import open as open_cache
+    from store.format.schema import json_bytes
+    from store.inspection.info import inspect
+    from store.inspection.info_table import render
 
     found = inspect(open_cache(cache))
     if json:
@@ -50,7 +50,7 @@ def seal(cache: Place, /) -> None:
     Args:
         cache: path or URL.
     """
-    from store.seal import seal as seal_cache
+    from store.sealing.seal import seal as seal_cache
 
     report = seal_cache(cache, progress=sys.stderr.isatty())
     for array in report.arrays:
@@ -89,10 +89,10 @@ def show(
         patch: ROW,COL of the patch that similarities are to; the central one if left out.
         images: folder that the dataset's image paths are relative to, to show the photographs.
     """
-    from store.arguments import names_of, patch_of
-    from store.cache import open as open_cache
-    from store.figure import draw
-    from store.show import gather
+    from store.cache.cache import open as open_cache
+    from store.common.cli import names_of, patch_of
+    from store.inspection.figure import draw
+    from store.inspection.row_view import gather
 
     chosen = patch_of(patch)
     exhibit = gather(open_cache(cache)[dataset], rows, teachers=names_of(teachers), images=images)
@@ -114,10 +114,10 @@ def failures(cache: Place, /, *, dataset: str = "", array: str = "", out: Path |
     """
     from rich.console import Console
 
-    from store.arguments import names_of
-    from store.cache import open as open_cache
-    from store.failures import failures as find_failures
-    from store.failures import render, write_table
+    from store.cache.cache import open as open_cache
+    from store.common.cli import names_of
+    from store.inspection.failures import failures as find_failures
+    from store.inspection.failures import render, write_table
 
     table = find_failures(open_cache(cache), datasets=names_of(dataset), arrays=names_of(array))
     if out is not None:
@@ -151,10 +151,10 @@ def export(
         skip: leave rows out that failed or are missing, rather than refuse.
         overwrite: replace an existing file.
     """
-    from store.arguments import names_of, rows_of
-    from store.cache import open as open_cache
-    from store.export import export as export_rows
-    from store.schema import PIXELS
+    from store.cache.cache import open as open_cache
+    from store.common.cli import names_of, rows_of
+    from store.format.schema import PIXELS
+    from store.inspection.export import export as export_rows
 
     opened = open_cache(cache)[dataset]
     names = names_of(arrays) or [PIXELS, *opened.teachers]
@@ -186,8 +186,8 @@ def verify(
         catalogue: says where images and weights are, for rows that must be made anew.
         device: where teachers run for a repair.
     """
-    from store.schema import json_bytes
-    from store.verify_command import advice, check, check_and_repair
+    from store.format.schema import json_bytes
+    from store.verify.report import advice, check, check_and_repair
 
     say = _silent if json else print
     progress = sys.stderr.isatty()

@@ -125,3 +125,12 @@ class MissingExtra(CodistillError, ImportError):
     """An optional dependency is not installed; the message names the extra."""
 
     kind = "missing_extra"
+
+
+class DecodeError(CodistillError, ValueError):
+    """An image cannot become pixels. The message, `kind: details`, is kept as the reason of its failed rows."""
+
+    kind = "undecodable_image"
+
+    def __init__(self, reason_kind: str, details: str) -> None:
+        super().__init__(f"{reason_kind}: {details}")

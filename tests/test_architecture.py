@@ -47,7 +47,7 @@ def test_packages_import_only_what_the_design_allows(package: str) -> None:
     [
         ("store, store.__main__", "torch timm torchvision dask matplotlib obstore extract train eval"),
         ("train, train.loop, train.__main__", "extract dask distributed eval"),
-        ("codistill", "store torch numpy"),
+        ("codistill.__main__", "store torch numpy"),
     ],
 )
 def test_importing_stays_light(modules: str, forbidden: str) -> None:

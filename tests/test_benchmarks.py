@@ -7,15 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import store as store_benchmark
-from benchmarks import store_damage, store_scale
 from benchmarks.machine import ROOT
-from benchmarks.store_peers import missing_modules
+from benchmarks.store import __main__ as store_benchmark
+from benchmarks.store import damage, scale
+from benchmarks.store.peers import missing_modules
 
 
 def test_every_reader_and_writer_agrees_on_the_rows(tmp_path: Path) -> None:
     arguments = ["--quick", "--folder", str(tmp_path), "--out", str(tmp_path / "results")]
-    command = [sys.executable, "-m", "benchmarks.store", *arguments]  # lance does not let a process fork any more
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.store",
+        *arguments,
+    ]  # lance does not let a process fork any more
     subprocess.run(command, cwd=ROOT, check=True)
     report = json.loads((tmp_path / "results/store.json").read_text())
     expected = [peer for peer in store_benchmark.readers() if not missing_modules(peer.modules)]
@@ -43,7 +48,7 @@ def test_a_peer_that_is_not_installed_is_listed(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_cache_of_any_size_opens_and_samples(tmp_path: Path) -> None:
-    store_scale.main(quick=True, folder=tmp_path, out=tmp_path / "results")
+    scale.main(quick=True, folder=tmp_path, out=tmp_path / "results")
     report = json.loads((tmp_path / "results/store_scale.json").read_text())
     found, trainer = report["warm"]["store"], report["warm"]["train"]
     assert found["rows"] * 0.98 < found["usable_rows"] < found["rows"]
@@ -54,7 +59,7 @@ def test_a_cache_of_any_size_opens_and_samples(tmp_path: Path) -> None:
 
 
 def test_damage_is_found_and_repaired(tmp_path: Path) -> None:
-    store_damage.main(quick=True, out=tmp_path)
+    damage.main(quick=True, out=tmp_path)
     report = json.loads((tmp_path / "store_damage.json").read_text())
     assert report["flips"]["found"] == report["flips"]["repaired"] == report["flips"]["flips"] == 30
-    assert all(case["found"] and store_damage.as_expected(case) for case in report["structural"])
+    assert all(case["found"] and damage.as_expected(case) for case in report["structural"])

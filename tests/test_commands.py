@@ -5,8 +5,8 @@ import importlib
 
 import pytest
 
-import codistill
-from store.commandline import run
+from codistill import __main__ as codistill
+from store.common.cli import run
 
 PROGRAMS = ["store", "extract", "train", "eval"]
 

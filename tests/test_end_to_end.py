@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import zarr
 
-import codistill
+from codistill import __main__ as codistill
 from demo.collect import PHOTOGRAPHS, WEIGHTS, collect, package_file
 
 CATALOGUE = """

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 import tyro
 from pydantic import BaseModel
 
-from store.commandline import INTERRUPTED
-from store.commandline import run as run_program
+from store.common.cli import INTERRUPTED
+from store.common.cli import run as run_program
 from store.errors import CodistillError, InvalidInput
-from train.recipe import Recipe, from_mapping
-from train.recipes import RECIPES, find
+from train.recipe.config import Recipe, from_mapping
+from train.recipe.named import RECIPES, find
 
 RecipeName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
 CacheList = Annotated[str, tyro.conf.arg(metavar="CACHE[,CACHE]")]
@@ -83,7 +83,7 @@ def sweep(file: Annotated[Path, tyro.conf.Positional], cache: CacheList, out: Di
         cache: sealed caches, separated by commas.
         out: directory of the runs and of comparison.md, .csv and .png.
     """
-    from train import comparison
+    from train import sweep_table
     from train.sweep import FAILED, STOPPED, check, keep, plan, run_all
 
     wanted, runs = plan(file, out)
@@ -94,7 +94,7 @@ def sweep(file: Annotated[Path, tyro.conf.Positional], cache: CacheList, out: Di
         done.append(item)
         what = f"{item.run.row.name}, seed {item.run.seed}"
         print(f"[{number}/{len(runs)}] {what}: {item.status}{f': {item.problem}' if item.problem else ''}", flush=True)
-    files = comparison.write(out, title=wanted.title, rows=wanted.rows, baseline=wanted.baseline, done=done)
+    files = sweep_table.write(out, title=wanted.title, rows=wanted.rows, baseline=wanted.baseline, done=done)
     print("comparison: " + ", ".join(str(path) for path in files))
     print(f"for one page with pictures: codistill eval report {out} --out REPORT")
     ends = {item.status for item in done}
@@ -117,8 +117,8 @@ def export(
         step: checkpoint to take; None takes the newest.
         image_size: side of the images that timm's model takes, px; None takes the one trained on.
     """
-    from train.export_run import export_run
-    from train.runs import load
+    from train.export import export_run
+    from train.run.load import load
 
     export_run(load(run, step=step), out, kind=format, image_size=image_size)
     use = f'timm.create_model("local-dir:{out}", pretrained=True)' if format == "timm" else "naver/dune's loader"

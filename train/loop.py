@@ -7,17 +7,17 @@ from pathlib import Path
 
 import torch
 
-from train import checkpoints, curves, log, rundir, runs
-from train.buffers import row_bytes
-from train.checkpoints import Checkpoint
-from train.data import Loader
-from train.fidelity import measure
-from train.interrupt import StopRequest
-from train.opening import describe, open_mixture
-from train.ranks import joined
-from train.recipe import Recipe
-from train.statistics import set_exact
+from train.data.buffers import row_bytes
+from train.data.loader import Loader
+from train.data.open_caches import describe, open_mixture
+from train.distributed import joined
+from train.objective.target_statistics import set_exact
+from train.recipe.config import Recipe
+from train.run import checkpoints, curves, directory, load, log
+from train.run.checkpoints import Checkpoint
+from train.run.interrupt import StopRequest
 from train.step import Stepper
+from train.validate import measure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,16 +73,16 @@ def train(
 
     with joined(recipe.machine.device) as ranks:
         # What is trained, on what, and who else is allowed to have begun this directory.
-        place = out / rundir.CHECKPOINTS
+        place = out / directory.CHECKPOINTS
         begins = not (resume and checkpoints.saved(place))  # else nobody asks again for what it started from
-        mixture = open_mixture(recipe, caches, problems=runs.problems_of(recipe, begins=begins))
+        mixture = open_mixture(recipe, caches, problems=load.problems_of(recipe, begins=begins))
         description = describe(mixture)
-        distiller, norms = (runs.build if begins else runs.fresh)(recipe, description)
+        distiller, norms = (load.build if begins else load.fresh)(recipe, description)
         distiller.to(ranks.device).train()
         norms.to(ranks.device)
         stepper = Stepper(recipe=recipe, mixture=mixture, distiller=distiller, norms=norms, ranks=ranks)
         ranks.first_alone(
-            lambda: rundir.prepare(out, recipe=recipe, description=description, resume=resume, overwrite=overwrite)
+            lambda: directory.prepare(out, recipe=recipe, description=description, resume=resume, overwrite=overwrite)
         )
 
         # Where it begins: at step 0, or behind the newest checkpoint.
@@ -91,7 +91,7 @@ def train(
             return Outcome(step=done, steps=recipe.steps, first=ranks.first)
         if done:
             saved = checkpoints.load(place)
-            runs.restore(distiller, norms, saved.model, source=f"checkpoint of step {done} of '{out}'")
+            load.restore(distiller, norms, saved.model, source=f"checkpoint of step {done} of '{out}'")
             checkpoints.restore_optimizer(stepper.optimizer, distiller, saved.optimizer)
             del saved
         elif recipe.targets.norm == "exact":
@@ -133,7 +133,7 @@ def train(
             if ranks.first:
                 checkpoint = Checkpoint(
                     step=step,
-                    model=runs.state_of(distiller, norms),
+                    model=load.state_of(distiller, norms),
                     optimizer=checkpoints.optimizer_tensors(stepper.optimizer, distiller),
                     state={"steps": recipe.steps, "images": step * recipe.data.batch, "torch": torch.__version__},
                 )

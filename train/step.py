@@ -17,19 +17,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 from backbones.images import normalise
 from store.errors import Diverged
-from train import augment
-from train.counter import Int64, key
-from train.data import Batch
-from train.losses import LossWeights, TeacherLoss, combine, teacher_loss
-from train.mixture import Mixture, Picks
-from train.model import Distiller
-from train.optim import adamw, clip_per_tensor, set_lr
-from train.ranks import Ranks
-from train.recipe import Recipe
-from train.sampling import Sampler, slice_of_rank
-from train.schedules import ema_momentum, learning_rate, peak_rate
-from train.sharing import coefficients, drop_draws, eligibility_table, keep_mask, kept_count
-from train.targets import TargetNorms, TeacherNorm
+from train.data import augment
+from train.data.loader import Batch
+from train.data.mixture import Mixture, Picks
+from train.data.sampler import Sampler, slice_of_rank
+from train.data.teacher_sharing import eligibility_table
+from train.distributed import Ranks
+from train.model.distiller import Distiller
+from train.objective.losses import LossWeights, TeacherLoss, combine, teacher_loss
+from train.objective.targets import TargetNorms, TeacherNorm
+from train.objective.teacher_dropping import coefficients, drop_draws, keep_mask, kept_count
+from train.optim import adamw, clip_per_tensor, ema_momentum, learning_rate, peak_rate, set_lr
+from train.recipe.config import Recipe
+from train.stateless_random import Int64, key
 
 PLAIN_ATTENTION_TOKENS = 200
 

@@ -27,11 +27,11 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from store.configuration import near_miss, parse, read_toml
+from store.common.config import near_miss, parse, read_toml
 from store.errors import CodistillError, InvalidConfig
-from train.interrupt import StopRequest
-from train.recipe import Recipe, flattened, overridden
-from train.recipes import find
+from train.recipe.config import Recipe, flattened, overridden
+from train.recipe.named import find
+from train.run.interrupt import StopRequest
 
 FINISHED, FAILED, STOPPED = "finished", "failed", "stopped"
 PROBLEM = "problem.txt"
@@ -179,9 +179,9 @@ def check(subject: str, runs: Sequence[Planned], *, caches: Sequence[str]) -> No
     """
     import torch
 
-    from train.opening import describe, open_mixture
-    from train.rundir import RECIPE
-    from train.runs import fresh, problems_of
+    from train.data.open_caches import describe, open_mixture
+    from train.run.directory import RECIPE
+    from train.run.load import fresh, problems_of
 
     problems = []
     for run in {run.row.name: run for run in runs}.values():

@@ -4,9 +4,29 @@ A low correlation between two teachers means that their gradients pull the stude
 Shapes: S steps, T teachers, W windows.
 """
 
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from backbones.images import normalise
+from eval.fidelity import rows
+from store.errors import InvalidInput
+from train.data.loader import Batch, Loader
+from train.data.mixture import Mixture
+from train.distributed import joined
+from train.model.distiller import Distiller
+from train.objective.losses import LossWeights, teacher_loss
+from train.objective.targets import TargetNorms
+from train.run import checkpoints, load, log
+from train.run.directory import CHECKPOINTS
+from train.run.load import Run
+from train.step import Stepper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,3 +93,160 @@ def correlate_updates(
         pearson=correlation,
         sign_agreement=agreement,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """How updates are measured on a probe batch.
+
+    Attributes:
+        steps: how many updates are replayed.
+        from_step: a saved checkpoint to replay from; 0 is the beginning of the run.
+        rows: of the probe batch, drawn from the training rows, equally many of each group.
+    """
+
+    steps: int = 50
+    from_step: int = 0
+    rows: int = 64
+
+
+def from_log(run: Run, *, window: int) -> UpdateCorrelation:
+    """Correlate the changes of the logged losses (batch means before dropping).
+
+    Raises:
+        InvalidInput: the log has fewer than three consecutive steps, or one teacher only.
+    """
+    records = log.read(run.directory, log.STEP)
+    teachers = _teachers(run)
+    steps = [record["step"] for record in records] or [1]
+    first = steps[0]
+    # A step that is not logged, or has no image for a teacher (None), is NaN; the others keep their numbers.
+    losses = np.full((steps[-1] - first + 1, len(teachers)), np.nan)
+    for record in records:
+        losses[record["step"] - first] = [record["loss_per_teacher"][name] for name in teachers]
+    changes = np.diff(losses, axis=0)
+    if np.isfinite(changes).all(axis=1).sum() < 2:
+        raise InvalidInput(
+            f"run '{run.directory}': {len(records)} logged steps are too few to correlate loss updates, 3 at least"
+        )
+    return correlate_updates(changes, teachers, window=window, first_step=first + 1)
+
+
+def on_probe(
+    run: Run, mixture: Mixture, probe: Probe, *, window: int, device: torch.device, progress: bool = False
+) -> UpdateCorrelation:
+    """Replay steps of the run and correlate what each does to the loss on a fixed batch.
+
+    The steps are those of the training, drawn rows and masks included; nothing in the run directory changes.
+
+    Raises:
+        MissingFile: no checkpoint of that step; the available ones are listed.
+        InvalidInput: one teacher only, or no step left to replay.
+    """
+    last = min(probe.from_step + probe.steps, run.recipe.steps)
+    if last - probe.from_step < 2:
+        raise InvalidInput(
+            f"run '{run.directory}' has {run.recipe.steps} steps: none left to replay from {probe.from_step}. "
+            "Choose an earlier --from-step"
+        )
+    teachers = _teachers(run)
+    selection = rows.balanced(mixture, rows=probe.rows, seed=run.recipe.seed)
+    with joined(str(device)) as ranks:
+        ((_, batch),) = rows.batches(selection, mixture, device=ranks.device, batch=max(1, len(selection)))
+        batch = _kept(batch)
+        distiller, norms, optimizer = _at(run, probe.from_step)
+        stepper = Stepper(
+            recipe=run.recipe,
+            mixture=mixture,
+            distiller=distiller.to(ranks.device).train(),
+            norms=norms.to(ranks.device),
+            ranks=ranks,
+        )
+        checkpoints.restore_optimizer(stepper.optimizer, distiller, optimizer)
+        losses = [_losses(run, distiller, norms, batch=batch)]
+        with _loader(run, mixture, stepper, range(probe.from_step, last)) as loader:
+            for step in tqdm(loader, total=last - probe.from_step, desc="replay", unit="step", disable=not progress):
+                stepper.step(step).record()
+                losses.append(_losses(run, distiller, norms, batch=batch))
+    return correlate_updates(np.diff(np.array(losses), axis=0), teachers, window=window, first_step=probe.from_step + 1)
+
+
+def as_json(found: UpdateCorrelation) -> dict[str, Any]:
+    """Everything as plain data; NaN becomes None."""
+
+    def plain(values: np.ndarray) -> Any:
+        entries = values.astype(object)
+        entries[~np.isfinite(values)] = None
+        return entries.tolist()
+
+    return {
+        "teachers": list(found.teachers),
+        "first_step": found.first_step.tolist(),
+        "pearson": plain(found.pearson),
+        "sign_agreement": plain(found.sign_agreement),
+        "mean_pearson": plain(found.mean_pearson()),
+    }
+
+
+def pairs(teachers: Sequence[str]) -> list[tuple[int, int]]:
+    """Every pair of teachers once."""
+    return [(i, j) for i in range(len(teachers)) for j in range(i + 1, len(teachers))]
+
+
+def _teachers(run: Run) -> tuple[str, ...]:
+    teachers = tuple(run.distiller.teachers)
+    if len(teachers) < 2:
+        raise InvalidInput(f"run '{run.directory}' has one teacher ({teachers[0]}): there is nothing to correlate")
+    return teachers
+
+
+def _at(run: Run, step: int) -> tuple[Distiller, TargetNorms, dict[str, Tensor]]:
+    """Student, target statistics and optimizer as they were after `step` steps."""
+    distiller, norms = load.build(run.recipe, run.description)
+    if step == 0:
+        # Exact statistics never change; running ones begin anew.
+        return distiller, deepcopy(run.target_norms) if run.recipe.targets.norm == "exact" else norms, {}
+    saved = checkpoints.load(run.directory / CHECKPOINTS, step)
+    load.restore(distiller, norms, saved.model, source=f"checkpoint of step {step} of run '{run.directory}'")
+    return distiller, norms, dict(saved.optimizer)
+
+
+def _loader(run: Run, mixture: Mixture, stepper: Stepper, steps: range) -> Loader:
+    machine = run.recipe.machine
+    return Loader(
+        sources=mixture.sources,
+        teachers=mixture.teachers,
+        image_size=mixture.image_size,
+        plan=stepper.plan,
+        steps=steps,
+        batch=run.recipe.data.batch,
+        device=stepper.ranks.device,
+        readers=machine.readers,
+        prefetch=machine.prefetch,
+        verify=machine.verify,
+    )
+
+
+def _kept(batch: Batch) -> Batch:
+    """A batch that outlives its loader's buffers."""
+    return Batch(
+        step=batch.step,
+        picks=batch.picks,
+        pixels=batch.pixels.clone(),
+        tokens={name: tokens.clone() for name, tokens in batch.tokens.items()},
+        read=batch.read,
+    )
+
+
+@torch.no_grad()
+def _losses(run: Run, distiller: Distiller, norms: TargetNorms, *, batch: Batch) -> list[float]:
+    """The loss of every teacher on the probe batch, in float32 and evaluation mode."""
+    distiller.eval()
+    predicted = distiller(normalise(batch.pixels))
+    weights = LossWeights(cosine=run.recipe.loss.cosine, smooth_l1=run.recipe.loss.smooth_l1)
+    losses = []
+    for number, (name, tokens) in enumerate(batch.tokens.items()):
+        found = teacher_loss(predicted[name], tokens, norm=norms.stored(name), weights=weights)
+        losses.append(float(found.per_image[torch.from_numpy(batch.read[number])].double().mean()))
+    distiller.train()
+    return losses

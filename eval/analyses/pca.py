@@ -15,17 +15,17 @@ import pyarrow.compute as pc
 import torch
 
 from backbones.images import normalise
-from eval import rows
-from eval.encoders import StudentEncoder
-from eval.fidelity import Subject
-from eval.held_out import image_keys, seen_in_training
-from eval.metrics import row_sums
-from eval.predictors import statistics
-from eval.summary import HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS, PATCH
+from eval.encoders.base import StudentEncoder
+from eval.fidelity import rows
+from eval.fidelity.held_out import image_keys, seen_in_training
+from eval.fidelity.measure import Subject
+from eval.fidelity.metrics import row_sums
+from eval.fidelity.predictors import statistics
+from eval.fidelity.scores import HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS, PATCH
 from store.errors import InvalidInput
-from store.pictures import pca_basis, pca_rgb
-from train.mixture import Mixture, Picks, Source
-from train.targets import MIN_STD
+from store.inspection.token_images import pca_basis, pca_rgb
+from train.data.mixture import Mixture, Picks, Source
+from train.objective.targets import MIN_STD
 
 PHOTOGRAPH, ENCODER = "photograph", "student encoder"
 TEACHER, PROJECTION = "teacher ", "projection to "

@@ -4,10 +4,29 @@ Only the count, the mean and the centred second moments are kept, in float64, an
 task a shard can compute them. Shapes: N tokens, C channels.
 """
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+
+from backbones.device import resolve_device
+from backbones.images import normalise
+from eval.fidelity.predictors import statistics
+from eval.fidelity.scores import PATCH
+from store.cache.cache import open_dataset
+from store.cache.dataset import Dataset
+from store.common.config import near_miss
+from store.errors import InvalidInput, MissingName
+from store.format.schema import OK, PIXELS
+from train.data.mixture import Mixture
+from train.objective.targets import MIN_STD
+from train.run.load import Run, load
 
 TOKENS_PER_CHANNEL = 10
 
@@ -82,3 +101,208 @@ def cumulative_explained_variance(covariance: Covariance, *, standardised: bool 
 def components_for(curve: np.ndarray, share: float) -> int:
     """How many components it takes for `share` of the variance, from a cumulative curve (C,)."""
     return int(np.searchsorted(curve, share - 1e-12)) + 1
+
+
+TEACHER, STUDENT = "teacher", "student"
+
+MERGED_AT_ONCE = 8
+
+ROWS_AT_ONCE = 16
+
+SHARES = (0.5, 0.9, 0.99)
+
+Parts = dict[tuple[str, str], Covariance]  # (teacher, TEACHER or STUDENT) -> moments of its patch tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One shard of one dataset, and whose projections to look at beside the teachers."""
+
+    location: str
+    dataset: str
+    shard: int
+    teachers: tuple[str, ...]
+    run: str
+    step: int
+
+
+def explained_variance(
+    run: Run, mixture: Mixture, *, datasets: Sequence[str], shards: int, scheduler: str = "", progress: bool = False
+) -> dict[str, Any]:
+    """Curves of every dataset and teacher, of the teacher's tokens and of the student's projections.
+
+    Args:
+        run: whose projections.
+        mixture: its caches.
+        datasets: names; none means all held-out ones.
+        shards: of each dataset in each cache, evenly spread; 0 takes all.
+        scheduler: address of a Dask scheduler; empty works in threads here.
+        progress: show a progress bar.
+
+    Raises:
+        MissingName: the run has no such dataset; the available ones are listed.
+        InvalidInput: none is named and nothing is held out.
+
+    Returns:
+        JSON: dataset -> teacher -> TEACHER | STUDENT -> {"tokens", "enough", "raw", "standardised"}.
+    """
+    import dask
+
+    reduced = {
+        name: _reduced([task for part in parts for task in _tasks(run, mixture, part, shards=shards)])
+        for name, parts in _datasets(mixture, datasets).items()
+    }
+    with _cluster(scheduler), _bar(progress and not scheduler):
+        (merged,) = dask.compute(reduced)
+    found: dict[str, Any] = {}
+    for dataset, parts in merged.items():
+        for (teacher, owner), moments in sorted(parts.items()):
+            found.setdefault(dataset, {}).setdefault(teacher, {})[owner] = _curves(moments)
+    return found
+
+
+def moments_of_shard(task: Task) -> Parts:
+    """The moments of the patch tokens in one shard: what a worker runs."""
+    dataset = open_dataset(task.location, task.dataset)
+    run = _student(task.run, task.step)
+    pixels = dataset.read_shard(PIXELS, task.shard)
+    shards = {teacher: dataset.read_shard(teacher, task.shard) for teacher in task.teachers}
+    ok = np.logical_and.reduce([shard.status == OK for shard in (pixels, *shards.values())])
+    rows = np.flatnonzero(ok)
+    parts: list[Parts] = []
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        part = rows[start : start + ROWS_AT_ONCE]
+        tokens = _projections(run, pixels.data[part])
+        for teacher, shard in shards.items():
+            prefix_tokens = run.distiller.teachers[teacher].prefix_tokens
+            tokens[teacher, TEACHER] = shard.data[part, prefix_tokens:]
+        parts.append({key: Covariance.of(values.reshape(-1, values.shape[-1])) for key, values in tokens.items()})
+    return merge_parts(parts)
+
+
+def merge_parts(parts: Sequence[Parts]) -> Parts:
+    """Merge key by key."""
+    keys = {key for part in parts for key in part}
+    return {key: merge(part[key] for part in parts if key in part) for key in keys}
+
+
+def summary_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row for each dataset, teacher and owner: how many components hold 50, 90 and 99 % of the variance."""
+    return [
+        {
+            "dataset": dataset,
+            "teacher": teacher,
+            "owner": owner,
+            "channels": len(curves["raw"]),
+            "tokens": curves["tokens"],
+            "enough": curves["enough"],
+            **{
+                f"{kind}_{share:g}": components_for(np.array(curves[kind]), share)
+                for kind in ("raw", "standardised")
+                for share in SHARES
+            },
+        }
+        for dataset, teachers in found.items()
+        for teacher, owners in teachers.items()
+        for owner, curves in owners.items()
+    ]
+
+
+def _projections(run: Run, pixels: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
+    """Patch tokens that the student predicts, in the teacher's own units."""
+    tokens = {}
+    device = next(run.distiller.parameters()).device
+    with torch.inference_mode():
+        predicted = run.distiller(normalise(torch.from_numpy(np.ascontiguousarray(pixels)).to(device)))
+        for teacher, (_, patches) in predicted.items():
+            norm = statistics(run.target_norms, (teacher, PATCH))
+            tokens[teacher, STUDENT] = (patches * norm.std.clamp(min=MIN_STD) + norm.mean).cpu().numpy()
+    return tokens
+
+
+@cache
+def _student(directory: str, step: int) -> Run:
+    """The student, read once by each worker, on its GPU if it has one."""
+    run = load(Path(directory), step=step)
+    device = resolve_device("auto")
+    run.distiller.to(device)
+    run.target_norms.to(device)
+    return run
+
+
+def _datasets(mixture: Mixture, names: Sequence[str]) -> dict[str, list[Dataset]]:
+    """By name, those of all caches: datasets of one name are one."""
+    sources = mixture.held_out if not names else (*mixture.held_out, *mixture.sources)
+    known: dict[str, list[Dataset]] = {}
+    for source in sources:
+        known.setdefault(source.dataset.name, []).append(source.dataset)
+    if not known:
+        raise InvalidInput(
+            f"nothing is held out. Name what to look at with --datasets; there are: "
+            f"{', '.join(source.dataset.name for source in mixture.sources)}"
+        )
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise MissingName(
+            f"--datasets: '{unknown[0]}' is no dataset of this run{near_miss(unknown[0], known)}; available: "
+            f"{', '.join(sorted(known))}"
+        )
+    return {name: known[name] for name in (names or known)}
+
+
+def _tasks(run: Run, mixture: Mixture, dataset: Dataset, *, shards: int) -> list[Task]:
+    teachers = tuple(name for name in mixture.teachers if name in dataset.teachers)
+    present = frozenset.intersection(*(dataset.present(array) for array in (PIXELS, *teachers)))
+    whole = np.array(sorted(present), dtype=np.int64)
+    count = min(len(whole), shards) if shards else len(whole)
+    chosen = whole[np.arange(count) * len(whole) // max(count, 1)]
+    return [
+        Task(
+            location=dataset.storage.location,
+            dataset=dataset.name,
+            shard=int(shard),
+            teachers=teachers,
+            run=str(run.directory.resolve()),
+            step=run.step,
+        )
+        for shard in chosen
+    ]
+
+
+def _reduced(tasks: Sequence[Task]) -> Any:
+    """A tree of tasks that ends in the merged parts."""
+    import dask
+
+    level = [dask.delayed(moments_of_shard)(task) for task in tasks]
+    join = dask.delayed(merge_parts)
+    while len(level) > 1:
+        level = [join(level[start : start + MERGED_AT_ONCE]) for start in range(0, len(level), MERGED_AT_ONCE)]
+    return level[0] if level else {}
+
+
+def _cluster(scheduler: str) -> Any:
+    """A client of the scheduler, or threads in this process."""
+    import dask
+
+    if not scheduler:
+        return dask.config.set(scheduler="threads")
+    from distributed import Client
+
+    return Client(scheduler)
+
+
+def _bar(wanted: bool) -> Any:
+    if not wanted:
+        return nullcontext()
+    from dask.diagnostics import ProgressBar
+
+    return ProgressBar(out=sys.stderr)
+
+
+def _curves(moments: Covariance) -> dict[str, Any]:
+    return {
+        "tokens": moments.count,
+        "enough": moments.enough,
+        "raw": cumulative_explained_variance(moments).tolist(),
+        "standardised": cumulative_explained_variance(moments, standardised=True).tolist(),
+    }

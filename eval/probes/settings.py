@@ -1,7 +1,6 @@
 """Settings of the probes; the defaults are the published protocols'. No torch: the command line shows them."""
 
 from dataclasses import dataclass, field, fields, is_dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from store.errors import InvalidConfig
@@ -22,31 +21,6 @@ AT_LEAST_ZERO = (
     "brightness",
     "colour",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderOptions:
-    """How the encoder is taken.
-
-    Args:
-        untrained: the run's student before its first step.
-        projector: what this teacher's projector makes of the student's tokens, instead of the encoder's own.
-        final_norm: apply the student's final norm; the default is the probe's (not for depth).
-        weights: file of a teacher's weights.
-        stride: the stage of a hierarchical or convolutional teacher, in px.
-        cell_px: px per cell of a teacher's patch grid.
-        dtype: float32, or autocast to float16 or bfloat16.
-        device: cpu, cuda, ...; auto takes a GPU if there is one.
-    """
-
-    untrained: bool = False
-    projector: str | None = None
-    final_norm: bool | None = None
-    weights: Path | None = None
-    stride: int | None = None
-    cell_px: int = 14
-    dtype: str = "float32"
-    device: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

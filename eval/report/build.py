@@ -7,27 +7,28 @@ from typing import Any
 
 import pyarrow as pa
 
-from eval import computed, fidelity, norms
 from eval.analyses.pca import images_of
-from eval.compare import in_common
-from eval.peers import Peers
-from eval.probes import kept
-from eval.report import about, analyses, comparison, extraction, hardest, pictures, probes
-from eval.report import fidelity as fidelity_part
-from eval.report.blocks import Item, Page, Section
-from eval.report.fidelity import RunScores
-from eval.report.pictures import RunPictures
-from eval.report.views import RunView
-from eval.runs import OpenRun
-from eval.standings import Comparison
-from eval.summary import summarise
+from eval.comparison.paired import in_common
+from eval.comparison.ranking import Comparison
+from eval.encoders.load import Peers
+from eval.fidelity import measure, target_norms
+from eval.fidelity.scores import summarise
+from eval.probes import probe_results
+from eval.report.page import Item, Page, Section
+from eval.report.run_view import RunView
+from eval.report.sections import about, analyses, comparison, extraction, pictures, probes
+from eval.report.sections import scores as fidelity_part
+from eval.report.sections.pictures import RunPictures
+from eval.report.sections.scores import RunScores
+from eval.runs import cached
+from eval.runs.open_run import OpenRun
 from store.errors import InvalidInput
 
 # What the page shows where it was computed, and the command that computes it.
 ANALYSES = {
-    computed.VARIANCE: "Explained variance of teachers and projections",
-    computed.CORRELATION: "Correlation of loss updates on a fixed probe batch",
-    computed.ATTENTION: "Attention maps",
+    cached.VARIANCE: "Explained variance of teachers and projections",
+    cached.CORRELATION: "Correlation of loss updates on a fixed probe batch",
+    cached.ATTENTION: "Attention maps",
 }
 PROBES = {
     "knn": ("k-nearest-neighbour classification", "--data FOLDER --features FEATURES"),
@@ -66,7 +67,7 @@ class Named:
 def build(
     runs: Mapping[str, OpenRun],
     *,
-    settings: fidelity.Settings,
+    settings: measure.Settings,
     summary: Mapping[str, Any] | None,
     picture_count: int,
     named: Named | None = None,
@@ -88,7 +89,7 @@ def build(
         progress: show progress bars.
     """
     own = {
-        name: computed.fidelity(opened, settings, peers=(peers or {}).get(name), progress=progress)
+        name: cached.fidelity(opened, settings, peers=(peers or {}).get(name), progress=progress)
         for name, opened in runs.items()
     }
     named = named or Named()
@@ -102,9 +103,9 @@ def build(
     )
     views = [_view(name, opened, own[name], compared) for name, opened in runs.items()]
     drawn = [_pictures(name, runs[name], compared, count=picture_count) for name in _pictured(compared)]
-    probed = {name: found for name, opened in runs.items() if (found := kept.every(opened.directory))}
+    probed = {name: found for name, opened in runs.items() if (found := probe_results.every(opened.directory))}
     several = len(runs) > 1
-    by_difficulty = None if several else hardest.block(next(iter(sums.values())))
+    by_difficulty = None if several else fidelity_part.block(next(iter(sums.values())))
     drawn_section = pictures.section(drawn)
     scores_section = fidelity_part.section(scores, more=[by_difficulty] if by_difficulty else [])
     sections = [
@@ -120,7 +121,7 @@ def build(
         about.how_to_read(),
     ]
     verdict = comparison.sentences(compared) if several else fidelity_part.verdict(scores[0])
-    notes = [*about.notes(views), *norms.notes({name: opened.run.target_norms for name, opened in runs.items()})]
+    notes = [*about.notes(views), *target_norms.notes({name: opened.run.target_norms for name, opened in runs.items()})]
     page = _page(views, scores, sections, verdict=verdict, notes=notes, titles=named.titles)
     return Report(page=page, scores=scores, views=views, compared=compared)
 
@@ -140,7 +141,7 @@ def missing(runs: Mapping[str, OpenRun], summary: Mapping[str, Any] | None) -> l
         if lacking:
             code = f"codistill eval {kind} {runs[lacking[0]].directory} --out FOLDER"
             entries.append(Item(text=f"{what}{_whose(lacking, runs)}:", code=code))
-    stored = {name: {found.kind for found in kept.every(opened.directory)} for name, opened in runs.items()}
+    stored = {name: {found.kind for found in probe_results.every(opened.directory)} for name, opened in runs.items()}
     for kind, (what, options) in PROBES.items():
         lacking = [name for name in runs if kind not in stored[name]]
         if lacking:
@@ -157,13 +158,13 @@ def _analyses(runs: Mapping[str, OpenRun], views: Sequence[RunView]) -> list[Sec
         for kind in ANALYSES
     }
     sections = []
-    if stored[computed.VARIANCE]:
-        sections.append(analyses.variance_section({n: value for n, (_, value, _) in stored[computed.VARIANCE].items()}))
+    if stored[cached.VARIANCE]:
+        sections.append(analyses.variance_section({n: value for n, (_, value, _) in stored[cached.VARIANCE].items()}))
     logged = {name: data for name, opened in runs.items() if (data := _logged(opened)) is not None}
-    probed = {name: value for name, (_, value, _) in stored[computed.CORRELATION].items()}
+    probed = {name: value for name, (_, value, _) in stored[cached.CORRELATION].items()}
     if logged or probed:
         sections.append(analyses.correlation_section(logged, probed, views))
-    tables = {name: table for name, (_, _, table) in stored[computed.ATTENTION].items() if table is not None}
+    tables = {name: table for name, (_, _, table) in stored[cached.ATTENTION].items() if table is not None}
     if tables:
         sections.append(analyses.attention_section(tables))
     return sections
@@ -172,7 +173,7 @@ def _analyses(runs: Mapping[str, OpenRun], views: Sequence[RunView]) -> list[Sec
 def _logged(opened: OpenRun) -> dict[str, Any] | None:
     """What the log says of updates, or None if it is too short or there is one teacher."""
     try:
-        return computed.logged_correlation(opened)
+        return cached.logged_correlation(opened)
     except InvalidInput:
         return None
 
@@ -210,7 +211,7 @@ def _view(name: str, opened: OpenRun, table: pa.Table, compared: Comparison) -> 
 def _pictures(name: str, opened: OpenRun, compared: Comparison, *, count: int) -> RunPictures:
     label = compared.label(name)
     try:
-        facts, table = computed.pictures(opened, count=count)
+        facts, table = cached.pictures(opened, count=count)
     except InvalidInput:  # nothing is held out
         return RunPictures(name=label, shown=[], captions=[], images={}, cosines={})
     images = images_of(table)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from store.errors import InvalidInput
 
@@ -61,7 +62,7 @@ def best(scores: Sequence[DepthScore]) -> DepthScore:
     return min(scores, key=lambda entry: entry.absrel)
 
 
-def summarise(sets: Mapping[str, Sequence[DepthScore]]) -> dict[str, dict[str, float]]:
+def summarise_depth(sets: Mapping[str, Sequence[DepthScore]]) -> dict[str, dict[str, float]]:
     """Means over the samples of each set, and over the sets (each counts once) under `average`."""
     table = {
         name: {
@@ -82,3 +83,104 @@ def resize_nearest(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         for old, new in zip(image.shape, shape, strict=True)
     )
     return np.asarray(image[np.ix_(rows, columns)])
+
+
+THRESHOLD_DEG = 15.0
+
+MAX_THRESHOLD_DEG = 30
+
+_ORTHONORMAL_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairErrors:
+    """Errors in degrees of every pair: rotation (P,) and direction of translation (P,), up to sign."""
+
+    rotation_deg: np.ndarray
+    translation_deg: np.ndarray
+
+
+def pair_errors(predicted: np.ndarray, true: np.ndarray) -> PairErrors:
+    """Errors of the relative poses of all pairs of frames of one sequence.
+
+    A translation of length zero has no direction: its error is 90 degrees, the largest there is.
+
+    Args:
+        predicted: float (F, 4, 4) or (F, 3, 4), world to camera, in any world and scale.
+        true: the same for the same frames in the same order.
+
+    Raises:
+        InvalidInput: other shapes, fewer than two frames, or a rotation that is none.
+    """
+    estimated_rotation, estimated_shift = _relative(_checked(predicted, "predicted"))
+    true_rotation, true_shift = _relative(_checked(true, "true"))
+    if len(predicted) != len(true):
+        raise InvalidInput(f"predicted poses: {len(predicted)} frames, the true ones have {len(true)}")
+    cosine = np.sum(_directions(estimated_shift) * _directions(true_shift), axis=1)
+    return PairErrors(
+        rotation_deg=np.degrees((estimated_rotation * true_rotation.inv()).magnitude()),
+        translation_deg=np.degrees(np.arccos(np.clip(np.abs(cosine), 0.0, 1.0))),
+    )
+
+
+def accuracy(errors_deg: np.ndarray, *, threshold_deg: float = THRESHOLD_DEG) -> float:
+    """Percentage of errors below the threshold (RRA@15 of rotations, RTA@15 of translations); NaN without any."""
+    return 100 * float(np.mean(errors_deg < threshold_deg)) if len(errors_deg) else float("nan")
+
+
+def mean_average_accuracy(errors: PairErrors, *, max_threshold_deg: int = MAX_THRESHOLD_DEG) -> float:
+    """mAA(30) in [0, 1]: mean over the thresholds 1..30 degrees of the share of pairs whose larger error is below.
+
+    An error on an edge counts in the bin above it, except that the last bin is closed.
+    """
+    larger = np.maximum(errors.rotation_deg, errors.translation_deg)
+    if not len(larger):
+        return float("nan")
+    counts, _ = np.histogram(larger, bins=np.arange(max_threshold_deg + 1))
+    return float(np.mean(np.cumsum(counts) / len(larger)))
+
+
+def summarise_pose(categories: Mapping[str, PairErrors]) -> dict[str, dict[str, float]]:
+    """RRA@15, RTA@15 and mAA(30) in percent per category (all its pairs pooled), and their means as `average`."""
+    table = {
+        name: {
+            "rra_15": accuracy(errors.rotation_deg),
+            "rta_15": accuracy(errors.translation_deg),
+            "maa_30": 100 * mean_average_accuracy(errors),
+        }
+        for name, errors in categories.items()
+    }
+    names = ("rra_15", "rta_15", "maa_30")
+    return {**table, "average": {name: float(np.mean([row[name] for row in table.values()])) for name in names}}
+
+
+def pool(errors: list[PairErrors]) -> PairErrors:
+    """The pairs of several sequences as one."""
+    return PairErrors(
+        rotation_deg=np.concatenate([entry.rotation_deg for entry in errors]),
+        translation_deg=np.concatenate([entry.translation_deg for entry in errors]),
+    )
+
+
+def _relative(poses: np.ndarray) -> tuple[Rotation, np.ndarray]:
+    """Rotation and translation (P, 3) of W2C_j W2C_i^-1 for every i < j."""
+    first, second = np.triu_indices(len(poses), k=1)
+    rotations = Rotation.from_matrix(poses[:, :3, :3])
+    relative = rotations[second] * rotations[first].inv()
+    return relative, poses[second, :3, 3] - relative.apply(poses[first, :3, 3])
+
+
+def _directions(shifts: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(shifts, axis=1, keepdims=True)
+    return np.asarray(np.divide(shifts, length, out=np.zeros_like(shifts), where=length > 0))
+
+
+def _checked(poses: np.ndarray, name: str) -> np.ndarray:
+    values = np.asarray(poses, dtype=np.float64)
+    if values.ndim != 3 or values.shape[1:] not in ((4, 4), (3, 4)) or len(values) < 2 or not np.isfinite(values).all():
+        raise InvalidInput(f"{name} poses: expected finite (frames >= 2, 4, 4), found shape {values.shape}")
+    rotations = values[:, :3, :3]
+    deviation = float(np.abs(rotations @ rotations.transpose(0, 2, 1) - np.eye(3)).max())
+    if deviation > _ORTHONORMAL_TOLERANCE or (np.linalg.det(rotations) < 0).any():
+        raise InvalidInput(f"{name} poses: the 3 x 3 parts are not rotations (off by up to {deviation:.3g})")
+    return values

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import RigidTransform
 
-from eval.tasks.json_files import read_json
+from eval.tasks.prediction_files import read_json
 from eval.tasks.relocalisation import Camera, Estimate, FrameError, frame_error, rigid, summarise
 from store.errors import Damaged, InvalidInput, MissingFile, OutputExists
 

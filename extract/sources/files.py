@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from extract.errors import DecodeError
 from extract.sources.base import UNKNOWN_BYTES, Listing, ListingBuilder, relative_name, storable
 from extract.sources.glob import compile_globs
 from extract.sources.lists import read_list
 from store import errors
+from store.errors import DecodeError
 
 LARGEST_FILE_BYTES = 2**30
 LISTING_THREADS = 16  # file status over a network is latency, not work

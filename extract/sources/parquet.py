@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from extract.errors import DecodeError
 from extract.sources.base import UNKNOWN_BYTES, Listing, ListingBuilder, relative_name
 from extract.sources.files import FolderSource
 from extract.sources.glob import compile_globs
 from store import errors
+from store.errors import DecodeError
 
 FILES_REMEMBERED = 64
 ROW_GROUPS_REMEMBERED = 4  # two shards under way, each perhaps across a border

@@ -8,11 +8,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from extract.errors import DecodeError
 from extract.sources.base import UNKNOWN_BYTES, Listing, ListingBuilder, relative_name, storable
 from extract.sources.files import FolderSource
 from extract.sources.glob import compile_globs
 from store import errors
+from store.errors import DecodeError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".jp2")
 END_OF_ARCHIVE = bytes(tarfile.BLOCKSIZE)

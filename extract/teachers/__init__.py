@@ -1,21 +1,16 @@
 """Teachers: frozen networks behind one small interface."""
 
 import importlib
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from store.errors import InvalidInput
+from extract.teachers.loading import load
 
 if TYPE_CHECKING:
-    import torch
-
-    from extract.teachers.base import Request, Rule, Teacher
-    from extract.teachers.batching import find_batch_size
-    from extract.teachers.checks import check_tokens
+    from extract.teachers.base import Request, Teacher
+    from extract.teachers.runner import check_tokens, find_batch_size
 
 __all__ = ["Request", "Teacher", "check_tokens", "find_batch_size", "load"]
-HEAVY = {"Request": "base", "Teacher": "base", "check_tokens": "checks", "find_batch_size": "batching"}
+HEAVY = {"Request": "base", "Teacher": "base", "check_tokens": "runner", "find_batch_size": "runner"}
 
 
 def __getattr__(name: str) -> object:
@@ -23,72 +18,3 @@ def __getattr__(name: str) -> object:
     if name in HEAVY:
         return getattr(importlib.import_module(f"{__name__}.{HEAVY[name]}"), name)
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-
-
-def load(
-    model: str,
-    *,
-    weights: str | Path,
-    device: "torch.device | str" = "cpu",
-    dtype: str = "float32",
-    student_patch: int = 14,
-    rule: "Rule" = "dune",
-    num_heads: int | None = None,
-    stride: int | None = None,
-    tf32: bool = False,
-    channels_last: bool = False,
-    compile: bool = False,
-) -> "Teacher":
-    """Load a teacher from a local weight file; the size is read off the weights.
-
-    Args:
-        model: `dinov2`, `mast3r`, `dust3r`, `croco`, `multihmr`, `timm:<model name>`, or `<module>:<function>` for
-            one of your own: a function that takes a `Request` and returns a `Teacher`.
-        weights: file in the released layout, or the same tensors as safetensors.
-        device: where it runs.
-        dtype: `float32`, or autocast to `float16` or `bfloat16`; norms, position tables and residual sums stay float32.
-        student_patch: patch size of the student, whose grid every teacher's output has.
-        rule: how DINOv2's positions are resampled: `dune`, as DUNE's targets were made, or `hub`, as the public
-            models do.
-        num_heads: attention heads of DINOv2- and CroCo-type models; None means channels / 64.
-        stride: the stage of a hierarchical or convolutional timm model, in input pixels per cell; None means the last.
-        tf32: allow TF32 on CUDA.
-        channels_last: memory layout; convolutional teachers run faster on GPUs with it.
-        compile: run through `torch.compile`.
-
-    Returns:
-        The teacher, frozen, on `device`.
-
-    Raises:
-        MissingFile: no such weight file.
-        UnsafeFile: the file would have to run code to be read.
-        Damaged: the file is truncated or corrupt.
-        InvalidInput: unknown model or option, or a file that does not hold the model.
-    """
-    from extract.teachers.base import Compute, Request
-
-    request = Request(
-        model=model, weights=Path(weights), student_patch=student_patch, rule=rule, num_heads=num_heads, stride=stride
-    )
-    compute = Compute(dtype=dtype, tf32=tf32, channels_last=channels_last, compile=compile)
-    return _builder(model)(request).run_with(compute, device)
-
-
-def _builder(model: str) -> "Callable[[Request], Teacher]":
-    from extract.teachers.registry import BUILDERS, TIMM
-    from store.configuration import near_miss
-
-    module_name, colon, function = model.partition(":")
-    if model in BUILDERS or module_name == TIMM:
-        build: Callable[[Request], Teacher] = importlib.import_module(BUILDERS[module_name]).build
-        return build
-    if not colon:
-        raise InvalidInput(
-            f"teacher model '{model}': unknown{near_miss(model, BUILDERS)}. Expected one of {', '.join(BUILDERS)}, "
-            "timm:<model name>, or <module>:<function> for your own"
-        )
-    try:
-        own: Callable[[Request], Teacher] = getattr(importlib.import_module(module_name), function)
-    except (ImportError, AttributeError) as error:
-        raise InvalidInput(f"teacher model '{model}': cannot import it ({error})") from error
-    return own

@@ -5,8 +5,8 @@ Shapes: B batch, H W pixels, P prefix tokens, N patches (rows * cols of the stud
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from backbones import states
+from backbones import state_dicts
 from backbones.images import IMAGENET_MEAN, IMAGENET_STD, normalise
-from extract.teachers.precision import tf32
 from store.errors import InvalidInput
 
 Rule = Literal["dune", "hub"]
@@ -219,7 +218,7 @@ class Teacher(nn.Module, ABC):
 
     @cached_property
     def _fingerprint(self) -> str:
-        return states.fingerprint(self.network.state_dict())
+        return state_dicts.fingerprint(self.network.state_dict())
 
     def identity(self, image_size: int | tuple[int, int]) -> dict[str, Any]:
         """Return what decides the features of images of `image_size` px: JSON, to be hashed and enforced."""
@@ -258,3 +257,23 @@ class Teacher(nn.Module, ABC):
     def _file_sha256(self) -> str:
         with self.request.weights.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Allow or forbid TF32 in CUDA matrix products and convolutions, and put back what was set before."""
+    cudnn: Any = torch.backends.cudnn
+    backends: list[Any] = [torch.backends.cuda.matmul, cudnn]
+    attribute: str = "allow_tf32"
+    value: bool | str = allowed
+    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # newer torch, whose two ways must not be mixed
+        backends = [torch.backends.cuda.matmul, cudnn.conv]
+        attribute, value = "fp32_precision", "tf32" if allowed else "ieee"
+    before = [getattr(backend, attribute) for backend in backends]
+    for backend in backends:
+        setattr(backend, attribute, value)
+    try:
+        yield
+    finally:
+        for backend, setting in zip(backends, before, strict=True):
+            setattr(backend, attribute, setting)

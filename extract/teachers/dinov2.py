@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from backbones import checkpoints, dino, states
+from backbones import dino, state_dicts, weight_files
 from backbones.vit import DinoVisionTransformer
 from extract.teachers.base import Request, Teacher
 
@@ -61,7 +61,9 @@ def build(request: Request) -> Teacher:
         InvalidInput: another architecture.
     """
     request.refuse("stride")
-    state = states.strip_wrappers(states.find(checkpoints.load(request.weights), STATE_NAMES, source=request.source))
+    state = state_dicts.strip_wrappers(
+        state_dicts.find(weight_files.load(request.weights), STATE_NAMES, source=request.source)
+    )
     has_registers = "register_tokens" in state
     network, architecture = dino.build(
         state,

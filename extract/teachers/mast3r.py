@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backbones import checkpoints, states
+from backbones import state_dicts, weight_files
 from backbones.dino import HEAD_DIM
 from backbones.images import IMAGENET_MEAN, IMAGENET_STD, normalise
 from extract.teachers.base import Request, Teacher, dune_resize
@@ -69,8 +69,8 @@ def build(request: Request) -> Teacher:
         InvalidInput: another architecture, or a file of one of the other two models.
     """
     request.refuse("rule", "stride")
-    checkpoint = checkpoints.load(request.weights)
-    state = states.strip_wrappers(states.find(checkpoint, STATE_NAMES, source=request.source))
+    checkpoint = weight_files.load(request.weights)
+    state = state_dicts.strip_wrappers(state_dicts.find(checkpoint, STATE_NAMES, source=request.source))
     _check_kind(checkpoint, state, request)
     encoder = {
         new + name.removeprefix(old): tensor
@@ -78,10 +78,10 @@ def build(request: Request) -> Teacher:
         for old, new in ENCODER.items()
         if name.startswith(old)
     }
-    architecture = infer(encoder, num_heads=request.num_heads, found=states.groups(state), source=request.source)
+    architecture = infer(encoder, num_heads=request.num_heads, found=state_dicts.groups(state), source=request.source)
     with torch.device("meta"):
         network = CrocoEncoder(**architecture)
-    states.load_into(network, encoder, source=request.source)
+    state_dicts.load_into(network, encoder, source=request.source)
     return CrocoTeacher(network, request=request, architecture=architecture)
 
 

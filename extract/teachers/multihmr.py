@@ -1,6 +1,6 @@
 """Multi-HMR's backbone: DINOv2 without registers, fine-tuned on people (NAVER licence; naver/multi-hmr)."""
 
-from backbones import checkpoints, dino, states
+from backbones import dino, state_dicts, weight_files
 from extract.teachers.base import Request, Teacher
 from extract.teachers.dinov2 import DinoTeacher
 from store.errors import InvalidInput
@@ -18,11 +18,13 @@ def build(request: Request) -> Teacher:
         InvalidInput: no Multi-HMR backbone in the file.
     """
     request.refuse("stride")
-    state = states.strip_wrappers(states.find(checkpoints.load(request.weights), STATE_NAMES, source=request.source))
-    encoder = next((found for prefix in PREFIXES if (found := states.select(state, prefix))), None)
+    state = state_dicts.strip_wrappers(
+        state_dicts.find(weight_files.load(request.weights), STATE_NAMES, source=request.source)
+    )
+    encoder = next((found for prefix in PREFIXES if (found := state_dicts.select(state, prefix))), None)
     if encoder is None:
         raise InvalidInput(
-            f"{request.source}: expected tensors named {PREFIXES[0]}*, found groups {states.groups(state)}. "
+            f"{request.source}: expected tensors named {PREFIXES[0]}*, found groups {state_dicts.groups(state)}. "
             "Give a multiHMR_*.pt file"
         )
     network, architecture = dino.build(encoder, num_heads=request.num_heads, source=request.source)

@@ -7,10 +7,10 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from backbones import checkpoints, states
+from backbones import state_dicts, weight_files
 from extract.teachers import efficientnet_lite
 from extract.teachers.base import Request
-from store.configuration import near_miss
+from store.common.config import near_miss
 from store.errors import InvalidInput
 
 PREFIX = "timm:"
@@ -32,9 +32,11 @@ def load(request: Request) -> Any:
         InvalidInput: unknown model, or a file that does not hold it.
     """
     network = create(request.model.removeprefix(PREFIX))
-    state = states.strip_wrappers(states.find(checkpoints.load(request.weights), STATE_NAMES, source=request.source))
+    state = state_dicts.strip_wrappers(
+        state_dicts.find(weight_files.load(request.weights), STATE_NAMES, source=request.source)
+    )
     state = without_heads(_timm_names(state, network, source=request.source))
-    states.check(without_heads(network.state_dict()), state, source=request.source)
+    state_dicts.check(without_heads(network.state_dict()), state, source=request.source)
     network.load_state_dict(state, strict=False)  # heads apart, whose random weights are never used
     return network
 
@@ -84,12 +86,12 @@ def remove_heads(network: Any) -> None:
             setattr(network, head, nn.Identity())
 
 
-def without_heads(state: Mapping[str, Tensor]) -> states.State:
+def without_heads(state: Mapping[str, Tensor]) -> state_dicts.State:
     """Drop the tensors of classification heads and of attention pooling."""
     return {name: tensor for name, tensor in state.items() if name.partition(".")[0] not in HEADS}
 
 
-def _timm_names(state: states.State, network: Any, *, source: str) -> states.State:
+def _timm_names(state: state_dicts.State, network: Any, *, source: str) -> state_dicts.State:
     """Rename a file in its authors' naming by timm's own conversion for this model, if its names are not timm's."""
     expected = without_heads(network.state_dict())
     if all(name in state for name in expected):

@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow as pa
 
 import store
-from store import manifest
-from store.cache import Cache
-from store.dataset import Dataset
+from store.cache.cache import Cache
+from store.cache.dataset import Dataset
+from store.format import manifest
 from train.loop import train
-from train.recipe import overridden
-from train.recipes import find
+from train.recipe.config import overridden
+from train.recipe.named import find
 
 SIZE_PX = 56
 CELL_PX = 14

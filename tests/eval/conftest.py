@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from eval.runs import OpenRun, open_run
-from store.cache import Cache
+from eval.runs.open_run import OpenRun, open_run
+from store.cache.cache import Cache
 from tests.eval.builders import build_cache, train_run
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -14,7 +14,13 @@ import torch
 
 from tests.extract.builders import run_extract
 
-PRELOADED = ["tests.extract.children", "extract.__main__", "extract.crew", "extract.engine", "extract.summary"]
+PRELOADED = [
+    "tests.extract.children",
+    "extract.__main__",
+    "extract.job.executor",
+    "extract.job.job",
+    "extract.job.summary",
+]
 
 
 def context() -> ForkServerContext:

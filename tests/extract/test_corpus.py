@@ -9,10 +9,10 @@ import pytest
 from PIL import Image, ImageCms
 
 import store
-from store.schema import FAILED, OK
+from store.format.schema import FAILED, OK
 from tests.extract import builders
 from tests.extract.builders import encoded, picture, run_extract, small_catalogue
-from tests.extract.test_images import animated, bomb, palette, png_16_bit_colour
+from tests.extract.views.test_decode import animated, bomb, palette, png_16_bit_colour
 
 RGB = picture(5, height=20, width=30)
 

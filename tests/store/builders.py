@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 
 import store
-from store import manifest, schema
-from store.crew import Crew
-from store.layout import Layout
-from store.local import LocalStorage
-from store.rows import Gather, ReadContext, tasks
-from store.schema import FAILED, OK, ArrayNode
-from store.writer import ShardPlan, ShardWriter
+from store.cache.row_reads import Gather, ReadContext, tasks
+from store.cache.writer import ShardPlan, ShardWriter
+from store.common.threads import Crew
+from store.format import manifest, schema
+from store.format.layout import Layout
+from store.format.schema import FAILED, OK, ArrayNode
+from store.storage.local import LocalStorage
 
 IMAGE_SIZE = 6
 PATCH_GRID = (2, 3)

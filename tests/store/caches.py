@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 import store
-from store.manifest import SCHEMA
-from store.schema import FAILED, OK, PIXELS
+from store.format.manifest import SCHEMA
+from store.format.schema import FAILED, OK, PIXELS
 
 IMAGE_SIZE_PX = 28
 SHARD_ROWS = 4

@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import store
-from store import sealed
-from store.layout import checksum
-from store.local import LocalStorage
-from store.problems import Kind
-from store.schema import OK
-from store.statistics import Moments
-from store.trailer import Trailer, decode
+from store.cache import sealed_tables
+from store.format.layout import checksum
+from store.format.schema import OK
+from store.format.statistics import Moments
+from store.format.trailer import Trailer, decode
+from store.storage.local import LocalStorage
+from store.verify.problems import Kind
 from tests.store import caches
 from tests.store.caches import DATASETS, TEACHERS
 
@@ -275,14 +275,14 @@ def change_sealed_status(root: Path) -> None:
     path = root / FEATURES / "flowers/pixels_status/c.0"
     status = np.frombuffer(path.read_bytes()[:-4], np.uint8).copy()
     status[3] = OK
-    overwrite(path, sealed.small_array_bytes(status))
+    overwrite(path, sealed_tables.small_array_bytes(status))
 
 
 def change_sealed_statistics(root: Path) -> None:
     path = root / FEATURES / "flowers/mast/statistics/c.0.0.0"
     values = np.frombuffer(path.read_bytes()[:-4], "<f8").reshape(2, 5, 4).copy()
     values[1, 1] *= 1 + 1e-6
-    overwrite(path, sealed.small_array_bytes(values))
+    overwrite(path, sealed_tables.small_array_bytes(values))
 
 
 def change_sealed_manifest(root: Path) -> None:
@@ -317,7 +317,7 @@ def leftover(root: Path) -> None:
 
 
 def temporary_name(root: Path, *, pid: int) -> str:
-    from store.publish import Writer
+    from store.storage.publish import Writer
 
     return f"c.0.0.0.tmp~{replace(Writer.here(), pid=pid)}~0a1b2c3d"
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import store
-from store.recompute import PixelsRow
-from store.schema import PIXELS
+from store.format.manifest import PixelsRow
+from store.format.schema import PIXELS
 from tests.store.caches import DATASETS, TEACHERS, pixels_of, record_of, tokens_of
 
 CHANGED = "changed"  # a catalogue of this name stands for source images that have changed
@@ -64,4 +64,4 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def uninstall(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make no recomputer discoverable."""
-    monkeypatch.setattr("store.recompute.entry_points", lambda group: ())
+    monkeypatch.setattr("store.verify.recompute.entry_points", lambda group: ())

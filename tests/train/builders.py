@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 import store
-from store import manifest
-from store.schema import PIXELS
-from train.recipe import Recipe, overridden
-from train.recipes import find
+from store.format import manifest
+from store.format.schema import PIXELS
+from train.recipe.config import Recipe, overridden
+from train.recipe.named import find
 
 SIZE_PX, PATCH_PX = 28, 14
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from backbones.images import normalise
-from train.dune_checkpoints import DuneCheckpoint, load
+from train.run.dune_checkpoint import DuneCheckpoint, load
 
 FOLDER = Path(__file__).parents[1] / "golden" / "train"
 CONFIG = json.loads((FOLDER / "CONFIG.json").read_text())

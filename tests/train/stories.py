@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import train.step
-from train import checkpoints, log
+from train.run import checkpoints, log
 
 TIMES = ("step_s", "images_per_s", "data_wait_s")
 

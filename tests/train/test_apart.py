@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from extract.teachers import Teacher
-from tests.teachers.builders import golden_teacher
+from tests.extract.teachers.builders import golden_teacher
 from tests.train.builders import Seer, build_cache, tiny
-from train import runs
-from train.data import Loader
-from train.opening import describe, open_mixture
-from train.ranks import Ranks
-from train.statistics import set_exact
+from train.data.loader import Loader
+from train.data.open_caches import describe, open_mixture
+from train.distributed import Ranks
+from train.objective.target_statistics import set_exact
+from train.run import load
 from train.step import Stepper
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ def test_a_machine_without_teachers_trains(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", ALONE, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "trained 2 steps" in done.stdout
-    assert runs.load(tmp_path / "run").step == 2
+    assert load.load(tmp_path / "run").step == 2
 
 
 def tokens(teacher: Teacher, pixels: torch.Tensor) -> torch.Tensor:
@@ -67,7 +67,7 @@ def test_cached_targets_teach_as_live_teachers_do(tmp_path: Path) -> None:
     mixture = open_mixture(recipe, [str(tmp_path / "cache")])
     losses = {}
     for kind in ("cached", "live"):
-        distiller, norms = runs.build(recipe, describe(mixture))
+        distiller, norms = load.build(recipe, describe(mixture))
         set_exact(norms, mixture, over_subset=False)
         ranks = Ranks(rank=0, world=1, device=torch.device("cpu"))
         stepper = Stepper(recipe=recipe, mixture=mixture, distiller=distiller.train(), norms=norms, ranks=ranks)

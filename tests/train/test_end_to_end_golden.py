@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from tests.train import golden
-from train.dune_checkpoints import to_released
-from train.losses import LossWeights, TeacherLoss, combine, teacher_loss
-from train.model import Distiller
+from train.data.teacher_sharing import eligibility_table
+from train.model.distiller import Distiller
+from train.objective.losses import LossWeights, TeacherLoss, combine, teacher_loss
+from train.objective.targets import TargetNorms
+from train.objective.teacher_dropping import coefficients
 from train.optim import clip_per_tensor, decays
-from train.sharing import coefficients, eligibility_table
-from train.targets import TargetNorms
+from train.run.dune_checkpoint import to_released
 
 FACTS = golden.scalars("dune_e2e")
 GROUP_OF_DATASET = {"in19k": "dinov2", "gldv2": "dinov2", "Habitat512": "mast3r", "bedlam": "multihmr"}

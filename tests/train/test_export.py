@@ -14,7 +14,7 @@ from backbones.vit import DinoVisionTransformer
 from store.errors import InvalidInput, OutputExists
 from tests.train import golden
 from train.export import CardFacts, export_encoder
-from train.student import EncoderConfig, build_encoder
+from train.model.encoder import EncoderConfig, build_encoder
 
 CARD = CardFacts(
     name="Tiny student",

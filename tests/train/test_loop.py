@@ -19,17 +19,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import train.loop
 import train.step
-from store.commandline import INTERRUPTED
+from store.common.cli import INTERRUPTED
 from store.errors import Conflict, Damaged, Diverged, OutputExists
 from tests.train.builders import DATASETS, build_cache, tiny
 from tests.train.stories import assert_close, same_run, stop_after, weights
-from train import checkpoints, log
 from train.__main__ import main
-from train.export_run import export_run
-from train.interrupt import StopRequest
+from train.export import export_run
 from train.loop import train as run_training
-from train.runs import load
-from train.student import resized_to_grid
+from train.model.encoder import resized_to_grid
+from train.run import checkpoints, log
+from train.run.interrupt import StopRequest
+from train.run.load import load
 
 ROOT = Path(__file__).parents[2]
 EVERYTHING = {

@@ -9,10 +9,11 @@ import torch
 
 from store.errors import InvalidConfig
 from tests.train.builders import build_cache
-from train import comparison, log
+from train import sweep_table
 from train.__main__ import main
-from train.interrupt import StopRequest
-from train.runs import fresh
+from train.run import log
+from train.run.interrupt import StopRequest
+from train.run.load import fresh
 from train.sweep import FINISHED, STOPPED, Done, Planned, Row, keep, kept, plan, run_all
 
 ROOT = Path(__file__).parents[2]
@@ -140,7 +141,9 @@ def test_the_table_gives_differences_to_the_baseline_and_the_spread_of_seeds(tmp
     )
     rows = [Row(name="tp"), Row(name="sp", label="simple"), Row(name="lp")]
     everything = [*done, stopped]
-    found = comparison.markdown("t", rows=rows, baseline="tp", results=comparison.collect(everything), done=everything)
+    found = sweep_table.markdown(
+        "t", rows=rows, baseline="tp", results=sweep_table.collect(everything), done=everything
+    )
     assert "| tp | 0.5500 ± 0.0707 | 0.7500 ± 0.0707 | 0.6500 ± 0.0707 |" in found
     assert "| simple | 0.4500 ± 0.0707 (-0.1000) | 0.6500 ± 0.0707 (-0.1000) | 0.5500 ± 0.0707 (-0.1000) |" in found
     assert "| lp | - | - | - |" in found

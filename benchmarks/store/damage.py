@@ -1,0 +1,175 @@
+"""Damage of every kind to a small cache: is it found, is it repaired, is anything lost?
+
+    python -m benchmarks.store_damage           # 1000 random single-byte flips, then each structural damage
+    python -m benchmarks.store_damage --quick   # a few; tests run it
+
+Flips hit slots, trailers and indexes equally often, one a shard at a time; after each round of `verify` and `repair`
+every file must be what it was, byte for byte. The structural damages are those of the tests (`tests.store.damage`).
+"""
+
+import contextlib
+import json
+import random
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tyro
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+import store
+from benchmarks.machine import describe
+from store.errors import UnsupportedFormat
+from store.format.schema import PIXELS
+from store.verify.problems import Kind
+from store.verify.repair import repair
+from store.verify.verify import verify
+from tests.store import caches, damage, fake_recomputer
+
+Damage = Callable[[Path], None]
+REGIONS = ("slots", "trailer", "index")
+
+
+def main(
+    flips: int = 1000, seed: int = 0, out: Path = Path("benchmarks/results"), quick: bool = False
+) -> dict[str, Any]:
+    """Damage, verify, repair, compare, print and save `store_damage.json`.
+
+    Args:
+        flips: single-byte flips.
+        seed: of the choice of bytes.
+        out: folder of the results.
+        quick: 30 flips and every eighth structural damage.
+    """
+    flips, step = (30, 8) if quick else (flips, 1)
+    work = Path(tempfile.mkdtemp(prefix="codistill-damage-"))
+    report: dict[str, Any] = {"benchmark": "store_damage", "quick": quick, "machine": describe(())}
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            fake_recomputer.install(work / "site", patch)
+            whole = work / "whole"
+            caches.make_cache(whole)
+            report["flips"] = flip_bytes(whole, work / "flipped", flips=flips, generator=random.Random(seed))
+            expected = {
+                "identical": damage.REPAIRED[::step],
+                "rows identical": damage.MADE_ANEW[::step],
+                "reported, untouched": damage.REPORTED[::step],
+            }
+            report["structural"] = [
+                {"expected": outcome, **break_structure(whole, work / "broken", function, kind)}
+                for outcome, cases in expected.items()
+                for function, kind in tqdm(cases, desc=outcome, unit="damage")
+            ]
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "store_damage.json").write_text(json.dumps(report) + "\n")
+    print_report(report, Console())
+    return report
+
+
+def flip_bytes(whole: Path, root: Path, *, flips: int, generator: random.Random) -> dict[str, Any]:
+    """Flip single bytes, one in each of some shards a round, and repair; count what was found and made whole."""
+    shutil.copytree(whole, root)
+    before = caches.contents(whole)
+    shards = _shards(root)
+    counts: Counter[str] = Counter({"found": 0, "repaired": 0})
+    kinds: Counter[str] = Counter()
+    with tqdm(total=flips, desc="flips", unit="flip") as bar:
+        while counts["flips"] < flips:
+            hit = generator.sample(sorted(shards), min(len(shards), flips - counts["flips"]))
+            for path in hit:
+                region = generator.choice(REGIONS)
+                counts[region] += 1
+                damage.flip(path, generator.choice(shards[path][region]), generator.randrange(1, 256))
+            report = verify(root)
+            kinds.update(problem.kind.value for problem in report.problems)
+            blamed = {problem.key for problem in report.problems}
+            repair(store.open(root), report)
+            after = caches.contents(root)
+            for path in hit:
+                key = path.relative_to(root).as_posix()
+                counts["found"] += key in blamed
+                counts["repaired"] += after.get(key) == before[key]
+            counts["flips"] += len(hit)
+            bar.update(len(hit))
+            changed = sorted(key for key in before if after.get(key) != before[key])
+            if changed or not verify(root).ok:
+                raise AssertionError(f"a repair left {changed or 'problems'}")
+    return {**counts, "kinds": dict(sorted(kinds.items()))}
+
+
+def _shards(root: Path) -> dict[Path, dict[str, range]]:
+    """Return the shards with where their slots, trailer and index lie."""
+    found = {}
+    for dataset in store.open(root):
+        for array in (PIXELS, *dataset.teachers):
+            node = dataset.array(array)
+            assert node.layout is not None
+            for shard in dataset.present(array):
+                path = root / node.shard_key(shard)
+                size, slots = path.stat().st_size, node.layout.slots_bytes(shard)
+                index = size - node.layout.index_bytes
+                found[path] = dict(zip(REGIONS, (range(slots), range(slots, index), range(index, size)), strict=True))
+    return found
+
+
+def break_structure(whole: Path, root: Path, function: Damage, kind: Kind) -> dict[str, Any]:
+    """Damage a copy of a cache in one way; say whether it was called by its name, and what the repair achieved."""
+    shutil.copytree(whole, root)
+    try:
+        function(root)
+        damaged = _tree(root)
+        report = verify(root)
+        with contextlib.suppress(UnsupportedFormat):  # where not even the root document can be read
+            repair(store.open(root), report)
+        outcome = "NOT REPAIRED"
+        if not verify(root).ok:
+            outcome = "reported, untouched" if _tree(root) == damaged else outcome
+        elif caches.contents(root) == caches.contents(whole):
+            outcome = "identical"
+        elif caches.same_rows(root, whole):
+            outcome = "rows identical"
+    finally:
+        for made in (root, root.parent / "other"):
+            shutil.rmtree(made, ignore_errors=True)
+    found = kind in {problem.kind for problem in report.problems}
+    return {"damage": function.__name__, "kind": kind.value, "found": found, "outcome": outcome}
+
+
+def _tree(root: Path) -> dict[str, bytes]:
+    """Every file and, with nothing in it, every folder."""
+    return caches.contents(root) | {f"{path.relative_to(root)}/": b"" for path in root.rglob("*") if path.is_dir()}
+
+
+def as_expected(case: dict[str, Any]) -> bool:
+    """Whether a damage ended as it should, or better."""
+    better = {"rows identical": ("identical",)}
+    return case["outcome"] in (case["expected"], *better.get(case["expected"], ()))
+
+
+def print_report(report: dict[str, Any], console: Console) -> None:
+    """Print the tables."""
+    flips = report["flips"]
+    regions = ", ".join(f"{flips[region]} in {region}" for region in REGIONS if region in flips)
+    console.print(
+        f"{flips['flips']} single-byte flips ({regions}): {flips['found']} found, {flips['repaired']} repaired to the "
+        "same bytes"
+    )
+    table = Table("expected", "damages", "found", "as expected", title="structural damages")
+    for expected in dict.fromkeys(case["expected"] for case in report["structural"]):
+        cases = [case for case in report["structural"] if case["expected"] == expected]
+        found = sum(case["found"] for case in cases)
+        reached = sum(as_expected(case) for case in cases)
+        table.add_row(expected, str(len(cases)), str(found), str(reached))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,1 @@
+"""codistill: run the teachers once, train every student after that from the cache."""

@@ -1,0 +1,1 @@
+"""Compare runs: paired differences, noise of seeds, ranking."""

@@ -1,0 +1,136 @@
+"""Which recipe won: standings over seeds, and how far recipes lead, against seed noise and other photographs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import pyarrow as pa
+
+from eval.comparison.paired import Aligned, Difference, align
+from eval.comparison.seed_noise import SEED_LEVEL, Contest, Group, Spread, contests, groups_of, seed_probability, spread
+from eval.fidelity.scores import HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS
+from train.recipe.config import Recipe
+
+KINDS = (HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lead:
+    """How far one recipe is before another.
+
+    Attributes:
+        first: the recipe.
+        second: the other.
+        paired: difference on the same photographs, averaged over seeds.
+        probability: how often seeds alone make them differ this much; NaN where that is unknown.
+    """
+
+    first: Group
+    second: Group
+    paired: Difference
+    probability: float
+
+    @property
+    def beyond_seeds(self) -> bool | None:
+        """Whether the difference is more than seeds make; None where that is unknown."""
+        return None if math.isnan(self.probability) else self.probability < SEED_LEVEL
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standings:
+    """Recipes on one kind of held-out rows, by the cosine of patch tokens.
+
+    Attributes:
+        aligned: sums of all runs.
+        groups: recipes.
+    """
+
+    aligned: Aligned
+    groups: Sequence[Group]
+    _leads: dict[tuple[str, str, str | None], Lead] = field(default_factory=dict, repr=False)
+
+    def spreads(self, teacher: str | None = None) -> dict[str, Spread]:
+        """Label of each recipe -> its score for a teacher, or the mean over teachers."""
+        values = {run: self.aligned.score(run, teacher=teacher) for group in self.groups for run in group.runs}
+        return {group.label: spread(group, values) for group in self.groups}
+
+    def ordered(self, teacher: str | None = None) -> list[Group]:
+        """Recipes, the best first; those without a score last."""
+        found = self.spreads(teacher)
+        return sorted(self.groups, key=lambda group: _last_if_nan(found[group.label].mean))
+
+    def lead(self, first: Group, second: Group, teacher: str | None = None) -> Lead:
+        """How far the first recipe is before the second."""
+        key = (first.label, second.label, teacher)
+        if key not in self._leads:
+            found = self.spreads(teacher)
+            self._leads[key] = Lead(
+                first=first,
+                second=second,
+                paired=self.aligned.difference(first.runs, second.runs, teacher=teacher),
+                probability=seed_probability(found[first.label], found[second.label], list(found.values())),
+            )
+        return self._leads[key]
+
+    def leads(self, among: Sequence[Group], teacher: str | None = None) -> list[Lead]:
+        """The best of some recipes before each of the others, the next best first."""
+        labels = {group.label for group in among}
+        best, *others = [group for group in self.ordered(teacher) if group.label in labels]
+        return [self.lead(best, other, teacher) for other in others]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Runs of one or several sweeps, as recipes over seeds.
+
+    Attributes:
+        recipes: run -> recipe.
+        tables: run -> per-image sums.
+        labels: run -> what its sweep calls its row.
+        baselines: runs that others are compared with.
+    """
+
+    recipes: Mapping[str, Recipe]
+    tables: Mapping[str, pa.Table]
+    labels: Mapping[str, str]
+    baselines: frozenset[str] = frozenset()
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """The recipes."""
+        return groups_of(self.recipes, self.labels)
+
+    @cached_property
+    def standings(self) -> dict[str, Standings]:
+        """By kind of held-out rows; the first is the one that decides."""
+        found = {kind: Standings(aligned=align(self.tables, kind=kind), groups=self.groups) for kind in KINDS}
+        return dict(sorted(found.items(), key=lambda item: not item[1].aligned.images))
+
+    @cached_property
+    def deciding(self) -> Standings:
+        """On photographs never seen, if any are held out for all runs, else on held-out views."""
+        return next(iter(self.standings.values()))
+
+    @cached_property
+    def reference(self) -> Group:
+        """What recipes are compared with: the baseline if all named ones are one recipe, else the best."""
+        named = [group for group in self.groups if self.baselines & set(group.runs)]
+        return named[0] if len(named) == 1 else self.deciding.ordered()[0]
+
+    @cached_property
+    def contests(self) -> list[Contest]:
+        """Recipes that differ in one section alone."""
+        return contests(self.groups)
+
+    def colour(self, run: str) -> int:
+        """A number for each recipe."""
+        return next(number for number, group in enumerate(self.groups) if run in group.runs)
+
+    def label(self, run: str) -> str:
+        """The recipe's label."""
+        return self.groups[self.colour(run)].label
+
+
+def _last_if_nan(value: float) -> float:
+    return math.inf if math.isnan(value) else -value

@@ -1,0 +1,165 @@
+"""Recipes and their seeds: which runs are one recipe, what a seed changes, which recipes differ in one thing.
+
+Shapes: G recipes.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtr
+
+from train.recipe.config import FREE_SECTIONS, Recipe, flattened
+
+SEED_LEVEL = 0.05  # a difference is beyond seed noise where seeds alone make one as large more rarely
+OWN = ("seed", "name")  # keys that make no other recipe
+
+Entries = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Runs that differ in their seed alone.
+
+    Attributes:
+        label: what tables call them.
+        runs: their names.
+        seeds: of each run; runs of one seed are repetitions.
+        entries: dotted keys of the recipe and their values, but seed and name.
+    """
+
+    label: str
+    runs: tuple[str, ...]
+    seeds: tuple[int, ...]
+    entries: Entries
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Mean and standard deviation over seeds; NaN deviation of one seed."""
+
+    mean: float
+    std: float
+    seeds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """Recipes that differ in one section alone.
+
+    Attributes:
+        section: of the recipe.
+        groups: the recipes.
+        shared: what tells this contest from others about the same section: other sections' keys and values.
+    """
+
+    section: str
+    groups: tuple[Group, ...]
+    shared: Mapping[str, str]
+
+
+def groups_of(recipes: Mapping[str, Recipe], labels: Mapping[str, str] | None = None) -> list[Group]:
+    """Group runs by recipe, in the order in which recipes first appear.
+
+    Args:
+        recipes: run -> recipe.
+        labels: run -> what its sweep calls its row. Without one, `row/seed-0` and `row/seed-1` are `row`.
+    """
+    members: dict[Entries, list[str]] = {}
+    for name, recipe in recipes.items():
+        entries = tuple((key, repr(value)) for key, value in _entries(recipe) if key not in OWN)
+        members.setdefault(entries, []).append(name)
+    names = [_label(runs, labels or {}) for runs in members.values()]
+    return [
+        Group(
+            label=label if names.count(label) == 1 else f"{label} ({', '.join(runs)})",
+            runs=tuple(runs),
+            seeds=tuple(recipes[run].seed for run in runs),
+            entries=entries,
+        )
+        for label, (entries, runs) in zip(names, members.items(), strict=True)
+    ]
+
+
+def spread(group: Group, values: Mapping[str, float]) -> Spread:
+    """Mean and deviation of a score over the seeds of a group; runs of one seed are averaged first.
+
+    Args:
+        group: the runs.
+        values: run -> score.
+    """
+    by_seed: dict[int, list[float]] = {}
+    for run, seed in zip(group.runs, group.seeds, strict=True):
+        by_seed.setdefault(seed, []).append(values[run])
+    found = np.array([np.mean(repeated) for repeated in by_seed.values()])
+    std = float(found.std(ddof=1)) if len(found) > 1 else math.nan
+    return Spread(mean=float(found.mean()), std=std, seeds=len(found))
+
+
+def seed_probability(first: Spread, second: Spread, everyone: Sequence[Spread]) -> float:
+    """How often seeds alone make two recipes differ this much: p of Student's t-test; NaN if no recipe has two seeds.
+
+    The standard deviation between seeds is pooled over all recipes that have several, because two or three seeds of
+    one say little about it; that even the pooled one comes from few runs is what the t-distribution is for.
+    """
+    several = [entry for entry in everyone if entry.seeds > 1]
+    if not several:
+        return math.nan
+    degrees = sum(entry.seeds - 1 for entry in several)
+    pooled = math.sqrt(sum((entry.seeds - 1) * entry.std**2 for entry in several) / degrees)
+    error = pooled * math.sqrt(1 / first.seeds + 1 / second.seeds)
+    apart = abs(first.mean - second.mean)
+    if not error:
+        return 0.0 if apart else 1.0
+    return float(2 * stdtr(degrees, -apart / error))
+
+
+def contests(groups: Sequence[Group]) -> list[Contest]:
+    """Sets of recipes that differ in one section (`projector`, `sharing`, `data`...) and in nothing else."""
+    different = varying(groups)
+    sections = dict.fromkeys(key.split(".")[0] for key in different)
+    found = []
+    for section in sections:
+        alike: dict[Entries, list[Group]] = {}
+        for group in groups:
+            rest = tuple((key, value) for key, value in group.entries if key.split(".")[0] != section)
+            alike.setdefault(rest, []).append(group)
+        rests = {rest: members for rest, members in alike.items() if len(members) > 1}
+        telling = _telling([dict(rest) for rest in rests], list(different))
+        for rest, members in rests.items():
+            shared = {key: value for key, value in rest if key in telling}
+            found.append(Contest(section=section, groups=tuple(members), shared=shared))
+    return found
+
+
+def _telling(entries: Sequence[Mapping[str, str]], keys: Sequence[str]) -> list[str]:
+    """As few of the keys, in their order, as tell the entries apart."""
+    kept: list[str] = []
+    for key in keys:
+        before, after = (len({tuple(e.get(k) for k in chosen) for e in entries}) for chosen in (kept, [*kept, key]))
+        if after > before:
+            kept.append(key)
+    return kept
+
+
+def varying(groups: Sequence[Group]) -> dict[str, list[str]]:
+    """Recipe keys that are not the same in all groups: key -> value of each group."""
+    flat = [dict(group.entries) for group in groups]
+    keys = dict.fromkeys(key for entries in flat for key in entries)
+    values = {key: [entries.get(key, "None") for entries in flat] for key in keys}
+    return {key: found for key, found in values.items() if len(set(found)) > 1}
+
+
+def _label(runs: Sequence[str], labels: Mapping[str, str]) -> str:
+    given = list(dict.fromkeys(labels[run] for run in runs if run in labels))
+    if given:
+        return " = ".join(given)
+    rows = {run.rpartition("/")[0] if run.rpartition("/")[2].startswith("seed-") else run for run in runs}
+    return ", ".join(sorted(rows))
+
+
+def _entries(recipe: Recipe) -> list[tuple[str, object]]:
+    """Dotted keys of what decides the numbers of a training."""
+    entries = flattened(recipe.model_dump(mode="json"))
+    return [(key, value) for key, value in entries if key.split(".")[0] not in FREE_SECTIONS]

@@ -1,0 +1,1 @@
+"""Encoders that are probed: students, teachers, peers."""

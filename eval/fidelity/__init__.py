@@ -1,0 +1,1 @@
+"""Fidelity: how well a student predicts the teachers on held-out rows."""

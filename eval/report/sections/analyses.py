@@ -1,0 +1,216 @@
+"""The parts of the page that show the paper's analyses, where they were computed."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from eval.analyses.attention import ENCODER
+from eval.analyses.correlation import pairs
+from eval.analyses.variance import SHARES, STUDENT, TEACHER, summary_rows
+from eval.report.charts import Dot, Line, dot_chart, line_chart
+from eval.report.page import (
+    Block,
+    Chart,
+    ChartsBlock,
+    Picture,
+    PictureColumn,
+    PicturesBlock,
+    Section,
+    TableBlock,
+    data_uri,
+)
+from eval.report.run_view import RunView
+from eval.report.tables import Column, Table, number_cell, text_cell
+
+NAN = float("nan")
+
+
+def variance_section(found: Mapping[str, Mapping[str, Any]]) -> Section:
+    """Cumulative explained variance of each run's caches: teachers solid, the student's projections dashed."""
+    blocks: list[Block] = []
+    for run, by_dataset in found.items():
+        prefix = f"{run}: " if len(found) > 1 else ""
+        charts = [
+            Chart(svg=_variance_chart(teachers), title=f"{prefix}{dataset}") for dataset, teachers in by_dataset.items()
+        ]
+        blocks.append(ChartsBlock(charts=charts))
+        title = f"{prefix}components that hold 50, 90 and 99 % of the variance"
+        blocks.append(TableBlock(table=variance_table(by_dataset), title=title, folded="Show the numbers"))
+    return Section(
+        anchor="variance",
+        short="Variance",
+        title="Explained variance",
+        intro=(
+            "How much of the variance of patch tokens lies in the first principal components, for teachers (solid) and "
+            "the student's projections (dashed), in the teacher's own units. A curve that rises early belongs to "
+            "compact features.",
+        ),
+        blocks=blocks,
+    )
+
+
+def variance_table(found: Mapping[str, Any], *, brief: bool = False) -> Table:
+    """How many components hold 50, 90 and 99 % of the variance, raw and standardised; if brief, only 90 %."""
+    shares = (0.9,) if brief else SHARES
+    kinds = {"raw": "", "standardised": " (std.)" if brief else ", standardised"}
+    columns = [
+        Column(title="Dataset"),
+        Column(title="Teacher"),
+        Column(title="Tokens of"),
+        Column(title="Channels", numeric=True),
+        Column(title="Tokens", numeric=True),
+        *(Column(title=f"{100 * share:g} %{beside}", numeric=True) for beside in kinds.values() for share in shares),
+    ]
+    rows = []
+    for row in summary_rows(found):
+        few = "" if row["enough"] else "fewer than 10 a channel"
+        lead = [text_cell(row["dataset"]), text_cell(row["teacher"]), text_cell(row["owner"], beside=few)]
+        counts = [row[f"{kind}_{share:g}"] for kind in kinds for share in shares]
+        numbers = [number_cell(value, digits=0) for value in (row["channels"], row["tokens"], *counts)]
+        rows.append([*lead, *numbers])
+    return Table(columns=columns, rows=rows)
+
+
+def correlation_section(
+    logged: Mapping[str, Mapping[str, Any]], probed: Mapping[str, Mapping[str, Any]], views: Sequence[RunView]
+) -> Section:
+    """Correlation of loss updates by pair of teachers: from logs, and on a fixed probe batch.
+
+    Args:
+        logged: run -> what its log says.
+        probed: run -> what its replay says.
+        views: of the runs; the course over the training is shown for the first run of each recipe.
+    """
+    charts = []
+    for title, found in (("From the training log", logged), ("On a fixed probe batch", probed)):
+        if found:
+            charts.append(Chart(svg=_correlation_chart(found, views), title=title))
+    firsts = {view.label: view.name for view in reversed(views) if view.name in logged}
+    windows = [
+        Chart(svg=_windows_chart(logged[view.name]), title=f"{view.name}: over the training")
+        for view in views
+        if firsts.get(view.label) == view.name
+    ]
+    return Section(
+        anchor="correlation",
+        short="Correlation",
+        title="Correlation of loss updates",
+        intro=(
+            "Whether an update that lowers the loss for one teacher lowers it for another too: 1 if they always agree, "
+            "0 if they have nothing to do with each other, below 0 if they pull apart. In the log each step also "
+            "changes the batch, and hard batches are hard for all teachers, which raises the correlation; on a probe "
+            "batch only the update is left.",
+        ),
+        blocks=[ChartsBlock(charts=[*charts, *windows])],
+    )
+
+
+def attention_section(found: Mapping[str, pa.Table]) -> Section:
+    """Typical attention maps of every run."""
+    blocks: list[Block] = []
+    for run, table in found.items():
+        entries = table.to_pylist()
+        for image in sorted({entry["image"] for entry in entries}):
+            here = [entry for entry in entries if entry["image"] == image]
+            prefix = f"{run}: " if len(found) > 1 else ""
+            blocks.append(_attention_grid(here, title=prefix + here[0]["caption"]))
+    return Section(
+        anchor="attention",
+        short="Attention",
+        title="What patches attend to",
+        intro=(
+            "Every patch attends to all others; these are the most typical maps of a photograph (medoids of a "
+            "clustering, most common first), heads averaged; point at one for the share of patches that it stands for.",
+        ),
+        blocks=blocks,
+    )
+
+
+def heat(values: np.ndarray) -> np.ndarray:
+    """(rows, cols) -> uint8 (rows, cols, 3) colours from the least to the most."""
+    import matplotlib
+
+    span = float(values.max() - values.min())
+    scaled = (values - values.min()) / span if span > 0 else np.zeros_like(values)
+    return np.asarray(np.rint(matplotlib.colormaps["magma"](scaled)[..., :3] * 255).astype(np.uint8))
+
+
+def attention_grids(entries: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, dict[str, list[np.ndarray]]]:
+    """The photograph and, by network, the typical maps (rows, cols) from one image's rows of `attention.MAPS`."""
+    first = next(entry for entry in entries if entry["photograph"] is not None)
+    photograph = np.frombuffer(first["photograph"], np.uint8).reshape(first["size_px"], -1, 3)
+    grids: dict[str, list[np.ndarray]] = {}
+    for entry in sorted(entries, key=lambda entry: int(entry["medoid"])):
+        values = np.array(entry["attention"], np.float32).reshape(entry["rows"], entry["cols"])
+        grids.setdefault(entry["network"], []).append(values)
+    ordered = [ENCODER, *sorted(set(grids) - {ENCODER})]
+    return photograph, {network: grids[network] for network in ordered}
+
+
+def _attention_grid(entries: Sequence[Mapping[str, Any]], *, title: str) -> PicturesBlock:
+    photograph, grids = attention_grids(entries)
+    shares = {(entry["network"], entry["medoid"]): entry["share"] for entry in entries}
+    width = max(len(maps) for maps in grids.values())
+    columns = [PictureColumn(title="Photograph"), *(PictureColumn(title=str(n + 1)) for n in range(width))]
+    rows = []
+    for network, maps in grids.items():
+        row = [Picture(uri=data_uri(photograph, lossy=True), alt=title)]
+        for place, values in enumerate(maps):
+            alt = f"{network}: stands for {100 * shares[network, place]:.0f} % of the patches"
+            row.append(Picture(uri=data_uri(heat(values)), alt=alt, map=True))
+        rows.append(row)
+    return PicturesBlock(columns=columns, rows=rows, labels=list(grids), title=title)
+
+
+def _variance_chart(teachers: Mapping[str, Any]) -> str:
+    lines = []
+    for number, (teacher, owners) in enumerate(sorted(teachers.items())):
+        for owner in (TEACHER, STUDENT):
+            if owner in owners:
+                curve = owners[owner]["raw"]
+                lines.append(
+                    Line(
+                        label=teacher if owner == TEACHER else f"{teacher}, projected",
+                        x=list(range(1, len(curve) + 1)),
+                        y=curve,
+                        colour=number,
+                        dashed=owner == STUDENT,
+                    )
+                )
+    return line_chart(lines, x_label="components", y_label="explained variance", log_x=True, y_range=(0.0, 1.0))
+
+
+def _correlation_chart(found: Mapping[str, Mapping[str, Any]], views: Sequence[RunView]) -> str:
+    """One line for each pair of teachers, one dot for each run, in the colour of its recipe."""
+    by_name = {view.name: view for view in views}
+    names = dict.fromkeys(_pair_name(data, pair) for data in found.values() for pair in pairs(data["teachers"]))
+    rows = []
+    for name in names:
+        dots = []
+        for run, data in found.items():
+            for i, j in pairs(data["teachers"]):
+                if _pair_name(data, (i, j)) == name:
+                    value, view = data["mean_pearson"][i][j], by_name[run]
+                    shown = NAN if value is None else value
+                    dots.append(Dot(label=view.label, value=shown, low=NAN, high=NAN, colour=view.colour))
+        rows.append((name, dots))
+    return dot_chart(rows, x_label="Pearson correlation, mean over windows", best=1.0)
+
+
+def _windows_chart(data: Mapping[str, Any]) -> str:
+    lines = [
+        Line(
+            label=_pair_name(data, (i, j)),
+            x=data["first_step"],
+            y=[NAN if window[i][j] is None else window[i][j] for window in data["pearson"]],
+            colour=number,
+        )
+        for number, (i, j) in enumerate(pairs(data["teachers"]))
+    ]
+    return line_chart(lines, x_label="step", y_label="Pearson correlation")
+
+
+def _pair_name(data: Mapping[str, Any], pair: tuple[int, int]) -> str:
+    return f"{data['teachers'][pair[0]]} and {data['teachers'][pair[1]]}"

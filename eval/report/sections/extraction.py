@@ -1,0 +1,95 @@
+"""The extraction's figures, from the summary that `codistill extract run --summary FILE.json` wrote."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.report.page import Block, Section, TableBlock, TextBlock
+from eval.report.run_view import RunView
+from eval.report.sections.about import bytes_per_row, total_bytes
+from eval.report.tables import Cell, Column, Table, bytes_cell, human_bytes, number_cell, text_cell
+from store.errors import InvalidInput, MissingFile
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """Read a summary.
+
+    Raises:
+        MissingFile: it does not exist.
+        InvalidInput: it isn't one.
+    """
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        stages_table(summary)
+    except OSError as error:
+        raise MissingFile(
+            f"extraction summary '{path}' cannot be read ({error.strerror}). Write one with: codistill extract run "
+            "CATALOGUE.toml --cache CACHE --summary FILE.json, or leave out --extraction"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(
+            f"'{path}' is no summary of an extraction ({type(error).__name__}: {error}). Give the file that "
+            "codistill extract run --summary wrote"
+        ) from None
+    return dict(summary)
+
+
+def section(runs: Sequence[RunView], summary: Mapping[str, Any] | None) -> Section:
+    """What a row costs on disk, and how fast the stages went."""
+    blocks: list[Block] = [TableBlock(table=bytes_table(runs[0]), title=f"Bytes of one row: {total_bytes(runs[0])}")]
+    if summary is None:
+        blocks.append(TextBlock(text="No summary of the extraction was given (--extraction FILE.json): no rates here."))
+    else:
+        blocks.append(TableBlock(table=stages_table(summary), title="Stages"))
+    return Section(
+        anchor="extraction",
+        short="Extraction",
+        title="Extraction",
+        intro=("The teachers ran over the photographs once; every student is trained from what they left.",),
+        blocks=blocks,
+    )
+
+
+def bytes_table(run: RunView) -> Table:
+    """Bytes that one row takes in each array."""
+    found = bytes_per_row(run)
+    total = sum(count for _, count, _ in found)
+    columns = [
+        Column(title="Array"),
+        Column(title="Of what"),
+        Column(title="Bytes per row", numeric=True),
+        Column(title="Share", numeric=True),
+    ]
+    rows = [
+        [text_cell(name), text_cell(shape), bytes_cell(count), number_cell(100 * count / total, digits=1, unit=" %")]
+        for name, count, shape in found
+    ]
+    return Table(columns=columns, rows=rows, sortable=False)
+
+
+def stages_table(summary: Mapping[str, Any]) -> Table:
+    """Rows and rates of each stage."""
+    columns = [
+        Column(title="Stage"),
+        Column(title="Rows", numeric=True),
+        Column(title="Failed", numeric=True),
+        Column(title="Seconds", numeric=True),
+        Column(title="Rows/s", numeric=True),
+        Column(title="Stored", numeric=True),
+        Column(title="Stored per s", numeric=True),
+    ]
+    rows = [[text_cell(stage["stage"]), *_figures(stage)] for stage in summary["stages"]]
+    return Table(columns=columns, rows=rows, sortable=False)
+
+
+def _figures(stage: Mapping[str, Any]) -> list[Cell]:
+    stored, rows = stage["stored_bytes"], stage["rows"]
+    return [
+        number_cell(rows or None, digits=0),
+        number_cell(stage["failed"] if rows else None, digits=0),
+        number_cell(stage["seconds"], digits=1),
+        number_cell(stage["rows_per_second"] or None, digits=1),
+        bytes_cell(stored) if stored else number_cell(None),
+        text_cell(f"{human_bytes(stage['bytes_per_second'])}/s" if stored else None),
+    ]

@@ -1,0 +1,110 @@
+"""The picture part of the page: what each network sees in the same held-out photographs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from eval.analyses.pca import ENCODER, PHOTOGRAPH, PROJECTION, TEACHER
+from eval.report.page import Block, Picture, PictureColumn, PicturesBlock, Section, SheetsBlock, TextBlock, data_uri
+
+COLOURS = (
+    "Patch tokens as colours: their first three principal components are red, green and blue. Every network has one "
+    "basis for all its pictures, so that equal colours in two photographs mean equal tokens. A projection is drawn in "
+    "the basis of its teacher: the more the two look alike, the more of the teacher the student has learnt. Colours of "
+    "different networks have nothing to do with each other."
+)
+NOTHING = 'Nothing is held out in these caches, so there is nothing to show. Extract a dataset with split = "val".'
+NUMBERS = "The number below a projection is its cosine to the teacher's tokens in this view, in standardised units."
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPictures:
+    """The pictures of one run.
+
+    Attributes:
+        name: what tables call the run, and pictures its row.
+        shown: the views, the same for runs that can stand side by side.
+        captions: of the views.
+        images: model -> uint8 images (H, W, 3), one for each view.
+        cosines: projection -> cosine to the teacher in each view.
+    """
+
+    name: str
+    shown: Sequence[object]
+    captions: Sequence[str]
+    images: Mapping[str, Sequence[np.ndarray]]
+    cosines: Mapping[str, Sequence[float]]
+
+
+def section(runs: Sequence[RunPictures]) -> Section:
+    """One grid for one run; for several, one for each photograph with teachers above and the students below."""
+    intro = [COLOURS, NUMBERS]
+    blocks: list[Block]
+    if not any(run.captions for run in runs):
+        blocks = [TextBlock(text=NOTHING)]
+    elif len(runs) == 1:
+        blocks = [_grid(runs[0])]
+    else:
+        intro.append("One photograph after the other, with its teachers in the first line and every student below.")
+        together: list[list[RunPictures]] = []
+        for run in runs:
+            same = next((found for found in together if list(found[0].shown) == list(run.shown)), None)
+            if same is None:
+                together.append([run])
+            else:
+                same.append(run)
+        blocks = [SheetsBlock(sheets=[_sheet(same, n) for n in range(len(same[0].captions))]) for same in together]
+    return Section(
+        anchor="pictures", short="Pictures", title="What the networks see", intro=tuple(intro), blocks=blocks
+    )
+
+
+def _grid(run: RunPictures) -> PicturesBlock:
+    """One row a photograph: teachers, the student's encoder, its projections."""
+    models = [model for model in run.images if model != PHOTOGRAPH]
+    columns = [PictureColumn(title="Photograph", beside="as stored"), *(_column(model) for model in models)]
+    rows = [
+        [
+            _picture(run, model, number, title=column.title)
+            for model, column in zip([PHOTOGRAPH, *models], columns, strict=True)
+        ]
+        for number in range(len(run.captions))
+    ]
+    return PicturesBlock(columns=columns, rows=rows, labels=list(run.captions))
+
+
+def _column(model: str) -> PictureColumn:
+    if model.startswith(TEACHER):
+        return PictureColumn(title=model.removeprefix(TEACHER), beside="teacher")
+    if model.startswith(PROJECTION):
+        return PictureColumn(title="student", beside=f"as {model.removeprefix(PROJECTION)}")
+    return PictureColumn(title="student", beside="encoder")
+
+
+def _sheet(runs: Sequence[RunPictures], number: int) -> PicturesBlock:
+    """One photograph: teachers in the first row, then one row a student; a projection lies below its teacher."""
+    first = runs[0]
+    teachers = list(dict.fromkeys(m.removeprefix(TEACHER) for run in runs for m in run.images if m.startswith(TEACHER)))
+    owner = {name: next(run for run in runs if TEACHER + name in run.images) for name in teachers}
+    columns = [PictureColumn(title="Photograph", beside="encoder"), *(PictureColumn(title=name) for name in teachers)]
+    top = [_picture(first, PHOTOGRAPH, number, title="photograph")]
+    top += [_picture(owner[name], TEACHER + name, number, title=name) for name in teachers]
+    rows = [top]
+    for run in runs:
+        models = [ENCODER, *(PROJECTION + name for name in teachers)]
+        rows.append([_picture(run, model, number, title=f"{run.name}, {model}") for model in models])
+    labels = ["teachers", *(run.name for run in runs)]
+    return PicturesBlock(columns=columns, rows=rows, labels=labels, title=first.captions[number], beside=True)
+
+
+def _picture(run: RunPictures, model: str, number: int, *, title: str) -> Picture:
+    if model not in run.images:
+        return Picture(uri="", alt=f"{title}: not among the teachers of this run")
+    cosine = f"{run.cosines[model][number]:.3f}" if model in run.cosines else ""
+    return Picture(
+        uri=data_uri(run.images[model][number], lossy=model == PHOTOGRAPH),
+        alt=f"{title}: {run.captions[number]}",
+        map=model != PHOTOGRAPH,
+        below=cosine,
+    )

@@ -1,0 +1,1 @@
+"""Open runs, choose among them, store results beside them."""

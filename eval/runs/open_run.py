@@ -1,0 +1,109 @@
+"""Opening what is evaluated: a run's student before and after, the caches it was trained on, its stored results."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backbones.device import resolve_device
+from eval.encoders.base import FrozenEncoder
+from eval.fidelity.measure import Subject
+from eval.runs.results import Results, digest, file_digest
+from store.errors import Conflict
+from train.data.mixture import Mixture
+from train.data.open_caches import describe, open_mixture
+from train.run import checkpoints, load
+from train.run.directory import CHECKPOINTS
+
+CODE = 2  # raise when a result of the same settings would come out differently
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenRun:
+    """A run with its caches open.
+
+    Attributes:
+        run: as the trainer reads it back.
+        mixture: the rows it was trained on and those held out.
+        device: that its modules are moved to when they are used.
+    """
+
+    run: load.Run
+    mixture: Mixture
+    device: torch.device
+
+    @property
+    def directory(self) -> Path:
+        """The run directory."""
+        return self.run.directory
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """The sha256 of the checkpoint's weights."""
+        place = self.directory / CHECKPOINTS / f"step-{self.run.step:08d}"
+        return file_digest(place / checkpoints.MODEL)
+
+    @cached_property
+    def results(self) -> Results:
+        """Results about these weights on these caches as they are now."""
+        caches = [
+            {key: value for key, value in cache.items() if key != "location"}
+            for cache in describe(self.mixture)["caches"]
+        ]
+        identities = {name: info.identity_digest for name, info in self.mixture.teachers.items()}
+        depends_on = {
+            "code": CODE,
+            "recipe": digest(self.run.recipe.model_dump(mode="json")),
+            "weights": self.weights_digest,
+            "caches": caches,
+            "teachers": identities,
+        }
+        return Results(self.directory, depends_on)
+
+    def subject(self, peers: Mapping[str, FrozenEncoder] | None = None) -> Subject:
+        """What fidelity measures, on the device."""
+        return Subject(
+            student=self.run.distiller.to(self.device),
+            untrained=self.run.initial().to(self.device),
+            norms=self.run.target_norms.to(self.device),
+            mixture=self.mixture,
+            peers=peers or {},
+        )
+
+
+def open_run(directory: Path, *, caches: Sequence[str] = (), device: str = "auto") -> OpenRun:
+    """Read a run back and open its caches.
+
+    Args:
+        directory: the run.
+        caches: locations; none given means those that the run was trained on, where they were then.
+        device: to compute on.
+
+    Raises:
+        MissingFile: no run, or no checkpoint in it.
+        MissingCache: a cache isn't there; give where it is now with --cache.
+        Conflict: a teacher of the cache isn't the one that the run was trained on.
+    """
+    run = load.load(directory)
+    locations = list(caches) or [cache["location"] for cache in run.description["caches"]]
+    mixture = open_mixture(run.recipe, locations)
+    _refuse_other_teachers(run, mixture.teachers)
+    return OpenRun(run=run, mixture=mixture, device=torch.device(resolve_device(device)))
+
+
+def _refuse_other_teachers(run: load.Run, found: Mapping[str, Any]) -> None:
+    trained = {name: info["identity_digest"] for name, info in run.teachers.items()}
+    here = {name: info.identity_digest for name, info in found.items()}
+    if trained != here:
+        differing = [name for name in sorted({*trained, *here}) if trained.get(name) != here.get(name)]
+        listed = ", ".join(
+            f"'{name}' {trained.get(name, 'absent')[:12]} in the run, {here.get(name, 'absent')[:12]} in the cache"
+            for name in differing
+        )
+        raise Conflict(
+            f"run '{run.directory}' and its cache don't fit: teacher {listed}. Give the cache that it was trained on "
+            "with --cache"
+        )

@@ -1,0 +1,1 @@
+"""An extraction job: stages, tasks, workers, executors, progress, failure limit."""

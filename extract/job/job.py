@@ -1,0 +1,295 @@
+"""A whole job: what is left is listed, made stage by stage, watched, counted, sealed and summed up."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TextIO
+
+from extract.catalogue import Catalogue
+from extract.job import preflight, stages
+from extract.job.executor import Crew
+from extract.job.failure_limit import FailureLimit, JobWatch
+from extract.job.preflight import free_bytes
+from extract.job.progress import Display, EventLog, size
+from extract.job.stages import ShardReport
+from extract.job.summary import RunReport, StageReport
+from extract.job.tasks import STAGES, ArrayState, Part, Stage, states
+from extract.sources import open_source
+from store import Cache, errors
+from store import create as create_cache
+from store import open as open_cache
+from store.format.schema import PIXELS
+from store.sealing.seal import seal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is asked for.
+
+    Attributes:
+        catalogue: the whole catalogue.
+        cache: location, a path or URL.
+        datasets: names, () for all.
+        teachers: names, () for all.
+        stages: which to run.
+        limit: of failing rows.
+        part: this job's share of the shards.
+        events: file for the event log, None for none.
+    """
+
+    catalogue: Catalogue
+    cache: str
+    datasets: Sequence[str] = ()
+    teachers: Sequence[str] = ()
+    stages: Sequence[str] = STAGES
+    limit: FailureLimit = field(default_factory=lambda: FailureLimit(share=0.01))
+    part: Part = field(default_factory=Part)
+    events: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """A job that can start, and the names it works on, in catalogue order."""
+
+    job: Job
+    datasets: Sequence[str]
+    teachers: Sequence[str]
+
+
+def check(job: Job) -> Selection:
+    """Find everything that can be known to be wrong before work starts; writes nothing.
+
+    Raises:
+        errors.InvalidConfig: unknown names, missing folders or weights; all of them are listed.
+    """
+    catalogue = job.catalogue
+    datasets, problems = preflight.choose(job.datasets, [d.name for d in catalogue.dataset], option="--datasets")
+    teachers, more = preflight.choose(job.teachers, [t.name for t in catalogue.teacher], option="--teachers")
+    _, unknown_stages = preflight.choose(job.stages, STAGES, option="--stages")
+    problems += more + unknown_stages
+    if "features" in job.stages:
+        problems += preflight.weight_problems([catalogue.teacher_named(name) for name in teachers])
+    if "index" in job.stages:
+        problems += preflight.image_problems([catalogue.dataset_named(name) for name in datasets])
+    preflight.refuse(problems)
+    return Selection(job=job, datasets=datasets, teachers=teachers)
+
+
+def open_root(selection: Selection) -> Cache:
+    """The cache of a job, its datasets unchecked; raises as `open_for`."""
+    job = selection.job
+    if "index" not in job.stages:
+        open_cache(job.cache)
+    try:
+        return create_cache(job.cache, job.catalogue.recipe.stored())
+    except OSError as error:
+        if isinstance(error, errors.CodistillError):
+            raise
+        raise errors.InvalidInput(f"cache '{job.cache}' cannot be written: {error}") from error
+
+
+def open_for(selection: Selection) -> Cache:
+    """The cache of a job; its root is created where the stage index may do so.
+
+    Raises:
+        errors.Conflict: the cache was made by another recipe.
+        errors.MissingCache: there is no cache, and the stage that makes one is not asked for.
+        errors.InvalidConfig: without index, datasets that are not there or differ from the catalogue.
+    """
+    job = selection.job
+    cache = open_root(selection)
+    if "index" not in job.stages:
+        entries = [job.catalogue.dataset_named(name) for name in selection.datasets]
+        preflight.refuse(preflight.stored_problems(cache, entries))
+    return cache
+
+
+def delete(selection: Selection, cache: Cache) -> list[str]:
+    """Delete what a job would make, so that it is made anew: whole datasets, or without index and views only tokens.
+
+    Returns:
+        What was deleted.
+
+    Raises:
+        errors.InvalidInput: the job names no datasets; everything is not deleted by default.
+    """
+    job = selection.job
+    if not job.datasets:
+        raise errors.InvalidInput("--overwrite deletes what is stored. Name what to make anew with --datasets")
+    deleted = []
+    for name in [name for name in selection.datasets if name in cache.datasets]:
+        if {"index", "views"} & set(job.stages):
+            cache.delete_dataset(name)
+            deleted.append(name)
+            continue
+        for teacher in [teacher for teacher in selection.teachers if teacher in cache[name].teachers]:
+            cache[name].delete_teacher(teacher)
+            deleted.append(f"{name}/{teacher}")
+    return deleted
+
+
+def run(selection: Selection, cache: Cache, crew: Crew, *, stream: TextIO) -> RunReport:
+    """Do what is left of a job.
+
+    Args:
+        selection: from `check`.
+        cache: from `open_for`.
+        crew: does the work.
+        stream: for progress and notes.
+
+    Returns:
+        What it came to; `.problem` says why it stopped early.
+
+    Raises:
+        errors.CodistillError: a conflict with what is stored, a teacher that cannot be loaded, damaged shards.
+        KeyboardInterrupt: the shards under way are discarded, all others are stored.
+    """
+    with EventLog(selection.job.events) as log:
+        engine = _Engine(selection, cache, crew, log=log, stream=stream)
+        try:
+            return engine.run()
+        except KeyboardInterrupt:
+            log.write("interrupted")
+            raise
+
+
+class _Engine:
+    def __init__(self, selection: Selection, cache: Cache, crew: Crew, *, log: EventLog, stream: TextIO) -> None:
+        self._job, self._cache = selection.job, cache
+        self._datasets, self._teachers = selection.datasets, selection.teachers
+        self._crew, self._log, self._stream = crew, log, stream
+        self._done: list[StageReport] = []
+
+    def run(self) -> RunReport:
+        self._log.write(
+            "start", cache=self._cache.location, datasets=list(self._datasets), teachers=list(self._teachers)
+        )
+        steps: dict[Stage, Callable[[], None]] = {
+            "index": self._index,
+            "views": self._views,
+            "features": self._features,
+            "seal": self._seal,
+        }
+        problem = None
+        try:
+            for stage, step in steps.items():
+                if stage in self._job.stages:
+                    step()
+        except errors.JobFailed as error:
+            problem = str(error)
+        except OSError as error:
+            problem = (
+                f"{error}. Everything published before is whole. Correct the cause, then run the same command again"
+            )
+        report = self._report(problem)
+        self._log.write("end", complete=report.complete, missing_rows=report.missing_rows, problem=problem)
+        return report
+
+    def _index(self) -> None:
+        started, images = time.perf_counter(), 0
+        for name in self._datasets:
+            entry = self._job.catalogue.dataset_named(name)
+            dataset, notes = stages.index(self._cache, entry, open_source(entry))
+            images += dataset.images
+            self._say(f"index: '{name}' has {dataset.images:,} images, {dataset.rows:,} rows", notes)
+        self._finish("index", started, rows=images)
+
+    def _views(self) -> None:
+        self._make("views", self._states([PIXELS]))
+
+    def _features(self) -> None:
+        for teacher in self._teachers:
+            batch_size = self._crew.prepare_teacher(teacher, self._datasets)
+            found = []
+            for state in self._states([teacher]):
+                with_pixels = self._cache[state.dataset].present(PIXELS)
+                tasks = [replace(task, batch_size=batch_size) for task in state.missing if task.shard in with_pixels]
+                if len(tasks) < len(state.missing):
+                    without = len(state.missing) - len(tasks)
+                    self._say(f"features/{teacher}: {without} shards of '{state.dataset}' have no pixels yet", ())
+                found.append(replace(state, missing=tuple(tasks)))
+            self._make(f"features/{teacher}", found)
+
+    def _seal(self) -> None:
+        if self._job.part.count > 1:
+            self._say(f"seal: left to `codistill store seal {self._cache.location}`, after the last part", ())
+            return
+        started = time.perf_counter()
+        report = seal(self._cache)
+        self._say("seal: done", report.warnings)
+        self._finish("seal", started)
+
+    def _make(self, stage: str, found: Sequence[ArrayState]) -> None:
+        tasks = [task for state in found for task in state.missing]
+        rows = sum(state.rows for state in found)
+        left = sum(task.rows for task in tasks)
+        made: list[ShardReport] = []
+        started = time.perf_counter()
+        try:
+            if tasks:
+                row_bytes = self._row_bytes(tasks[0].dataset, tasks[0].array)
+                self._warn_of_space(stage, left * row_bytes)
+                name, done = f"[{self._position(stage)}] {stage}", rows - left
+                with Display(name, rows=rows, done=done, row_bytes=row_bytes, stream=self._stream) as display:
+                    self._crew.make(tasks, JobWatch(self._job.limit, display.advance), self._recorder(stage, made))
+        finally:
+            reasons = sum((Counter(report.reasons) for report in made), Counter[str]())
+            self._finish(
+                stage,
+                started,
+                rows=sum(report.rows for report in made),
+                failed=sum(report.failed for report in made),
+                already_rows=rows - left,
+                stored_bytes=sum(report.stored_bytes for report in made),
+                reasons=dict(reasons),
+            )
+
+    def _position(self, stage: str) -> str:
+        """Which of the job's longer stages this is, for example `2/4`."""
+        features = [f"features/{teacher}" for teacher in self._teachers if "features" in self._job.stages]
+        stages = ["views"] * ("views" in self._job.stages) + features
+        return f"{stages.index(stage) + 1}/{len(stages)}"
+
+    def _warn_of_space(self, stage: str, bytes_left: int) -> None:
+        free = free_bytes(self._job.cache)
+        if free is not None and free < bytes_left:
+            self._say(f"{stage}: {size(bytes_left)} to be written, {size(free)} free at the target", ())
+
+    def _recorder(self, stage: str, made: list[ShardReport]) -> Callable[[ShardReport], None]:
+        def record(report: ShardReport) -> None:
+            made.append(report)
+            self._log.write("shard", stage=stage, **vars(report) | {"reasons": dict(report.reasons)})
+
+        return record
+
+    def _finish(self, stage: str, started: float, **figures: Any) -> None:
+        report = StageReport(stage=stage, seconds=time.perf_counter() - started, **figures)
+        self._done.append(report)
+        self._log.write("stage", **report.as_json())
+
+    def _states(self, arrays: Sequence[str]) -> list[ArrayState]:
+        return list(states(self._cache, self._datasets, arrays, self._job.part))
+
+    def _report(self, problem: str | None) -> RunReport:
+        arrays = [PIXELS] if "views" in self._job.stages else []
+        arrays += self._teachers if "features" in self._job.stages else []
+        found = self._states(arrays) if set(self._datasets) <= set(self._cache.datasets) else []
+        sizes = {}
+        for array in arrays:
+            holders = [d for d in self._datasets if found and (array == PIXELS or array in self._cache[d].teachers)]
+            if holders:
+                sizes[array] = self._row_bytes(holders[0], array)
+        return RunReport(
+            cache=self._cache.location, stages=self._done, arrays=found, bytes_per_row=sizes, problem=problem
+        )
+
+    def _row_bytes(self, dataset: str, array: str) -> int:
+        """Bytes that a row takes in the cache, its checksum included."""
+        layout = self._cache[dataset].array(array).layout
+        return 0 if layout is None else layout.stride
+
+    def _say(self, sentence: str, notes: Iterable[str]) -> None:
+        self._stream.write("\n    ".join([sentence, *notes]) + "\n")
+        self._log.write("note", text=sentence, notes=list(notes))

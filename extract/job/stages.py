@@ -1,0 +1,214 @@
+"""The stages that make shards. One call makes one shard: the unit of work, of commit, of retry and of distribution.
+
+Nothing here knows of other shards, of progress displays or of clusters.
+"""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from extract.catalogue import DatasetEntry
+from extract.job.failure_limit import UNWATCHED, Watch
+from extract.sources import Listing, Source
+from extract.teachers.runner import TeacherLane
+from extract.views.maker import ViewMaker, manifest_table
+from store import Cache, Dataset, Shard, errors
+from store.common.threads import ordered_map
+from store.format.manifest import PixelsRow
+from store.format.schema import OK, PIXELS
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardReport:
+    """What making one shard came to.
+
+    Attributes:
+        dataset, array, shard: which; array is `pixels` or a teacher's name.
+        rows: of the shard.
+        failed: rows that failed here; rows without pixels are not counted again for each teacher.
+        stored_bytes: bytes of the rows stored.
+        seconds: from start to publication.
+        published: False where another writer was first.
+        reasons: failed rows by kind of reason.
+    """
+
+    dataset: str
+    array: str
+    shard: int
+    rows: int
+    failed: int
+    stored_bytes: int
+    seconds: float
+    published: bool
+    reasons: Mapping[str, int] = field(default_factory=dict)
+
+
+def index(cache: Cache, entry: DatasetEntry, source: Source) -> tuple[Dataset, tuple[str, ...]]:
+    """List a dataset's images and create its nodes; if they exist, check that they would be the same.
+
+    Returns:
+        The dataset, and notes on the listing for people.
+
+    Raises:
+        errors.Conflict: the dataset exists with other images or settings.
+        errors.MissingFile: the images' place is not there.
+        errors.InvalidInput: there are no images.
+    """
+    listing = source.enumerate()
+    notes = list(listing.notes)
+    if entry.name in cache.datasets:
+        _refuse_other_images(cache[entry.name], listing)
+    if entry.expected_images not in (None, len(listing)):
+        notes.append(f"{len(listing):,} images, expected {entry.expected_images:,}")
+    numbers = pa.array(np.arange(len(listing)), pa.int64())
+    images = listing.table.add_column(0, "image_index", numbers)
+    dataset = cache.create_dataset(
+        entry.name,
+        images=images,
+        group=entry.group,
+        split=entry.split,
+        mode=entry.mode,
+        views=entry.views,
+        first_view=entry.first_view,
+        source=source.describe() | {"rotate": [rule.model_dump() for rule in entry.rotate]},
+    )
+    return dataset, tuple(notes)
+
+
+def views_shard(
+    dataset: Dataset,
+    shard: int,
+    *,
+    maker: ViewMaker,
+    provenance: Mapping[str, Any],
+    pool: Executor,
+    ahead: int,
+    watch: Watch = UNWATCHED,
+) -> ShardReport:
+    """Make one shard of pixels: decode, crop, colour, store, with a manifest row for each. No image makes it fail.
+
+    Args:
+        dataset: in the cache.
+        shard: number.
+        maker: of this dataset's pixels.
+        provenance: kept in the shard.
+        pool: threads that decode and draw.
+        ahead: images decoded before their rows are written.
+        watch: told of progress; may stop the shard.
+
+    Raises:
+        errors.MissingFile: the whole source has gone.
+        OSError: the machine, not an image, is at fault.
+    """
+    started = time.perf_counter()
+    rows = dataset.shard_rows_of(shard)
+    images = range(rows.start // dataset.views, (rows.stop - 1) // dataset.views + 1)
+    made: list[PixelsRow] = []
+    with dataset.write_shard(PIXELS, shard, provenance=provenance) as writer:
+        for views in ordered_map(pool, lambda image: maker.make(image, rows), images, ahead=ahead):
+            for view in views:
+                if view.pixels is None:
+                    writer.fail(str(view.error))
+                else:
+                    writer.append(view.pixels)
+                made.append(PixelsRow(pixels=None, error=view.error, record=view.record))
+            watch.advance(rows=len(views), failed=sum(view.error is not None for view in views))
+        reasons = [view.error for view in made if view.error is not None]
+        watch.admit(rows=len(rows), reasons=reasons)
+        published = writer.finish(manifest=manifest_table(made))
+    return _report(dataset, PIXELS, shard, reasons=reasons, absent=len(reasons), started=started, published=published)
+
+
+def features_shard(
+    dataset: Dataset, shard: int, *, lane: TeacherLane, batch_size: int, watch: Watch = UNWATCHED
+) -> ShardReport:
+    """Make one shard of a teacher's tokens from the stored pixels; only rows whose tokens cannot be stored fail.
+
+    Args:
+        dataset: whose pixels shard exists and for which the teacher was created.
+        shard: number.
+        lane: the teacher on its device.
+        batch_size: rows that go through it together; recorded, as it may change last bits.
+        watch: told of progress; may stop the shard.
+
+    Raises:
+        errors.MissingShard: its pixels were not made yet.
+        errors.Damaged: its pixels are not what was written.
+    """
+    started = time.perf_counter()
+    rows = dataset.shard_rows_of(shard)
+    pixels = dataset.read_shard(PIXELS, shard)
+    own: list[str] = []
+    provenance = {**lane.provenance, "batch_size": batch_size}
+    with dataset.write_shard(lane.name, shard, provenance=provenance, pixels_digest=pixels.digest) as writer:
+        for start in range(0, len(rows), batch_size):
+            part = range(start, min(start + batch_size, len(rows)))
+            failed_before = len(own)
+            for offset, tokens in zip(part, _tokens_of(pixels, part, lane), strict=True):
+                if tokens is None:
+                    writer.fail(f"no pixels: {pixels.trailer.errors[rows[offset]]}")
+                elif isinstance(tokens, str):
+                    writer.fail(tokens)
+                    own.append(tokens)
+                else:
+                    writer.append(tokens)
+            watch.advance(rows=len(part), failed=len(own) - failed_before)
+        watch.admit(rows=len(rows), reasons=own)
+        published = writer.finish()
+    absent = len(own) + int((pixels.status != OK).sum())
+    return _report(dataset, lane.name, shard, reasons=own, absent=absent, started=started, published=published)
+
+
+def _refuse_other_images(dataset: Dataset, listing: Listing) -> None:
+    """Say which images differ, where the store could only say that lists do."""
+    stored, found = dataset.image_list().select(["path", "bytes"]), listing.table
+    stored = stored.cast(found.schema)
+    if stored.equals(found):
+        return
+    known, here = pc.is_in(found["path"], stored["path"]), pc.is_in(stored["path"], found["path"])
+    both, both_found = stored.filter(here), found.filter(known)
+    kinds = {
+        "gone": stored.filter(pc.invert(here)),
+        "new": found.filter(pc.invert(known)),
+        "of another size": both.filter(pc.not_equal(both["bytes"], both_found["bytes"])),
+    }
+    differences = [f"{len(t)} {kind} (first '{t['path'][0].as_py()}')" for kind, t in kinds.items() if len(t)]
+    raise errors.Conflict(
+        f"dataset '{dataset.name}' was indexed with {len(stored)} images, now there are {len(found)}: "
+        f"{', '.join(differences)}. Restore them; or go on with the list as it was, where images that are gone or "
+        "changed fail: --stages views,features,seal; or begin anew: --overwrite; or use another name"
+    )
+
+
+def _tokens_of(pixels: Shard, part: range, lane: TeacherLane) -> Iterator[np.ndarray | str | None]:
+    """For each row of `part`: its tokens, why it has none, or None where it has no pixels."""
+    usable = pixels.status[part.start : part.stop] == OK
+    batch = pixels.data[part.start : part.stop]
+    results = iter(lane.tokens(batch if usable.all() else batch[usable]) if usable.any() else ())
+    return (next(results) if has_pixels else None for has_pixels in usable)
+
+
+def _report(
+    dataset: Dataset, array: str, shard: int, *, reasons: list[str], absent: int, started: float, published: bool
+) -> ShardReport:
+    rows = len(dataset.shard_rows_of(shard))
+    node = dataset.array(array)
+    return ShardReport(
+        dataset=dataset.name,
+        array=array,
+        shard=shard,
+        rows=rows,
+        failed=len(reasons),
+        stored_bytes=(rows - absent) * math.prod(node.row_shape) * node.dtype.itemsize,
+        seconds=time.perf_counter() - started,
+        published=published,
+        reasons=Counter(reason.partition(":")[0] for reason in reasons),
+    )

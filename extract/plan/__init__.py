@@ -1,0 +1,1 @@
+"""What a catalogue costs: rows, bytes and hours before anything starts."""

@@ -1,0 +1,1 @@
+"""Decode an image, sample a view of it, render its pixels."""

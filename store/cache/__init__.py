@@ -1,0 +1,1 @@
+"""The Python API of a cache: opening it, reading rows, writing shards."""

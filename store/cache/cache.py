@@ -1,0 +1,243 @@
+"""Creating and opening caches: the recipe, the datasets, and what is refused because it differs."""
+
+import hashlib
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from store import errors
+from store.cache.dataset import Dataset
+from store.format import manifest, schema
+from store.format.schema import FORMAT, HIERARCHY, PIXELS, Node
+from store.storage.base import Location, Storage
+from store.storage.location import open_storage
+
+ROOT_KEY = f"{HIERARCHY}/zarr.json"
+
+
+class Cache:
+    """Datasets that were made by one recipe. Got from `store.open` or `store.create`.
+
+    Attributes:
+        location: where it is, safe to print.
+        uuid: made once, by `store.create`.
+        recipe: how its pixels were made; plain JSON.
+    """
+
+    def __init__(self, storage: Storage, root: Node) -> None:
+        attributes = root.require(("format", "uuid", "recipe"))
+        self.storage = storage
+        self.location = storage.location
+        self.uuid: str = attributes["uuid"]
+        self.recipe: dict[str, Any] = attributes["recipe"]
+        self._datasets: dict[str, Dataset] = {}
+
+    def __repr__(self) -> str:
+        return f"Cache('{self.location}', datasets {list(self.datasets)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (self.location,)
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Names of the datasets, sorted; looked up every time."""
+        names = self.storage.list_directories(HIERARCHY)
+        return tuple(sorted(name for name in names if self.storage.exists(f"{HIERARCHY}/{name}/zarr.json")))
+
+    def __iter__(self) -> Iterator[Dataset]:
+        return (self[name] for name in self.datasets)
+
+    def __getitem__(self, name: str) -> Dataset:
+        """Return a dataset.
+
+        Raises:
+            errors.MissingName: there is none of this name; the available ones are listed.
+        """
+        if name not in self._datasets:
+            path = f"{HIERARCHY}/{name}"
+            try:
+                node = schema.parse_node(path, self.storage.read(f"{path}/zarr.json"))
+            except (FileNotFoundError, NotADirectoryError):
+                available = ", ".join(self.datasets) or "none"
+                message = f"no dataset '{name}' in {self.location}; available: {available}"
+                raise errors.MissingName(message) from None
+            self._datasets[name] = Dataset(self.storage, name, node=node, recipe=self.recipe)
+        return self._datasets[name]
+
+    def create_dataset(
+        self,
+        name: str,
+        *,
+        images: pa.Table,
+        group: str,
+        split: Literal["train", "val"],
+        mode: Literal["train", "center"],
+        views: int,
+        first_view: int = 0,
+        source: Mapping[str, Any] | None = None,
+    ) -> Dataset:
+        """Create a dataset and its pixels array; nothing happens if it exists and is the same.
+
+        Row = image_index * views + (view - first_view).
+
+        Args:
+            name: unique in the cache.
+            images: image_index int64 (0, 1, ...), path string (relative, POSIX), bytes int64.
+            group: what training balances over.
+            split: which rows a student may be trained on.
+            mode: random views or the central one.
+            views: per image, at least 1.
+            first_view: number of the first.
+            source: description, plain JSON.
+
+        Raises:
+            errors.Conflict: it exists and differs; both values are shown.
+            errors.InvalidInput: the name is not allowed, or the image list is empty or not as described.
+        """
+        schema.check_name("dataset", name)
+        table = _checked_images(images, name)
+        if views < 1 or first_view < 0:
+            raise errors.InvalidInput(f"dataset '{name}': views {views} from {first_view}: at least one, from 0 on")
+        rows = table.num_rows * views
+        attributes = {
+            "group": group,
+            "split": split,
+            "mode": mode,
+            "views": views,
+            "first_view": first_view,
+            "images": table.num_rows,
+            "rows": rows,
+            "image_list_sha256": self._put_images(name, table),
+            "source": schema.plain_json(dict(source or {})),
+        }
+        size = int(self.recipe["image_size"])
+        pixels = schema.array_document(
+            shape=(rows, size, size, 3),
+            dtype=np.dtype(np.uint8),
+            dimension_names=("row", "height", "width", "rgb"),
+            shard_rows=int(self.recipe["shard_rows"]),
+            attributes={},
+        )
+        path = f"{HIERARCHY}/{name}"
+        stored = self._existing(path)
+        if stored is not None:
+            _refuse_differences(f"dataset '{name}'", stored.attributes, attributes)
+        self.storage.put_if_absent(f"{path}/{PIXELS}/zarr.json", pixels)
+        self.storage.put_if_absent(f"{path}/zarr.json", schema.group_document(attributes))
+        dataset = self[name]
+        node = schema.parse_node(path, self.storage.read(f"{path}/zarr.json"))
+        _refuse_differences(f"dataset '{name}'", node.attributes, attributes)
+        if dataset.array(PIXELS).shape != (rows, size, size, 3):
+            found = dataset.array(PIXELS).shape
+            raise errors.Conflict(f"'{name}/pixels' exists with shape {found}, asked for {(rows, size, size, 3)}")
+        return dataset
+
+    def delete_dataset(self, name: str) -> None:
+        """Delete a dataset: the tokens first, because they depend on the pixels, and its own node last.
+
+        Raises:
+            errors.MissingName: there is none of this name; the available ones are listed.
+        """
+        dataset = self[name]
+        for teacher in dataset.teachers:
+            dataset.delete_teacher(teacher)
+        for key in (schema.record_key(name, PIXELS), schema.manifest_key(name)):
+            self.storage.delete(key)
+        for path in (schema.status_path(name, PIXELS), schema.array_path(name, PIXELS)):
+            self.storage.delete_all(path)
+        self.storage.delete(schema.images_key(name))
+        self.storage.delete_all(f"{HIERARCHY}/{name}")
+        del self._datasets[name]
+
+    def _existing(self, path: str) -> Node | None:
+        try:
+            return schema.parse_node(path, self.storage.read(f"{path}/zarr.json"))
+        except FileNotFoundError:
+            return None
+
+    def _put_images(self, name: str, table: pa.Table) -> str:
+        """Store the image list unless there is an equal one; return the sha256 of the stored file."""
+        key = schema.images_key(name)
+        self.storage.put_if_absent(key, manifest.parquet_bytes(table))
+        data = self.storage.read(key)
+        stored = manifest.parse_parquet(data)
+        if not stored.equals(table):
+            exits = "Give the dataset another name, or delete this one if its images changed"
+            message = f"dataset '{name}' exists with another image list ('{key}'). {_first_difference(stored, table)}"
+            raise errors.Conflict(f"{message}. {exits}")
+        return hashlib.sha256(data).hexdigest()
+
+
+def create(location: Location, recipe: Mapping[str, Any]) -> Cache:
+    """Create a cache, or open it if it exists with the same recipe.
+
+    Args:
+        location: path or URL.
+        recipe: plain JSON; the store itself needs `image_size` (pixels) and `shard_rows`.
+
+    Raises:
+        errors.Conflict: it exists with another recipe; both values are shown.
+        errors.InvalidInput: the recipe lacks a key or is not plain JSON.
+    """
+    wanted = schema.plain_json(dict(recipe))
+    for key in ("image_size", "shard_rows"):
+        if not isinstance(wanted.get(key), int) or wanted[key] < 1:
+            raise errors.InvalidInput(f"recipe.{key}: expected a positive integer, found {wanted.get(key)!r}")
+    storage = open_storage(location)
+    attributes = {"format": FORMAT, "uuid": str(uuid.uuid4()), "recipe": wanted}
+    storage.put_if_absent(ROOT_KEY, schema.group_document(attributes))
+    cache = _open(storage)
+    _refuse_differences(f"cache {cache.location}", {"recipe": cache.recipe}, {"recipe": wanted})
+    return cache
+
+
+def open(location: Location) -> Cache:
+    """Open a cache; reads one small document.
+
+    Raises:
+        errors.MissingCache: there is none.
+        errors.UnsupportedFormat: a newer version wrote it, or it is not ours.
+    """
+    return _open(open_storage(location))
+
+
+def open_dataset(location: Location, name: str) -> Dataset:
+    """Open one dataset of a cache; what a pickled `Dataset` does when it arrives."""
+    return open(location)[name]
+
+
+def _open(storage: Storage) -> Cache:
+    try:
+        root = schema.parse_node(HIERARCHY, storage.read(ROOT_KEY))
+    except (FileNotFoundError, NotADirectoryError):
+        makes = f"codistill extract run CATALOGUE.toml --cache {storage.location}"
+        message = f"no cache at {storage.location}: '{ROOT_KEY}' does not exist. Check the path, or run: {makes}"
+        raise errors.MissingCache(message) from None
+    return Cache(storage, root)
+
+
+def _refuse_differences(what: str, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    differing = schema.differences(dict(stored), dict(asked))
+    if differing:
+        raise errors.Conflict(f"{what} exists and differs. {'; '.join(differing)}. Use another name or another cache")
+
+
+def _checked_images(images: pa.Table, name: str) -> pa.Table:
+    table = manifest.conform(images, manifest.IMAGES_SCHEMA, what=f"image list of '{name}'").combine_chunks()
+    if table.num_rows == 0:
+        raise errors.InvalidInput(f"dataset '{name}' has no images. Check its root and pattern")
+    if not np.array_equal(table["image_index"].to_numpy(), np.arange(table.num_rows)):
+        raise errors.InvalidInput(f"image list of '{name}': column 'image_index' must be 0, 1, 2, ...")
+    return table
+
+
+def _first_difference(stored: pa.Table, asked: pa.Table) -> str:
+    if stored.num_rows != asked.num_rows:
+        return f"stored: {stored.num_rows} images, asked: {asked.num_rows}"
+    for before, after in zip(stored.to_pylist(), asked.to_pylist(), strict=True):
+        if before != after:
+            return f"stored: {before}, asked: {after}"
+    return "the columns differ"

@@ -1,0 +1,161 @@
+"""The one place where a stored row becomes an array: reading slots into the caller's buffers, checking, filling.
+
+Another encoding of tokens (integers with scales, a rotated basis) is decoded here and nowhere else.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from store import errors
+from store.common.threads import Task
+from store.format.layout import CHECKSUM_BYTES, Layout, checksum
+from store.format.schema import ArrayNode
+from store.storage.base import Storage
+
+TASK_BYTES = 4 * 2**20  # what one thread takes at a time
+CALL_ROWS = 256  # two buffers a row, within what one system call takes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gather:
+    """Rows of one array and where they go.
+
+    Attributes:
+        node: the array.
+        rows: int64 [B], within bounds, any order, duplicates allowed.
+        out: [B, ...] of the array's row shape and type, C-contiguous, writable.
+        verify: check the crc32c of every row.
+        crc32c: uint32 [B], what a verified row must also agree with; None where only its slot says.
+    """
+
+    node: ArrayNode
+    rows: npt.NDArray[np.int64]
+    out: npt.NDArray[Any]
+    verify: bool
+    crc32c: npt.NDArray[np.uint32] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadContext:
+    """Where rows are read from and what to tell people when that fails."""
+
+    storage: Storage
+    describe: Callable[[ArrayNode], str]  # 'dataset/array'
+    how_to_make: Callable[[ArrayNode], str]
+
+
+def tasks(gather: Gather, context: ReadContext) -> Iterator[Task]:
+    """Yield what independent threads can do to fill `gather.out`.
+
+    Everything is planned here and in one go: between two copies of a megabyte no Python code is left in the processor's
+    caches, so that each statement in the loop over rows would cost many times its usual price.
+    """
+    layout = gather.node.layout
+    if layout is None:
+        yield lambda: _read_through_zarr(gather, context)
+        return
+    if not len(gather.rows):
+        return
+    order = np.argsort(gather.rows, kind="stable")
+    rows = gather.rows[order]
+    starts = _call_starts(rows, layout, context.storage.call_bytes)
+    targets = list(gather.out.reshape(len(rows), -1).view(np.uint8))
+    crcs = np.empty((len(rows), CHECKSUM_BYTES), np.uint8)
+    buffers: list[Any] = [None] * (2 * len(rows))
+    buffers[0::2] = [targets[target] for target in order.tolist()]
+    buffers[1::2] = list(crcs)
+    expected = [crcs.view("<u4")[:, 0], *([] if gather.crc32c is None else [gather.crc32c[order]])]
+    stops = [*starts[1:].tolist(), len(rows)]
+    offsets = (rows[starts] % layout.shard_rows * layout.stride).tolist()
+    reads = list(zip(starts.tolist(), stops, offsets, strict=True))
+    shards = rows[starts] // layout.shard_rows
+    bytes_before = np.append(0, np.cumsum(np.diff(np.append(starts, len(rows))))) * layout.stride
+    new_task = np.diff(shards, append=-1) != 0
+    new_task |= np.diff(bytes_before // TASK_BYTES) != 0
+    bounds = [0, *(np.flatnonzero(new_task) + 1).tolist()]
+    bounds += [len(reads)] if bounds[-1] < len(reads) else []
+    for first, last in pairwise(bounds):
+        yield _SlotTask(gather, context, layout, rows, buffers, expected, reads[first:last])
+
+
+def _call_starts(rows: npt.NDArray[np.int64], layout: Layout, call_bytes: int) -> npt.NDArray[np.int64]:
+    """Return where in the sorted rows each call begins: neighbouring slots of a shard, up to a limit."""
+    per_call = min(max(1, call_bytes // layout.stride), CALL_ROWS)
+    positions = np.arange(len(rows))
+    if per_call == 1:
+        return positions
+    apart = np.ones(len(rows), np.bool_)
+    apart[1:] = (np.diff(rows) != 1) | (np.diff(rows // layout.shard_rows) != 0)
+    run_start = np.maximum.accumulate(np.where(apart, positions, 0))
+    return np.flatnonzero((positions - run_start) % per_call == 0)
+
+
+class _SlotTask:
+    """Reads some slots of one shard: `reads` are (start, stop, offset), from start to stop in the sorted rows."""
+
+    def __init__(
+        self,
+        gather: Gather,
+        context: ReadContext,
+        layout: Layout,
+        rows: npt.NDArray[np.int64],
+        buffers: list[Any],
+        expected: list[npt.NDArray[np.uint32]],
+        reads: list[tuple[int, int, int]],
+    ) -> None:
+        self._gather, self._context, self._layout = gather, context, layout
+        self._rows, self._expected, self._reads = rows, expected, reads
+        self._calls = [(buffers[2 * a : 2 * b], offset, (b - a) * layout.stride) for a, b, offset in reads]
+        self._shard = int(rows[reads[0][0]]) // layout.shard_rows
+
+    def __call__(self) -> None:
+        node, verify = self._gather.node, self._gather.verify
+        found: list[int] = []
+        try:
+            with self._context.storage.open_object(node.shard_key(self._shard)) as source:
+                read_into = source.read_into
+                for buffers, offset, length in self._calls:
+                    if read_into(buffers, offset, length) != length:
+                        self._raise_cut_short(offset)
+                    if verify:
+                        found += [checksum(buffer) for buffer in buffers[::2]]
+        except FileNotFoundError:
+            where = f"shard {self._shard} of '{self._context.describe(node)}'"
+            message = f"{where} does not exist. Run: {self._context.how_to_make(node)}"
+            raise errors.MissingShard(message) from None
+        if verify:
+            self._check(found)
+
+    def _check(self, found: list[int]) -> None:
+        part = slice(self._reads[0][0], self._reads[-1][1])
+        wrong = np.any([crcs[part] != np.array(found, np.uint32) for crcs in self._expected], axis=0)
+        differing = self._rows[part][wrong]
+        if len(differing):
+            raise self._damaged(f"checksum of row {', '.join(str(row) for row in np.unique(differing))} differs")
+
+    def _raise_cut_short(self, offset: int) -> None:
+        first = self._shard * self._layout.shard_rows + offset // self._layout.stride
+        raise self._damaged(f"cut short at or behind row {first}")
+
+    def _damaged(self, what: str) -> errors.Damaged:
+        where = f"shard {self._shard} of '{self._context.describe(self._gather.node)}'"
+        command = f"codistill store verify {self._context.storage.location} --repair"
+        return errors.Damaged(f"{where}: {what}. Run: {command}")
+
+
+def _read_through_zarr(gather: Gather, context: ReadContext) -> None:
+    """Read an array that does not promise our layout: somebody else's chunks, compression, sharding."""
+    import zarr
+
+    array = zarr.open_array(context.storage.zarr_store(gather.node.path), mode="r")
+    try:
+        for target, row in enumerate(gather.rows.tolist()):
+            gather.out[target] = array[row]
+    except ValueError as error:
+        where = f"'{context.describe(gather.node)}'"
+        raise errors.Damaged(f"{where}: row {row} cannot be read by zarr: {error}") from error

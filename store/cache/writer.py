@@ -1,0 +1,204 @@
+"""Writing one shard: rows are streamed to their slots as they come, then trailer and index, then published."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from store import errors
+from store.common.threads import Crew
+from store.format import manifest
+from store.format.layout import CHECKSUM_BYTES, Layout, checksum
+from store.format.moments import TokenMoments
+from store.format.schema import FAILED, OK, PIXELS, ArrayNode
+from store.format.trailer import Trailer
+from store.storage.base import Sink, Storage
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardPlan:
+    """What a shard will be, known before its first row.
+
+    Attributes:
+        dataset, array: where it belongs; array is `pixels` or a teacher's name.
+        shard: its number.
+        node: the array.
+        layout: the array's.
+        prefix_tokens: how many tokens lead each row; None for pixels, which have no moments.
+        identity_digest, pixels_digest, provenance: as in the trailer.
+    """
+
+    dataset: str
+    array: str
+    shard: int
+    node: ArrayNode
+    layout: Layout
+    prefix_tokens: int | None
+    identity_digest: str
+    pixels_digest: str | None
+    provenance: Mapping[str, Any]
+
+    @property
+    def rows(self) -> range:
+        return self.layout.rows_of(self.shard)
+
+
+class ShardWriter:
+    """Takes the rows of one shard in order; nothing is visible before `finish`.
+
+    Use as a context manager: leaving it without `finish` removes what was written.
+    """
+
+    def __init__(self, storage: Storage, plan: ShardPlan) -> None:
+        self._plan = plan
+        self._rows = plan.rows
+        self._next = 0
+        self._crc32c = np.zeros(len(self._rows), np.uint32)
+        self._status = np.zeros(len(self._rows), np.uint8)
+        self._errors: dict[int, str] = {}
+        self._moments: TokenMoments | None = None
+        if plan.prefix_tokens is not None:
+            tokens, channels = plan.node.row_shape
+            self._moments = TokenMoments(
+                prefix_tokens=plan.prefix_tokens, tokens=tokens, channels=channels, rows=len(self._rows)
+            )
+        self._crew = Crew(1 if self._moments is None else 2)  # tokens are summed while they are written
+        self._sink: Sink | None = storage.create(plan.node.shard_key(plan.shard))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
+
+    @property
+    def row(self) -> int:
+        """The row that comes next, in the array's numbering."""
+        return self._rows.start + self._next
+
+    def append(self, row: npt.NDArray[Any]) -> None:
+        """Write the next row.
+
+        Args:
+            row: of the array's row shape and data type. May be reused when the call returns.
+
+        Raises:
+            errors.InvalidInput: another shape or type, a value that is not finite, or no row left.
+        """
+        node = self._plan.node
+        if row.shape != node.row_shape or row.dtype != node.dtype:
+            found = f"{row.dtype} {row.shape}"
+            raise errors.InvalidInput(f"{self._where()}: expected {node.dtype} {node.row_shape}, found {found}")
+        if not self._put(self._open_sink(), np.ascontiguousarray(row, dtype=node.dtype.newbyteorder("<"))):
+            message = "a value is not finite (float16 overflow?). Call fail(reason) for such a row"
+            raise errors.InvalidInput(f"{self._where()}: {message}")
+        self._status[self._next] = OK
+        self._next += 1
+
+    def fail(self, reason: str) -> None:
+        """Leave the next row out.
+
+        Args:
+            reason: for people, `kind: details`; kinds are counted by seal.
+
+        Raises:
+            errors.InvalidInput: no reason, or no row left.
+        """
+        if not reason:
+            raise errors.InvalidInput(f"{self._where()}: a failed row needs a reason")
+        self._open_sink()
+        self._errors[self.row] = reason
+        self._status[self._next] = FAILED
+        self._next += 1
+
+    def finish(self, manifest: pa.Table | None = None) -> bool:
+        """Write trailer and index, sync and publish.
+
+        Args:
+            manifest: the manifest rows of a pixel shard (`store.manifest.SCHEMA`); None for tokens.
+
+        Returns:
+            False if another writer published this shard first; ours is discarded.
+
+        Raises:
+            errors.InvalidInput: rows are missing, or the manifest is not that of this shard.
+        """
+        sink = self._open_sink(finishing=True)
+        trailer = self._trailer(manifest).encode()
+        end = self._plan.layout.slots_bytes(self._plan.shard)
+        sink.write([trailer, self._plan.layout.index(self._status == OK)], end)
+        published = sink.publish()
+        self._sink = None
+        self._crew.close()
+        return published
+
+    def discard(self) -> None:
+        """Forget what was written; nothing happens after `finish`."""
+        if self._sink is not None:
+            self._sink.discard()
+            self._sink = None
+        self._crew.close()
+
+    def _open_sink(self, *, finishing: bool = False) -> Sink:
+        count = len(self._rows)
+        if self._sink is None:
+            raise errors.InvalidInput(f"{self._where()}: the shard is finished or discarded")
+        if finishing and self._next < count:
+            raise errors.InvalidInput(f"{self._where()}: {self._next} of {count} rows given. Append or fail the others")
+        if not finishing and self._next >= count:
+            raise errors.InvalidInput(f"{self._where()}: all {count} rows were given already")
+        return self._sink
+
+    def _put(self, sink: Sink, row: npt.NDArray[Any]) -> bool:
+        """Write a row's slot; False, and nothing written, if a token is not finite."""
+        data = row.reshape(-1).view(np.uint8)
+        offset = self._next * self._plan.layout.stride
+        crc, finite = 0, True
+
+        def write() -> None:
+            sink.write([data], offset)
+
+        def look() -> None:
+            nonlocal crc, finite
+            crc = checksum(data)  # first: it reads in order, which brings the row into the processor's cache
+            finite = self._moments is None or self._moments.add(row)
+
+        self._crew.run([write, look])
+        if not finite:
+            sink.take_back(offset)
+            return False
+        sink.write([crc.to_bytes(CHECKSUM_BYTES, "little")], offset + len(data))
+        self._crc32c[self._next] = crc
+        return True
+
+    def _where(self) -> str:
+        return f"shard {self._plan.shard} of '{self._plan.dataset}/{self._plan.array}', row {self.row}"
+
+    def _trailer(self, table: pa.Table | None) -> Trailer:
+        plan = self._plan
+        if (table is None) == (plan.array == PIXELS):
+            raise errors.InvalidInput(f"{self._where()}: a manifest is required for pixels and refused for tokens")
+        manifest_bytes = None
+        if table is not None:
+            checked = manifest.check_rows(table, rows=self._rows, dataset=plan.dataset, status=self._status)
+            manifest_bytes = manifest.parquet_bytes(checked)
+        return Trailer(
+            dataset=plan.dataset,
+            array=plan.array,
+            shard=plan.shard,
+            rows=self._rows,
+            crc32c=self._crc32c,
+            status=self._status,
+            errors=self._errors,
+            identity_digest=plan.identity_digest,
+            pixels_digest=plan.pixels_digest,
+            provenance=dict(plan.provenance),
+            moments=self._moments.result() if self._moments is not None else None,
+            manifest_bytes=manifest_bytes,
+        )

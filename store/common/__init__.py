@@ -1,0 +1,1 @@
+"""Configuration files, command lines, threads, text and atomic files: what every package shares."""

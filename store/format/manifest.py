@@ -1,0 +1,121 @@
+"""The manifest: what every row shows, as a Parquet table. Its schema, and reading and writing of its files."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from store import errors
+from store.format.schema import FAILED, OK
+
+GROUP_ROWS = 2**20
+
+SCHEMA = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("dataset", pa.string(), nullable=False),
+        pa.field("image_index", pa.int64(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("view", pa.int32(), nullable=False),
+        *(pa.field(name, pa.int32()) for name in ("source_width", "source_height", "rotate_deg")),
+        *(pa.field(f"crop_{name}", pa.int32()) for name in ("top", "left", "height", "width")),
+        pa.field("flip", pa.bool_()),
+        *(pa.field(name, pa.float32()) for name in ("brightness", "contrast", "saturation", "hue")),
+        pa.field("jitter_order", pa.string()),
+        pa.field("grayscale", pa.bool_()),
+        pa.field("blur_sigma", pa.float32()),
+        pa.field("solarize", pa.bool_()),
+        pa.field("status", pa.uint8(), nullable=False),
+        pa.field("error", pa.string()),
+    ]
+)
+
+IMAGES_SCHEMA = pa.schema(
+    [
+        pa.field("image_index", pa.int64(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+    ]
+)
+
+
+def conform(table: pa.Table, schema: pa.Schema, *, what: str) -> pa.Table:
+    """Return `table` with exactly the columns and types of `schema`.
+
+    Raises:
+        errors.InvalidInput: a column is absent or its values do not fit; all problems are listed.
+    """
+    problems, columns = [], []
+    for field in schema:
+        if field.name not in table.column_names:
+            problems.append(f"column '{field.name}' is absent")
+            continue
+        column = table.column(field.name)
+        if column.null_count and not field.nullable:
+            problems.append(f"column '{field.name}' has {column.null_count} nulls")
+            continue
+        try:
+            columns.append(column.cast(field.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            problems.append(f"column '{field.name}' is {column.type}, not {field.type}: {error}")
+    extra = sorted(set(table.column_names) - set(schema.names))
+    problems += [f"column '{name}' is unknown" for name in extra]
+    if problems:
+        raise errors.InvalidInput(f"{what}: {'; '.join(problems)}")
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def check_rows(table: pa.Table, *, rows: range, dataset: str, status: npt.NDArray[np.uint8]) -> pa.Table:
+    """Return the manifest of one shard, conforming to `SCHEMA` and to what was written.
+
+    Raises:
+        errors.InvalidInput: rows, dataset or status are not those of the shard.
+    """
+    where = f"manifest of rows {rows.start}..{rows.stop - 1} of '{dataset}'"
+    table = conform(table, SCHEMA, what=where)
+    if not np.array_equal(table["row"].to_numpy(), np.arange(rows.start, rows.stop)):
+        raise errors.InvalidInput(f"{where}: column 'row' must be these rows in order, {table.num_rows} were given")
+    if table["dataset"].unique().to_pylist() != [dataset]:
+        raise errors.InvalidInput(f"{where}: column 'dataset' holds {table['dataset'].unique().to_pylist()}")
+    differing = np.flatnonzero(table["status"].to_numpy() != status) + rows.start
+    if len(differing):
+        message = f"column 'status' differs from what was written in rows {differing.tolist()}"
+        raise errors.InvalidInput(f"{where}: {message}; {OK} is ok, {FAILED} failed")
+    return table
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """Return a small table as Parquet with page checksums; equal tables give equal bytes (same pyarrow)."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True, row_group_size=GROUP_ROWS)
+    return sink.getvalue()
+
+
+def parse_parquet(data: bytes) -> pa.Table:
+    """Return the table of a small Parquet object, checking page checksums."""
+    return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelsRow:
+    """A row of pixels made anew.
+
+    Attributes:
+        pixels: uint8 [H, W, 3], or None where it cannot be made.
+        error: why not, as `kind: details`; None for a row that was made.
+        record: its manifest row, by the columns of `store.manifest.SCHEMA`.
+    """
+
+    pixels: npt.NDArray[np.uint8] | None
+    error: str | None
+    record: Mapping[str, Any]
+
+
+def reason_kind(reason: str) -> str:
+    """Return what reasons are counted by: the part before the first colon."""
+    return reason.partition(":")[0].strip()

@@ -1,0 +1,1 @@
+"""What a cache holds, for people: tables, pictures, failures, export."""

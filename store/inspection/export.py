@@ -1,0 +1,300 @@
+"""Exporting rows to files that other programs read: npz, safetensors, Parquet. Never pickle.
+
+Rows go through a few at a time, so that exports may be larger than memory. A file appears whole or not at all.
+"""
+
+import io
+import json
+import os
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from store import errors
+from store.cache.dataset import Dataset
+from store.common.text import some_rows
+from store.format.manifest import SCHEMA
+from store.format.schema import OK, PIXELS, json_bytes
+
+BATCH_BYTES = 32 * 2**20
+
+
+def export(
+    dataset: Dataset,
+    rows: Sequence[int],
+    names: Sequence[str],
+    out: Path,
+    *,
+    skip: bool = False,
+    overwrite: bool = False,
+) -> int:
+    """Write rows of several arrays into one file.
+
+    Args:
+        dataset: whose rows.
+        rows: numbers, in the order to write them.
+        names: `pixels` and teachers.
+        out: `.npz`, `.safetensors` or `.parquet`.
+        skip: leave rows out that are not ok in all arrays, rather than refuse.
+        overwrite: replace an existing file.
+
+    Returns:
+        How many rows were written.
+
+    Raises:
+        errors.InvalidInput: another suffix, a row out of bounds, or nothing to write.
+        errors.OutputExists: `out` exists.
+        errors.MissingFile: the folder of `out` does not exist.
+        errors.RowsNotOk: rows are missing or failed; `.rows` lists them.
+        errors.Damaged: a checksum differs.
+    """
+    writer_of = _check_output(out, overwrite=overwrite)
+    nodes = {name: dataset.array(name) for name in names}
+    kept = _rows_to_write(dataset, rows, names, skip=skip)
+    contents = Contents(
+        rows=kept,
+        shapes={name: (len(kept), *node.row_shape) for name, node in nodes.items()},
+        dtypes={name: node.dtype for name, node in nodes.items()},
+        metadata=_metadata(dataset, names),
+    )
+    row_bytes = sum(int(np.prod(node.row_shape)) * node.dtype.itemsize for node in nodes.values())
+    per_batch = max(1, BATCH_BYTES // max(1, row_bytes))
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        with writer_of(partial, contents) as writer:
+            for group in writer.passes:
+                for start in range(0, len(kept), per_batch):
+                    part = kept[start : start + per_batch]
+                    writer.write(dataset.read(part, group), _manifest(dataset, part) if writer.wants_manifest else None)
+        os.replace(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return len(kept)
+
+
+def _check_output(out: Path, *, overwrite: bool) -> Any:
+    if out.suffix.lower() not in FORMATS:
+        raise errors.InvalidInput(f"cannot export to '{out}': its name must end in {', '.join(FORMATS)}")
+    if not out.parent.is_dir():
+        raise errors.MissingFile(f"cannot export to '{out}': folder '{out.parent}' does not exist")
+    if out.exists() and not overwrite:
+        raise errors.OutputExists(f"'{out}' exists. Pass --overwrite to replace it, or choose another --out")
+    return FORMATS[out.suffix.lower()]
+
+
+def _rows_to_write(dataset: Dataset, rows: Sequence[int], names: Sequence[str], *, skip: bool) -> npt.NDArray[np.int64]:
+    wanted = np.asarray(rows, np.int64)
+    outside = wanted[(wanted < 0) | (wanted >= dataset.rows)]
+    if len(outside):
+        last = dataset.rows - 1
+        raise errors.InvalidInput(f"{some_rows(outside.tolist())}: '{dataset.name}' has rows 0..{last}")
+    ok = np.ones(len(wanted), np.bool_)
+    for name in names:
+        ok &= _ok(dataset, name, wanted)
+    if not ok.all() and not skip:
+        bad = wanted[~ok]
+        message = f"'{dataset.name}': {some_rows(bad.tolist())} not ok in all of {', '.join(names)}"
+        raise errors.RowsNotOk(f"{message}. Pass --skip to leave them out", bad.tolist())
+    if not ok.any():
+        raise errors.InvalidInput(f"'{dataset.name}': no row to export. Name rows that are ok in {', '.join(names)}")
+    return wanted[ok]
+
+
+def _ok(dataset: Dataset, name: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Return whether rows are ok, by trailers: exact without a seal and after one."""
+    if dataset.array(name).layout is None:
+        return np.ones(len(rows), np.bool_)
+    ok = np.zeros(len(rows), np.bool_)
+    shards = rows // dataset.shard_rows
+    for shard in np.unique(shards).tolist():
+        here = shards == shard
+        try:
+            said = dataset.read_trailer(name, shard)
+        except errors.MissingShard:
+            continue
+        ok[here] = said.status[rows[here] - said.rows.start] == OK
+    return ok
+
+
+def _metadata(dataset: Dataset, names: Sequence[str]) -> dict[str, Any]:
+    """Return what makes an export traceable: plain JSON."""
+    teachers = {}
+    for name in names:
+        if name != PIXELS:
+            info = dataset.teacher(name)
+            teachers[name] = {
+                "identity_digest": info.identity_digest,
+                "patch_grid": list(info.patch_grid),
+                "prefix_tokens": info.prefix_tokens,
+            }
+    return {"dataset": dataset.name, "cache": dataset.storage.location, "teachers": teachers}
+
+
+def _manifest(dataset: Dataset, rows: npt.NDArray[np.int64]) -> pa.Table:
+    """Return the manifest rows, by trailers; nothing but row and dataset for pixels of somebody else."""
+    if dataset.array(PIXELS).layout is None:
+        return pa.table({"row": rows, "dataset": [dataset.name] * len(rows)})
+    shards = np.unique(rows // dataset.shard_rows).tolist()
+    parts = [SCHEMA.empty_table(), *(dataset.read_trailer(PIXELS, shard).manifest() for shard in shards)]
+    table = pa.concat_tables(part.replace_schema_metadata(None) for part in parts if part is not None)
+    known = table["row"].to_numpy()
+    return table.take(pa.array(np.searchsorted(known, rows)))
+
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+SAFETENSORS_TYPES = {"float16": "F16", "uint8": "U8", "int64": "I64"}
+
+ROW = "row"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What a file will hold.
+
+    Attributes:
+        rows: int64 [R], their numbers.
+        shapes: [R, ...] by array.
+        dtypes: by array.
+        metadata: plain JSON.
+    """
+
+    rows: npt.NDArray[np.int64]
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, np.dtype[Any]]
+    metadata: Mapping[str, Any]
+
+
+class Writer(ABC):
+    """A file being written; a context manager.
+
+    Attributes:
+        passes: the arrays to give together, one pass over all rows for each group.
+        wants_manifest: whether `write` needs the manifest rows.
+    """
+
+    passes: Sequence[Sequence[str]]
+    wants_manifest = False
+
+    @abstractmethod
+    def write(self, arrays: Arrays, manifest: pa.Table | None) -> None:
+        """Take the next rows of the current pass."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish the file."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class NpzWriter(Writer):
+    """For `numpy.load`: an array for each name, `row`, and `metadata` as JSON text. Tokens would not compress."""
+
+    def __init__(self, path: Path, contents: Contents) -> None:
+        self.passes = [[name] for name in contents.shapes]
+        self._contents = contents
+        self._zip = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True)
+        self._name = ""
+        self._member: IO[bytes] = io.BytesIO()
+        self._small("row", contents.rows)
+        self._small("metadata", np.array(json.dumps(contents.metadata)))
+
+    def write(self, arrays: Arrays, manifest: pa.Table | None) -> None:
+        ((name, values),) = arrays.items()
+        if name != self._name:
+            self._begin(name)
+        self._member.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+
+    def close(self) -> None:
+        self._member.close()
+        self._zip.close()
+
+    def _begin(self, name: str) -> None:
+        self._member.close()
+        self._name = name
+        self._member = self._zip.open(f"{name}.npy", "w", force_zip64=True)
+        header = {
+            "descr": np.lib.format.dtype_to_descr(self._contents.dtypes[name]),
+            "fortran_order": False,
+            "shape": self._contents.shapes[name],
+        }
+        np.lib.format.write_array_header_1_0(self._member, header)
+
+    def _small(self, name: str, values: npt.NDArray[Any]) -> None:
+        with self._zip.open(f"{name}.npy", "w") as member:
+            np.lib.format.write_array(member, values, allow_pickle=False)
+
+
+class SafetensorsWriter(Writer):
+    """`safetensors`: one tensor for each name, and `row`; the header's metadata names dataset and identities."""
+
+    def __init__(self, path: Path, contents: Contents) -> None:
+        self.passes = [[name] for name in contents.shapes]
+        header: dict[str, Any] = {"__metadata__": {"codistill": json.dumps(contents.metadata)}}
+        end = 0
+        shapes = {ROW: contents.rows.shape, **contents.shapes}
+        dtypes = {ROW: contents.rows.dtype, **contents.dtypes}
+        for name, shape in shapes.items():
+            size = int(np.prod(shape)) * dtypes[name].itemsize
+            kind = SAFETENSORS_TYPES[dtypes[name].name]
+            header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [end, end + size]}
+            end += size
+        text = json_bytes(header)
+        text += b" " * (-len(text) % 8)
+        self._file = path.open("wb")
+        self._file.write(len(text).to_bytes(8, "little") + text + contents.rows.astype("<i8").tobytes())
+
+    def write(self, arrays: Arrays, manifest: pa.Table | None) -> None:
+        for values in arrays.values():
+            self._file.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class ParquetWriter(Writer):
+    """Parquet: the manifest's columns and one list column for each array; shapes are in the columns' metadata."""
+
+    wants_manifest = True
+
+    def __init__(self, path: Path, contents: Contents) -> None:
+        self.passes = [list(contents.shapes)]
+        self._path, self._contents = path, contents
+        self._writer: pq.ParquetWriter | None = None
+
+    def write(self, arrays: Arrays, manifest: pa.Table | None) -> None:
+        assert manifest is not None
+        table = manifest
+        for name, values in arrays.items():
+            flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+            width = int(np.prod(values.shape[1:]))
+            shape = json.dumps(list(values.shape[1:]))
+            field = pa.field(name, pa.list_(flat.type, width), nullable=False, metadata={"shape": shape})
+            table = table.append_column(field, pa.FixedSizeListArray.from_arrays(flat, width))
+        if self._writer is None:
+            metadata = {"codistill": json.dumps(self._contents.metadata)}
+            table = table.replace_schema_metadata(metadata)
+            self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd", write_page_checksum=True)
+        self._writer.write_table(table.replace_schema_metadata(self._writer.schema.metadata))
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+FORMATS: Mapping[str, type[Writer]] = {".npz": NpzWriter, ".safetensors": SafetensorsWriter, ".parquet": ParquetWriter}

@@ -1,0 +1,278 @@
+"""What a cache holds, found quickly: from listings and sealed tables, and the trailers of a few unsealed shards."""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from store import errors
+from store.cache.cache import Cache
+from store.cache.dataset import Dataset
+from store.format.schema import FAILED, MISSING, OK, PIXELS, shard_name
+
+BAR_CELLS = 24
+TRAILERS_READ = 256  # of one array; with more unsealed shards than that, sealing is the quicker way to know
+THREADS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One cell of a completeness bar: a stretch of rows.
+
+    Attributes:
+        done: share of the rows that are ok or failed.
+        unsealed: share that is stored and not looked at yet.
+        failed: whether any row failed.
+    """
+
+    done: float
+    unsealed: float
+    failed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayInfo:
+    """How far one array has come.
+
+    Attributes:
+        name: `pixels` or a teacher.
+        rows: in all; the sum of the next four.
+        ok, failed, missing, unsealed: rows; `unsealed` are stored in shards that no seal or trailer was read of.
+        shards, shards_present: of the array, and those that exist.
+        stored_bytes: of the shards that exist.
+        sealed: whether sealed tables cover all shards that exist.
+        identity_digest: of what it holds.
+        bar: the rows in order, cut into cells.
+        notes: sentences about what is odd.
+    """
+
+    name: str
+    rows: int
+    ok: int
+    failed: int
+    missing: int
+    unsealed: int
+    shards: int
+    shards_present: int
+    stored_bytes: int
+    sealed: bool
+    identity_digest: str
+    bar: tuple[Cell, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """One dataset and its arrays, pixels first."""
+
+    name: str
+    group: str
+    split: str
+    mode: str
+    images: int
+    views: int
+    first_view: int
+    rows: int
+    arrays: tuple[ArrayInfo, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherSummary:
+    """A teacher's identity and the datasets that have it; two of one name mean two different networks.
+
+    Attributes:
+        name, identity, identity_digest: as recorded.
+        groups: whose own teacher it is.
+        patch_grid: (rows, cols).
+        prefix_tokens, channels: of its tokens.
+        datasets: names.
+    """
+
+    name: str
+    identity: dict[str, Any]
+    identity_digest: str
+    groups: tuple[str, ...]
+    patch_grid: tuple[int, int]
+    prefix_tokens: int
+    channels: int
+    datasets: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheInfo:
+    """Everything `codistill store info` shows; plain values, ready for JSON by `dataclasses.asdict`."""
+
+    location: str
+    uuid: str
+    recipe: dict[str, Any]
+    datasets: tuple[DatasetInfo, ...]
+    teachers: tuple[TeacherSummary, ...]
+
+    @property
+    def stored_bytes(self) -> int:
+        return sum(array.stored_bytes for dataset in self.datasets for array in dataset.arrays)
+
+
+def inspect(cache: Cache) -> CacheInfo:
+    """Return what `cache` holds. Reads no row and no manifest; needs no seal, and is exact on a sealed cache."""
+    datasets = list(cache)
+    return CacheInfo(
+        location=cache.location,
+        uuid=cache.uuid,
+        recipe=cache.recipe,
+        datasets=tuple(_dataset_info(dataset) for dataset in datasets),
+        teachers=_teachers(datasets),
+    )
+
+
+def _dataset_info(dataset: Dataset) -> DatasetInfo:
+    return DatasetInfo(
+        name=dataset.name,
+        group=dataset.group,
+        split=dataset.split,
+        mode=dataset.mode,
+        images=dataset.images,
+        views=dataset.views,
+        first_view=dataset.first_view,
+        rows=dataset.rows,
+        arrays=tuple(_array_info(dataset, name) for name in (PIXELS, *dataset.teachers)),
+    )
+
+
+def _teachers(datasets: Iterable[Dataset]) -> tuple[TeacherSummary, ...]:
+    found: dict[tuple[str, str], list[str]] = {}
+    info = {}
+    for dataset in datasets:
+        for name in dataset.teachers:
+            try:
+                teacher = dataset.teacher(name)
+            except errors.UnsupportedFormat:
+                continue  # somebody else's array: noted beside its rows
+            key = (name, teacher.identity_digest)
+            found.setdefault(key, []).append(dataset.name)
+            info[key] = teacher
+    return tuple(
+        TeacherSummary(
+            name=name,
+            identity=info[name, digest].identity,
+            identity_digest=digest,
+            groups=info[name, digest].groups,
+            patch_grid=info[name, digest].patch_grid,
+            prefix_tokens=info[name, digest].prefix_tokens,
+            channels=info[name, digest].channels,
+            datasets=tuple(names),
+        )
+        for (name, digest), names in sorted(found.items())
+    )
+
+
+def _array_info(dataset: Dataset, name: str) -> ArrayInfo:
+    node = dataset.array(name)
+    if node.layout is None:
+        return _foreign_info(dataset, name)
+    sizes = {entry.name: entry.size_bytes for entry in dataset.storage.list_objects(node.path)}
+    stored = [sizes.get(shard_name(shard, len(node.shape)), -1) for shard in range(dataset.shards)]
+    present = np.array(stored) >= 0
+    status, notes = _sealed_status(dataset, name)
+    starts = np.arange(0, dataset.rows, dataset.shard_rows)
+    sealed = np.maximum.reduceat(status, starts) != MISSING
+    if (sealed & ~present).any():
+        gone = int((sealed & ~present).sum())
+        notes.append(f"{gone} sealed shards have gone. Run: codistill store verify {dataset.storage.location}")
+        status = np.where(np.repeat(present, dataset.shard_rows)[: dataset.rows], status, MISSING)
+    unsealed = present & ~sealed
+    if 0 < unsealed.sum() <= TRAILERS_READ:
+        status, unread = _with_trailers(dataset, name, status, np.flatnonzero(unsealed))
+        notes += unread
+    unknown = np.repeat(unsealed, dataset.shard_rows)[: dataset.rows] & (status == MISSING)
+    states = np.bincount(status, minlength=3)
+    return ArrayInfo(
+        name=name,
+        rows=dataset.rows,
+        ok=int(states[OK]),
+        failed=int(states[FAILED]),
+        missing=int(states[MISSING] - unknown.sum()),
+        unsealed=int(unknown.sum()),
+        shards=dataset.shards,
+        shards_present=int(present.sum()),
+        stored_bytes=sum(size for size in stored if size > 0),
+        sealed=not unsealed.any() and bool(present.any()),
+        identity_digest=dataset.identity_digest(name),
+        bar=_bar(status, unknown),
+        notes=tuple(notes),
+    )
+
+
+def _foreign_info(dataset: Dataset, name: str) -> ArrayInfo:
+    """Describe an array that codistill did not write: its rows are known only if it has a status."""
+    entries = [entry for entry in dataset.storage.list_objects(dataset.array(name).path) if entry.name != "zarr.json"]
+    status, notes = _sealed_status(dataset, name)
+    states = np.bincount(status, minlength=3)
+    known = bool((status != MISSING).any())
+    unknown = np.full(dataset.rows, not known)
+    try:
+        digest = dataset.identity_digest(name)
+    except errors.UnsupportedFormat:
+        digest = ""
+    return ArrayInfo(
+        name=name,
+        rows=dataset.rows,
+        ok=int(states[OK]),
+        failed=int(states[FAILED]),
+        missing=int(states[MISSING]) if known else 0,
+        unsealed=0 if known else dataset.rows,
+        shards=len(entries),
+        shards_present=len(entries),
+        stored_bytes=sum(entry.size_bytes for entry in entries),
+        sealed=known,
+        identity_digest=digest,
+        bar=_bar(status, unknown),
+        notes=(*notes, "not written by codistill: read through zarr, without trailers"),
+    )
+
+
+def _sealed_status(dataset: Dataset, name: str) -> tuple[npt.NDArray[np.uint8], list[str]]:
+    try:
+        return dataset.status(name), []
+    except errors.NotSealed:
+        return np.zeros(dataset.rows, np.uint8), []
+    except errors.Damaged as error:
+        return np.zeros(dataset.rows, np.uint8), [str(error)]
+
+
+def _with_trailers(
+    dataset: Dataset, name: str, status: npt.NDArray[np.uint8], shards: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.uint8], list[str]]:
+    """Return `status` with the rows of `shards` filled in, and what kept some from being read."""
+
+    def read(shard: int) -> npt.NDArray[np.uint8] | str:
+        try:
+            return dataset.read_trailer(name, shard).status
+        except errors.CodistillError as error:
+            return str(error)
+
+    filled, notes = status.copy(), []
+    with ThreadPoolExecutor(THREADS) as pool:
+        for shard, said in zip(shards.tolist(), pool.map(read, shards.tolist()), strict=True):
+            rows = dataset.shard_rows_of(shard)
+            if isinstance(said, str):
+                notes.append(said)
+            else:
+                filled[rows.start : rows.stop] = said
+    return filled, notes
+
+
+def _bar(status: npt.NDArray[np.uint8], unknown: npt.NDArray[np.bool_]) -> tuple[Cell, ...]:
+    cells = min(BAR_CELLS, len(status))
+    edges = np.linspace(0, len(status), cells + 1).astype(np.int64)
+    starts, lengths = edges[:-1], np.diff(edges)
+    done = np.add.reduceat(status != MISSING, starts, dtype=np.int64) / lengths
+    unsealed = np.add.reduceat(unknown, starts, dtype=np.int64) / lengths
+    failed = np.logical_or.reduceat(status == FAILED, starts)
+    return tuple(
+        Cell(done=float(share), unsealed=float(waiting), failed=bool(bad))
+        for share, waiting, bad in zip(done, unsealed, failed, strict=True)
+    )

@@ -1,0 +1,1 @@
+"""Collect the trailers of shards into one manifest, status and statistics."""

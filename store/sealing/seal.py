@@ -1,0 +1,255 @@
+"""Collecting what the shards say of themselves into one manifest, status and statistics: parallel, repeatable.
+
+Sealed tables are derived: whatever the history of sealing, equal shards give equal bytes. A record of the trailers
+that a seal was made from lets the next one skip arrays without news and reuse the manifest rows of known shards.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from store import errors
+from store.cache import sealed_tables
+from store.cache.cache import Cache
+from store.cache.cache import open as open_cache
+from store.cache.dataset import Dataset
+from store.cache.sealed_tables import Record
+from store.common.threads import in_order
+from store.format import schema
+from store.format.layout import CHECKSUM_BYTES, checksum
+from store.format.schema import FAILED, MISSING, OK, PIXELS
+from store.format.statistics import coarse_channels
+from store.format.trailer import Trailer
+from store.sealing.collect import Collected, Digests, collect_pixels, collect_tokens, read_fingerprints
+from store.sealing.manifest_writer import ManifestFile, read_seal_mark
+from store.storage.base import Location
+
+THREADS = 16
+LISTED = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayReport:
+    """What one array holds after sealing.
+
+    Attributes:
+        dataset, array: which; array is `pixels` or a teacher's name.
+        shards, sealed_shards: in all, and sealed now.
+        ok, failed, missing: rows.
+        reasons: failed rows by kind of reason.
+        changed: whether this seal wrote anything.
+    """
+
+    dataset: str
+    array: str
+    shards: int
+    sealed_shards: int
+    ok: int
+    failed: int
+    missing: int
+    reasons: dict[str, int]
+    changed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SealReport:
+    """What a seal found.
+
+    Attributes:
+        arrays: one report each, by dataset, pixels first.
+        warnings: sentences for people.
+        removed: keys of leftovers of dead writers that were removed.
+    """
+
+    arrays: tuple[ArrayReport, ...]
+    warnings: tuple[str, ...]
+    removed: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether no row of any array is missing."""
+        return all(array.missing == 0 for array in self.arrays)
+
+
+def seal(cache_or_location: Cache | Location, progress: bool = False) -> SealReport:
+    """Write manifests, status and statistics from the shards that exist; remove what dead writers left.
+
+    May be repeated at any time; does nothing for arrays without news.
+
+    Args:
+        cache_or_location: an open cache, a path or a URL.
+        progress: show a progress bar.
+
+    Raises:
+        errors.Damaged: shards that do not belong where they are, or tokens made from other pixels than are stored. They
+            are left out (their rows stay missing), everything else is sealed, and all are listed.
+    """
+    cache = cache_or_location if isinstance(cache_or_location, Cache) else open_cache(cache_or_location)
+    reports: list[ArrayReport] = []
+    warnings: list[str] = []
+    problems: list[str] = []
+    removed = cache.storage.sweep()
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="codistill-seal") as pool:
+        for dataset in cache:
+            digests: Digests | None = None
+            for array in (PIXELS, *dataset.teachers):
+                if dataset.array(array).layout is None:
+                    continue  # somebody else's array: its status is theirs to write
+                sealer = _ArraySealer(dataset, array, pool=pool, pixels_digests=digests, progress=progress)
+                reports.append(sealer.run())
+                problems += sealer.problems
+                digests = sealer.digests if array == PIXELS else digests
+                if array != PIXELS and reports[-1].ok:
+                    warnings += _rounding_warnings(dataset, array)
+    if problems:
+        more = f" and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
+        command = f"codistill store verify {cache.location} --repair"
+        message = f"shards left out of the seal: {len(problems)}. {'; '.join(problems[:LISTED])}{more}"
+        raise errors.Damaged(f"{message}. The rest is sealed. Run: {command}")
+    return SealReport(arrays=tuple(reports), warnings=tuple(warnings), removed=tuple(removed))
+
+
+class _ArraySealer:
+    """Seals one array of one dataset.
+
+    Attributes:
+        problems: sentences about shards left out.
+        digests: of the pixel shards sealed (of those that tokens came from).
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        array: str,
+        *,
+        pool: ThreadPoolExecutor,
+        pixels_digests: Digests | None,
+        progress: bool,
+    ) -> None:
+        self._dataset, self._array, self._pool, self._progress = dataset, array, pool, progress
+        self._storage = dataset.storage
+        self._pixels_digests = pixels_digests
+        self._status_path = schema.status_path(dataset.name, array)
+        self.problems: list[str] = []
+        self.digests: Digests = np.zeros((dataset.shards, sealed_tables.DIGEST_BYTES), np.uint8)
+
+    def run(self) -> ArrayReport:
+        """Seal unless there is no news."""
+        found = read_fingerprints(self._dataset, self._array, pool=self._pool)
+        record = self._usable_record()
+        known = Collected.nothing(self._dataset)
+        if record is not None:
+            known.fingerprints, known.digests = record.fingerprints, record.pixels_digests
+            known.status = self._dataset.status(self._array).copy()
+            known.reasons = Counter(record.reasons)
+            here = found != 0
+            pixels = known.digests if self._pixels_digests is None else self._pixels_digests
+            if np.array_equal(known.fingerprints, found) and np.array_equal(known.digests[here], pixels[here]):
+                self.digests = known.digests
+                return self._report(known, changed=False)
+        elif not found.any() and not self._storage.exists(sealed_tables.small_array_key(self._status_path, 1)):
+            return self._report(known, changed=False)
+        collected = self._seal_pixels(found, known) if self._array == PIXELS else self._seal_tokens(found)
+        self.problems, self.digests = collected.problems, collected.digests
+        return self._report(collected, changed=True)
+
+    def _seal_pixels(self, found: "np.ndarray[tuple[int], np.dtype[np.uint32]]", known: Collected) -> Collected:
+        dataset = self._dataset
+        with ManifestFile(self._storage, dataset=dataset.name, shard_rows=dataset.shard_rows) as manifest:
+            collected = collect_pixels(dataset, found, known=known, manifest=manifest, trailers=self._trailers)
+            mark = schema.digest(collected.fingerprints.tolist())
+            manifest.publish(mark)
+            collected.reasons = manifest.reasons
+        self._write_tables(collected, {"manifest": mark})
+        return collected
+
+    def _seal_tokens(self, found: "np.ndarray[tuple[int], np.dtype[np.uint32]]") -> Collected:
+        collected = collect_tokens(
+            self._dataset, self._array, found, pixels_digests=self._pixels_digests, trailers=self._trailers
+        )
+        assert collected.moments is not None
+        path = schema.statistics_path(self._dataset.name, self._array)
+        mark = sealed_tables.write_small_array(
+            self._storage, path, collected.moments, names=("type", "statistic", "channel")
+        )
+        self._write_tables(collected, {"statistics": mark})
+        return collected
+
+    def _write_tables(self, collected: Collected, tables: dict[str, str]) -> None:
+        """Write the status, then the record that vouches for all tables."""
+        tables["status"] = sealed_tables.write_small_array(
+            self._storage, self._status_path, collected.status, names=("row",)
+        )
+        states = np.bincount(collected.status, minlength=3)
+        record = Record(
+            fingerprints=collected.fingerprints,
+            pixels_digests=collected.digests,
+            counts={"ok": int(states[OK]), "failed": int(states[FAILED])},
+            reasons=dict(sorted(collected.reasons.items())),
+            tables=tables,
+        )
+        self._storage.replace(schema.record_key(self._dataset.name, self._array), record.encode())
+
+    def _usable_record(self) -> Record | None:
+        """Return the record of the last seal if the tables in place are those it speaks of."""
+        record = sealed_tables.read_record(self._storage, dataset=self._dataset.name, array=self._array)
+        if record is None or len(record.fingerprints) != self._dataset.shards:
+            return None
+        paths = {"status": (self._status_path, 1)}
+        if self._array != PIXELS:
+            paths["statistics"] = (schema.statistics_path(self._dataset.name, self._array), 3)
+        elif record.tables.get("manifest") != read_seal_mark(self._storage, self._dataset.name):
+            return None
+        for table, (path, dimensions) in paths.items():
+            try:
+                data = self._storage.read(sealed_tables.small_array_key(path, dimensions))
+            except FileNotFoundError:
+                return None
+            crc = data[-CHECKSUM_BYTES:]
+            if crc.hex() != record.tables.get(table) or checksum(data[:-CHECKSUM_BYTES]) != int.from_bytes(
+                crc, "little"
+            ):
+                return None
+        return record
+
+    def _trailers(self, shards: list[int]) -> Iterator[tuple[int, Trailer | errors.Damaged]]:
+        name = f"{self._dataset.name}/{self._array}"
+        trailers = in_order(self._pool, self._read_trailer, shards)
+        return iter(tqdm(trailers, total=len(shards), desc=f"seal {name}", unit="shard", disable=not self._progress))
+
+    def _read_trailer(self, shard: int) -> Trailer | errors.Damaged:
+        try:
+            return self._dataset.read_trailer(self._array, shard)
+        except errors.Damaged as error:
+            return error
+
+    def _report(self, collected: Collected, *, changed: bool) -> ArrayReport:
+        states = np.bincount(collected.status, minlength=3)
+        return ArrayReport(
+            dataset=self._dataset.name,
+            array=self._array,
+            shards=self._dataset.shards,
+            sealed_shards=int(np.count_nonzero(collected.fingerprints)),
+            ok=int(states[OK]),
+            failed=int(states[FAILED]),
+            missing=int(states[MISSING]),
+            reasons=dict(sorted(collected.reasons.items())),
+            changed=changed,
+        )
+
+
+def _rounding_warnings(dataset: Dataset, teacher: str) -> list[str]:
+    statistics = dataset.statistics(teacher)
+    warnings = []
+    for kind, moments in (("prefix", statistics.prefix), ("patch", statistics.patch)):
+        channels = [] if moments is None else coarse_channels(moments).tolist()
+        if channels:
+            listed = ", ".join(str(channel) for channel in channels[:LISTED])
+            more = f" and {len(channels) - LISTED} more" if len(channels) > LISTED else ""
+            what = f"float16 rounding exceeds 1 % of the standard deviation of {kind} tokens in channels {listed}{more}"
+            warnings.append(f"'{dataset.name}/{teacher}': {what}")
+    return warnings

@@ -1,0 +1,167 @@
+"""What the store needs of a place that keeps objects: an interface, and the choice of implementation by location.
+
+Keys are POSIX paths below the cache. An object becomes visible whole or not at all.
+"""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+Location: TypeAlias = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One object of a listing."""
+
+    name: str
+    size_bytes: int
+
+
+class OpenObject(Protocol):
+    """An object ready for positional reads from several threads."""
+
+    def read_into(self, buffers: Sequence[Any], offset: int, length: int) -> int:
+        """Fill contiguous buffers, `length` bytes in all, in turn from `offset`.
+
+        Returns:
+            The bytes read, fewer only at the end of the object.
+        """
+        ...
+
+
+class Sink(ABC):
+    """An object being written: invisible until `publish` returns True."""
+
+    @abstractmethod
+    def write(self, buffers: Sequence[Any], offset: int) -> None:
+        """Write contiguous buffers one after another at `offset`; offsets grow, gaps read as zeros."""
+
+    @abstractmethod
+    def take_back(self, offset: int) -> None:
+        """Forget the last `write`, which was at `offset`."""
+
+    @abstractmethod
+    def publish(self) -> bool:
+        """Make the object durable and visible under its key.
+
+        Returns:
+            False if another writer was first; what this one wrote is then discarded.
+        """
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Forget what was written; nothing happens after `publish`."""
+
+
+class Storage(ABC):
+    """Objects under one location.
+
+    Attributes:
+        location: as the user gave it, safe to print (no credentials).
+        read_threads: reads in flight that make sense here.
+        call_bytes: neighbouring rows of so many bytes are read together.
+    """
+
+    location: str
+    read_threads: int
+    call_bytes: int
+
+    @abstractmethod
+    def read(self, key: str, start: int = 0) -> bytes:
+        """Return the object from byte `start` to its end.
+
+        Raises:
+            FileNotFoundError: no such object.
+        """
+
+    @abstractmethod
+    def read_last(self, key: str, length: int) -> bytes:
+        """Return the last `length` bytes of the object, all of it if it is shorter.
+
+        Raises:
+            FileNotFoundError: no such object.
+        """
+
+    @abstractmethod
+    def open_object(self, key: str) -> AbstractContextManager[OpenObject]:
+        """Open an object for positional reads; opened objects are kept for reuse up to a bound.
+
+        Raises:
+            FileNotFoundError: no such object; some storages notice at the first read.
+        """
+
+    @abstractmethod
+    def arrow_file(self, key: str) -> Any:
+        """Open an object as a seekable pyarrow file, so that only the needed part of a table is read.
+
+        Raises:
+            FileNotFoundError: no such object.
+        """
+
+    @abstractmethod
+    def size(self, key: str) -> int:
+        """Return the bytes of an object.
+
+        Raises:
+            FileNotFoundError: no such object.
+        """
+
+    @abstractmethod
+    def exists(self, key: str) -> bool:
+        """Whether there is such an object."""
+
+    @abstractmethod
+    def list_objects(self, prefix: str) -> Iterator[Entry]:
+        """Yield the objects directly below `prefix`, in no order; none if there is no such prefix."""
+
+    @abstractmethod
+    def list_directories(self, prefix: str) -> Iterator[str]:
+        """Yield the names of the prefixes directly below `prefix`, in no order."""
+
+    @abstractmethod
+    def create(self, key: str) -> Sink:
+        """Begin an object that is published only if there is none under `key` by then."""
+
+    @abstractmethod
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Store a small object unless there is one; return whether ours was stored."""
+
+    @abstractmethod
+    def replace(self, key: str, data: bytes) -> None:
+        """Store a small object in place of any older one, atomically."""
+
+    @abstractmethod
+    def create_replacement(self, key: str) -> Sink:
+        """Begin an object that takes the place of any older one, atomically. For sealed tables, never for shards."""
+
+    @abstractmethod
+    def move(self, key: str, to: str) -> None:
+        """Rename an object (to quarantine it).
+
+        Raises:
+            FileNotFoundError: no such object.
+        """
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Delete an object; nothing happens if there is none."""
+
+    @abstractmethod
+    def delete_all(self, prefix: str) -> None:
+        """Delete every object below `prefix`, each `zarr.json` after the objects that it describes."""
+
+    @abstractmethod
+    def sweep(self, prefix: str = "") -> list[str]:
+        """Remove what dead writers left anywhere below `prefix`; return the keys removed."""
+
+    @abstractmethod
+    def zarr_store(self, path: str) -> Any:
+        """Return a read-only zarr-python store of the hierarchy below `path`."""
+
+    def missing(self, key: str) -> FileNotFoundError:
+        """Return the error for an absent object."""
+        return FileNotFoundError(f"no object '{key}' below {self.location}")

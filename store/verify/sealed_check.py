@@ -1,0 +1,227 @@
+"""Comparing the sealed tables of one array with the trailers that they were made from."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from store import errors
+from store.cache import sealed_tables
+from store.cache.dataset import Dataset
+from store.format import schema, statistics
+from store.format.manifest import GROUP_ROWS
+from store.format.schema import FAILED, MISSING, OK, PIXELS
+from store.format.statistics import Moments
+from store.verify.problems import Kind, Problem
+from store.verify.shard_check import ShardCheck
+
+MERGED_AT_ONCE = 256
+
+
+class SealedCheck:
+    """Takes the shards of one array in ascending order, then says what differs.
+
+    Attributes:
+        problems, notes: complete after `finish`.
+    """
+
+    def __init__(self, dataset: Dataset, array: str) -> None:
+        self._dataset, self._array = dataset, array
+        self.problems: list[Problem] = []
+        self.notes: list[str] = []
+        self._record = sealed_tables.read_record(dataset.storage, dataset=dataset.name, array=array)
+        self._status = self._read_status()
+        self._taken = np.zeros(dataset.shards, np.bool_)
+        self._unsealed = 0
+        self._damaged = False
+        self._parts: list[npt.NDArray[np.float64]] = []
+        self._manifest = _SealedManifest(dataset) if array == PIXELS else None
+        self._check_documents()
+
+    def take(self, check: ShardCheck) -> None:
+        """Compare one shard; a damaged one is left to its own problems."""
+        shard, said = check.place.shard, check.trailer
+        self._taken[shard] = True
+        if said is None or len(said.status) != len(check.place.rows):
+            self._damaged = True
+            return
+        if said.moments is not None:
+            self._parts.append(statistics.stacked(*said.moments))
+            if len(self._parts) >= MERGED_AT_ONCE:
+                self._parts = [statistics.merge_stacked(np.stack(self._parts))]
+        if self._status is None:
+            return
+        mine = self._status[said.rows.start : said.rows.stop]
+        if not mine.any():
+            self._unsealed += 1
+            return
+        if self._outdated(shard, check.tail.recorded_crc32c):
+            if not check.problems:  # else a repair puts it right
+                self._say(Kind.SEAL_OUTDATED, f"shard {shard} was replaced since it was sealed", shard)
+            self._damaged = True
+            return
+        if not np.array_equal(mine, said.status):
+            rows = tuple((np.flatnonzero(mine != said.status) + said.rows.start).tolist())
+            message = f"sealed status differs from the trailer of shard {shard}"
+            self._say(Kind.SEALED_STATUS_DIFFERS, message, shard, rows)
+        if self._manifest is not None:
+            message = self._manifest.difference(said.rows, said.manifest())
+            if message:
+                self._say(Kind.SEALED_MANIFEST_DIFFERS, f"{message} (shard {shard})", shard)
+
+    def finish(self) -> None:
+        """Compare what only the whole array can tell."""
+        if self._status is None:
+            if self._taken.any():
+                self.notes.append(f"'{self._dataset.name}/{self._array}' is not sealed")
+            return
+        if self._manifest is not None and self._manifest.unreadable:
+            self._say(Kind.SEALED_DAMAGED, self._manifest.unreadable)
+        if self._unsealed:
+            self.notes.append(f"'{self._dataset.name}/{self._array}': {self._unsealed} shards are not sealed yet")
+        starts = np.arange(0, self._dataset.rows, self._dataset.shard_rows)
+        known = np.maximum.reduceat(self._status, starts) != MISSING
+        for shard in np.flatnonzero(known & ~self._taken).tolist():
+            key = self._dataset.array(self._array).shard_key(shard)
+            self.problems.append(
+                Problem(
+                    kind=Kind.SHARD_GONE,
+                    key=key,
+                    message="it is sealed, and there is no such object",
+                    dataset=self._dataset.name,
+                    array=self._array,
+                    shard=shard,
+                )
+            )
+        outdated = any(problem.kind in (Kind.SEAL_OUTDATED, Kind.SHARD_GONE) for problem in self.problems)
+        if self._array != PIXELS and not (self._damaged or self._unsealed or outdated):
+            self._compare_statistics()
+        self._compare_counts()
+
+    def _read_status(self) -> npt.NDArray[np.uint8] | None:
+        try:
+            return self._dataset.status(self._array)
+        except errors.NotSealed:
+            return None
+        except errors.Damaged as error:
+            self._say(Kind.SEALED_DAMAGED, str(error))
+            return None
+
+    def _check_documents(self) -> None:
+        """Check the zarr.json of sealed arrays, which follow from the array's shape."""
+        if self._status is None:
+            return
+        dataset = self._dataset
+        documents = {
+            schema.status_path(dataset.name, self._array): schema.small_array_document(
+                (dataset.rows,), np.dtype(np.uint8), ("row",)
+            )
+        }
+        if self._array != PIXELS:
+            shape = (2, 5, dataset.teacher(self._array).channels)
+            documents[schema.statistics_path(dataset.name, self._array)] = schema.small_array_document(
+                shape, np.dtype(np.float64), ("type", "statistic", "channel")
+            )
+        for path, expected in documents.items():
+            try:
+                found = dataset.storage.read(f"{path}/zarr.json")
+            except FileNotFoundError:
+                self._say(Kind.SEALED_DAMAGED, f"'{path}/zarr.json' is absent")
+                continue
+            if found != expected:
+                self._say(Kind.SEALED_DAMAGED, f"'{path}/zarr.json' is not what seal writes")
+
+    def _outdated(self, shard: int, fingerprint: int | None) -> bool:
+        if self._record is None or len(self._record.fingerprints) != self._dataset.shards or fingerprint is None:
+            return False
+        return int(self._record.fingerprints[shard]) != (fingerprint or 1)
+
+    def _compare_statistics(self) -> None:
+        try:
+            stored = self._dataset.statistics(self._array)
+        except (errors.NotSealed, errors.Damaged) as error:
+            self._say(Kind.SEALED_DAMAGED, str(error))
+            return
+        channels = self._dataset.teacher(self._array).channels
+        parts = self._parts or [statistics.stacked(None, statistics.empty(channels))]
+        prefix, patch = statistics.from_stacked(statistics.merge_stacked(np.stack(parts)))
+        for name, mine, theirs in (("prefix", stored.prefix, prefix), ("patch", stored.patch, patch)):
+            if not _agree(mine, theirs):
+                message = f"sealed statistics of {name} tokens are not those of the trailers"
+                self._say(Kind.SEALED_STATISTICS_DIFFER, message)
+
+    def _compare_counts(self) -> None:
+        """The record is what sealing again trusts."""
+        differs = any(problem.kind is Kind.SEALED_STATUS_DIFFERS for problem in self.problems)
+        if self._record is None or self._status is None or differs:
+            return
+        states = np.bincount(self._status, minlength=3)
+        counts = {"ok": int(states[OK]), "failed": int(states[FAILED])}
+        if self._record.counts != counts or len(self._record.fingerprints) != self._dataset.shards:
+            self._say(Kind.SEALED_DAMAGED, f"record of the seal counts {self._record.counts}, the status {counts}")
+
+    def _say(self, kind: Kind, message: str, shard: int | None = None, rows: tuple[int, ...] = ()) -> None:
+        tables = {Kind.SEALED_STATISTICS_DIFFER: schema.statistics_path(self._dataset.name, self._array)}
+        key = tables.get(kind, schema.status_path(self._dataset.name, self._array))
+        if kind is Kind.SEALED_MANIFEST_DIFFERS:
+            key = schema.manifest_key(self._dataset.name)
+        self.problems.append(
+            Problem(kind=kind, key=key, message=message, dataset=self._dataset.name, array=self._array, rows=rows)
+        )
+
+
+class _SealedManifest:
+    """The sealed manifest, some shards of it in memory.
+
+    Attributes:
+        unreadable: why it cannot be read; empty as long as it can.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._rows = range(0)
+        self._table: pa.Table | None = None
+        self.unreadable = ""
+
+    def difference(self, rows: range, expected: pa.Table | None) -> str:
+        """Return in what the sealed rows of a shard differ from its trailer's; empty if in nothing."""
+        if self.unreadable or expected is None:
+            return ""
+        if rows.start not in self._rows:
+            per_read = max(1, GROUP_ROWS // self._dataset.shard_rows) * self._dataset.shard_rows
+            start = rows.start // per_read * per_read
+            self._rows = range(start, start + per_read)
+            within = (pc.field("row") >= start) & (pc.field("row") < start + per_read)
+            try:
+                self._table = self._dataset.manifest(filter=within)
+            except (errors.NotSealed, errors.Damaged) as error:
+                self.unreadable = str(error)
+                return ""
+        assert self._table is not None
+        known = self._table["row"].to_numpy()
+        first, last = np.searchsorted(known, (rows.start, rows.stop))
+        found = self._table.slice(first, last - first)
+        if found.replace_schema_metadata(None).equals(expected.replace_schema_metadata(None)):
+            return ""
+        return f"sealed manifest differs from the trailer in rows {rows.start}..{rows.stop - 1}"
+
+
+def _agree(mine: Moments | None, theirs: Moments | None) -> bool:
+    if mine is None or theirs is None:
+        return mine is theirs
+    return mine.agrees(theirs)
+
+
+def sealed_keys(dataset: Dataset, array: str) -> Iterator[str]:
+    """Yield the derived objects of an array, the record first: without it the others are not trusted."""
+    yield schema.record_key(dataset.name, array)
+    paths = [(schema.status_path(dataset.name, array), 1)]
+    if array == PIXELS:
+        yield schema.manifest_key(dataset.name)
+    else:
+        paths.append((schema.statistics_path(dataset.name, array), 3))
+    for path, dimensions in paths:
+        yield sealed_tables.small_array_key(path, dimensions)
+        yield f"{path}/zarr.json"

@@ -1,0 +1,181 @@
+"""Checking the tree of a cache: metadata documents, image lists, and objects that do not belong."""
+
+import hashlib
+from collections.abc import Iterable
+
+import pyarrow as pa
+
+from store import errors
+from store.cache.cache import Cache
+from store.cache.cache import open as open_cache
+from store.cache.dataset import Dataset
+from store.format import manifest, schema
+from store.format.schema import HIERARCHY, PIXELS, TOKENS, shard_name
+from store.storage.base import Location
+from store.storage.publish import TEMPORARY, Writer, is_temporary
+from store.verify.problems import Kind, Problem
+
+QUARANTINE = "quarantine"
+TOP = ("images", "manifest", "seal", HIERARCHY, QUARANTINE)
+DOCUMENT = "zarr.json"
+
+
+class Tree:
+    """What the listing of a cache says.
+
+    Attributes:
+        datasets: those whose metadata can be read, in order of their names.
+        arrays: by dataset, the names of our arrays whose metadata can be read, pixels first.
+        paths: image paths by dataset; None where the image list is damaged.
+        problems, notes: what is wrong, and what is only worth saying.
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache, self._storage = cache, cache.storage
+        self.problems: list[Problem] = []
+        self.notes: list[str] = []
+        self.datasets: list[Dataset] = []
+        self.arrays: dict[str, list[str]] = {}
+        self.paths: dict[str, pa.Array | None] = {}
+        for name in sorted(self._storage.list_directories(HIERARCHY)):
+            self._take_dataset(name)
+        self._check_objects()
+
+    def _take_dataset(self, name: str) -> None:
+        base = f"{HIERARCHY}/{name}"
+        if not self._storage.exists(f"{base}/{DOCUMENT}"):
+            if any(entry.name.startswith("c.") for entry in self._storage.list_objects(f"{base}/{PIXELS}")):
+                self._say(Kind.METADATA_DAMAGED, f"{base}/{DOCUMENT}", "it is absent, and the dataset has shards")
+            else:
+                self.notes.append(f"dataset '{name}' was begun and not finished: run stage index again")
+            return
+        try:
+            dataset = self._cache[name]
+            dataset.array(PIXELS)
+        except errors.CodistillError as error:
+            self._say(Kind.METADATA_DAMAGED, f"{base}/{DOCUMENT}", str(error))
+            return
+        except (KeyError, TypeError, ValueError) as error:
+            self._say(Kind.METADATA_DAMAGED, f"{base}/{DOCUMENT}", f"not what format 1 writes: {error!r}")
+            return
+        self.datasets.append(dataset)
+        self.arrays[name] = [PIXELS] if self._ours(dataset, PIXELS) else []
+        self.paths[name] = self._image_paths(dataset)
+        for teacher in sorted(set(self._storage.list_directories(base)) - {PIXELS, "pixels_status"}):
+            self._take_teacher(dataset, teacher)
+
+    def _take_teacher(self, dataset: Dataset, name: str) -> None:
+        path = f"{HIERARCHY}/{dataset.name}/{name}"
+        if not self._storage.exists(f"{path}/{TOKENS}/{DOCUMENT}"):
+            if any(True for _ in self._storage.list_objects(f"{path}/{TOKENS}")):
+                key = f"{path}/{TOKENS}/{DOCUMENT}"
+                self._say(Kind.METADATA_DAMAGED, key, "it is absent, and the teacher has shards")
+            elif self._storage.exists(f"{path}/{DOCUMENT}"):
+                self.notes.append(f"'{dataset.name}/{name}' has no tokens array: not begun, or somebody else's")
+            else:
+                self._say(Kind.FOREIGN_OBJECT, path, "a folder that is not part of the format")
+            return
+        try:
+            if not self._ours(dataset, name):
+                return
+            info = dataset.teacher(name)
+            shape = dataset.array(name).shape
+            tokens = info.prefix_tokens + info.patch_grid[0] * info.patch_grid[1]
+            if shape[1:] != (tokens, info.channels):
+                message = f"shape {shape} does not fit {info.prefix_tokens} prefix tokens and grid {info.patch_grid}"
+                raise errors.UnsupportedFormat(message)
+            schema.parse_node(path, self._storage.read(f"{path}/{DOCUMENT}"))
+        except (errors.CodistillError, KeyError, TypeError, ValueError, FileNotFoundError) as error:
+            self._say(Kind.METADATA_DAMAGED, f"{path}/{TOKENS}/{DOCUMENT}", str(error) or repr(error))
+            return
+        self.arrays[dataset.name].append(name)
+
+    def _ours(self, dataset: Dataset, array: str) -> bool:
+        """Whether an array has shards that can be checked; a note says if somebody else wrote it."""
+        if dataset.array(array).layout is None:
+            self.notes.append(f"'{dataset.name}/{array}' was not written by codistill: its rows are not checked")
+            return False
+        return True
+
+    def _image_paths(self, dataset: Dataset) -> pa.Array | None:
+        key = schema.images_key(dataset.name)
+        try:
+            data = self._storage.read(key)
+        except FileNotFoundError:
+            self._say(Kind.IMAGE_LIST_DAMAGED, key, "it is absent")
+            return None
+        found = hashlib.sha256(data).hexdigest()
+        if found != dataset.image_list_sha256:
+            self._say(Kind.IMAGE_LIST_DAMAGED, key, f"sha256 expected {dataset.image_list_sha256}, found {found}")
+            return None
+        return manifest.parse_parquet(data)["path"].combine_chunks()
+
+    def _check_objects(self) -> None:
+        """Compare every listing with what the format has there."""
+        self._expect_folders("", TOP)
+        self._expect("", ())
+        folders = {  # also of datasets and teachers whose metadata is damaged: their side files are not foreign
+            name: sorted(self._storage.list_directories(f"{HIERARCHY}/{name}"))
+            for name in self._storage.list_directories(HIERARCHY)
+        }
+        self._expect("images", [f"{name}.parquet" for name in folders])
+        self._expect("manifest", [f"{name}.parquet" for name in folders])
+        self._expect("seal", [f"{name}.{array}.safetensors" for name in folders for array in folders[name]])
+        self._expect(HIERARCHY, (DOCUMENT,))
+        for entry in self._storage.list_objects(QUARANTINE):
+            message = "put aside by a repair that did not end. Run: codistill store verify --repair"
+            self._say(Kind.QUARANTINED, f"{QUARANTINE}/{entry.name}", message)
+        for dataset in self.datasets:
+            self._check_dataset(dataset)
+
+    def _check_dataset(self, dataset: Dataset) -> None:
+        base = f"{HIERARCHY}/{dataset.name}"
+        self._expect(base, (DOCUMENT,))
+        for array in self.arrays[dataset.name]:
+            node = dataset.array(array)
+            shards = (shard_name(shard, len(node.shape)) for shard in range(dataset.shards))
+            self._expect(node.path, {DOCUMENT, *shards})
+            self._expect_folders(node.path, ())
+            self._expect(schema.status_path(dataset.name, array), (DOCUMENT, "c.0"))
+            if array != PIXELS:
+                self._expect(schema.statistics_path(dataset.name, array), (DOCUMENT, "c.0.0.0"))
+                self._expect(f"{base}/{array}", (DOCUMENT,))
+                self._expect_folders(f"{base}/{array}", (TOKENS, "status", "statistics"))
+
+    def _expect(self, prefix: str, names: Iterable[str]) -> None:
+        known = set(names)
+        for entry in self._storage.list_objects(prefix):
+            if entry.name in known:
+                continue
+            key = f"{prefix}/{entry.name}" if prefix else entry.name
+            if is_temporary(entry.name):
+                self._judge_temporary(key, entry.name)
+            else:
+                self._say(Kind.FOREIGN_OBJECT, key, f"{entry.size_bytes} bytes that are not part of the format")
+
+    def _expect_folders(self, prefix: str, names: Iterable[str]) -> None:
+        for name in sorted(set(self._storage.list_directories(prefix)) - set(names)):
+            key = f"{prefix}/{name}" if prefix else name
+            self._say(Kind.FOREIGN_OBJECT, key, "a folder that is not part of the format")
+
+    def _judge_temporary(self, key: str, name: str) -> None:
+        match = TEMPORARY.fullmatch(name)
+        if match and Writer(match["host"], match["boot"], match["pids"], int(match["pid"])).known_dead():
+            self._say(Kind.LEFTOVER, key, "a temporary object whose writer is dead")
+        else:
+            self.notes.append(f"'{key}' is being written, or a leftover that cannot be told from that for 6 hours")
+
+    def _say(self, kind: Kind, key: str, message: str) -> None:
+        self.problems.append(Problem(kind=kind, key=key, message=message))
+
+
+def open_for_checking(location: Location) -> Cache | Problem:
+    """Return the cache, or the problem that keeps it from being opened.
+
+    Raises:
+        errors.MissingCache: there is none.
+    """
+    try:
+        return open_cache(location)
+    except (errors.Damaged, errors.UnsupportedFormat, KeyError, TypeError, ValueError) as error:
+        return Problem(kind=Kind.METADATA_DAMAGED, key=f"{HIERARCHY}/{DOCUMENT}", message=str(error))

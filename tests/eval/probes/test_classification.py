@@ -1,0 +1,111 @@
+"""k-NN and linear classification: exact votes, an independent reference, a miniature dataset."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from eval.probes import classification, datasets
+from eval.probes import classification as probe
+from eval.probes.feature_store import Shelf
+from eval.probes.settings import CentreSettings, KnnSettings, LinearSettings
+from store.errors import InvalidInput
+from tests.eval.probes.probing import calls_of, colour_encoder, colour_folders
+
+CENTRE = CentreSettings(resize=12, crop=12)
+
+
+def unit(cosine: float) -> list[float]:
+    return [cosine, float(np.sqrt(1 - cosine**2))]
+
+
+def test_two_near_neighbours_outvote_the_nearest() -> None:
+    train = torch.tensor([unit(1.0), unit(0.96), unit(0.95)])
+    labels = torch.tensor([0, 1, 1])
+    found = classification.predict(train, labels, torch.tensor([[3.0, 0.0]]), neighbours=(3, 1, 100), classes=2)
+    assert [int(found[k]) for k in (3, 1, 100)] == [1, 0, 1]  # 100 of 3: all of them
+
+
+def test_votes_equal_a_plain_loop() -> None:
+    random = np.random.default_rng(0)
+    train, test = random.normal(size=(30, 5)), random.normal(size=(7, 5)) * 9
+    labels = random.integers(0, 4, 30)
+    found = classification.predict(
+        torch.tensor(train), torch.tensor(labels), torch.tensor(test), neighbours=(1, 5, 20), classes=4, temperature=0.2
+    )
+    for k in (1, 5, 20):
+        for query, predicted in zip(test, found[k].tolist(), strict=True):
+            similarity = train @ query / np.linalg.norm(train, axis=1) / np.linalg.norm(query)
+            votes = np.zeros(4)
+            for place in np.argsort(-similarity)[:k]:
+                votes[labels[place]] += np.exp(similarity[place] / 0.2)
+            assert predicted == votes.argmax()
+
+
+def test_linear_probe_is_logistic_regression_on_standardised_features() -> None:
+    random = np.random.default_rng(1)
+    labels = np.arange(90) % 3
+    vectors = random.normal(size=(90, 4)) + np.eye(3)[labels] @ random.normal(size=(3, 4)) * 2
+    vectors = vectors * (1, 100, 0.01, 1)
+    settings = LinearSettings(strengths=(0.1,))
+    found = classification.score_linear(vectors[:60], labels[:60], vectors[60:], labels[60:], settings=settings)
+    scaler = StandardScaler().fit(vectors[:60])
+    model = LogisticRegression(C=0.1).fit(scaler.transform(vectors[:60]), labels[:60])
+    assert found["top1"] == pytest.approx(100 * model.score(scaler.transform(vectors[60:]), labels[60:]))
+
+
+def test_the_strength_is_chosen_on_training_data_alone() -> None:
+    random = np.random.default_rng(2)
+    labels = np.arange(200) % 2
+    vectors = random.normal(size=(200, 80))
+    vectors[:, 0] += 2 * labels
+    labels[:6] = 0  # with next to no strength the majority wins
+    settings = LinearSettings(strengths=(1e-9, 0.01))
+    found = classification.score_linear(vectors[:80], labels[:80], vectors[80:], labels[80:], settings=settings)
+    assert found["strength"] == 0.01
+    swapped = classification.score_linear(vectors[:80], labels[:80], vectors[80:], 1 - labels[80:], settings=settings)
+    assert swapped["strength"] == 0.01
+    assert swapped["top1"] == pytest.approx(100 - found["top1"])
+    with pytest.raises(InvalidInput, match="two training images each"):
+        classification.score_linear(vectors[:3], labels[:3], vectors[80:], labels[80:], settings=settings)
+
+
+def test_both_probes_on_a_dataset_share_features_extracted_once(tmp_path: Path) -> None:
+    root = colour_folders(tmp_path / "colours")
+    train, test = (datasets.folders(root, split) for split in ("train", "test"))
+    shelf = Shelf(root=tmp_path / "features", dataset="colours")
+    encoder = colour_encoder()
+    data = {"train": train, "test": test, "shelf": shelf}
+    found = probe.run_knn(encoder, **data, settings=KnnSettings(centre=CENTRE, neighbours=(1, 20)))
+    assert found == {"top1_k1": 100, "top1_k20": 100, "train_images": 18, "test_images": 12}
+    calls = calls_of(encoder)
+    assert calls == 2
+    for pooling in ("cls", "mean", "cls+mean"):
+        linear_found = probe.run_linear(
+            encoder, **data, settings=LinearSettings(centre=CENTRE, pooling=pooling, strengths=(1.0,))
+        )
+        assert linear_found["top1"] == 100
+    assert calls_of(encoder) == calls
+    probe.run_knn(colour_encoder(name="other"), **data, settings=KnnSettings(centre=CENTRE))
+    assert len(list((tmp_path / "features").iterdir())) == 4
+
+
+def test_an_encoder_without_cls_is_pooled_by_its_mean(tmp_path: Path) -> None:
+    root = colour_folders(tmp_path / "colours", train=2, test=1)
+    train, test = (datasets.folders(root, split) for split in ("train", "test"))
+    data = {"train": train, "test": test, "shelf": Shelf(root=tmp_path / "features", dataset="colours")}
+    encoder = colour_encoder(cls=False)
+    assert probe.run_knn(encoder, **data, settings=KnnSettings(centre=CENTRE))["top1_k10"] == 100
+    with pytest.raises(InvalidInput, match="no CLS token"):
+        probe.run_knn(encoder, **data, settings=KnnSettings(centre=CENTRE, pooling="cls"))
+
+
+def test_images_are_shown_by_their_centre() -> None:
+    image = np.zeros((20, 40, 3), dtype=np.uint8)
+    image[:, 13:27] = 255
+    shown = probe.centre(image, CentreSettings(resize=10, crop=5))
+    assert shown.shape == (5, 5, 3)
+    assert shown.min() > 200  # half the size, then columns 7 to 12 of 20: inside the bright part

@@ -1,0 +1,182 @@
+"""Images inside tar files, Parquet files and pickled lists."""
+
+import collections
+import io
+import os
+import pickle
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from extract.catalogue import DatasetEntry
+from extract.sources import UNKNOWN_BYTES, Source, open_source
+from extract.sources.lists import read_list
+from store import errors
+from store.errors import DecodeError
+
+
+def source_of(root: Path, **options: Any) -> Source:
+    return open_source(DatasetEntry(name="d", group="g", root=root, **options))
+
+
+def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode) as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_tar_shards(tmp_path: Path) -> None:
+    write_tar(
+        tmp_path / "a" / "000.tar", {"x/1.jpg": b"one", "x/1.json": b"{}", "2.PNG": b"two", "é" * 90 + ".jpg": b"long"}
+    )
+    write_tar(
+        tmp_path / "a" / "001.tar", {"1.jpg": b"three", "../secret.jpg": b"no", "/abs.jpg": b"no", "skip/1.jpg": b"no"}
+    )
+    source = source_of(tmp_path, tar="**/*.tar", exclude="**/skip/*")
+    listing = source.enumerate()
+    assert dict(zip(listing.paths, listing.sizes_bytes, strict=True)) == {
+        "a/000.tar/2.PNG": 3,
+        "a/000.tar/x/1.jpg": 3,
+        f"a/000.tar/{'é' * 90}.jpg": 4,
+        "a/001.tar/1.jpg": 5,
+    }
+    assert listing.notes == ("3 members of 2 tar files are no images",)
+    assert source.read("a/000.tar/x/1.jpg", 3) == b"one"
+    assert source.read(f"a/000.tar/{'é' * 90}.jpg", 4) == b"long"
+    assert source.read("a/001.tar/1.jpg", 5) == b"three"
+    for path, size, reason in (
+        ("a/001.tar/1.jpg", 6, "changed file: 6 bytes when indexed, 5 now"),
+        ("a/001.tar/gone.jpg", 6, "missing file: no longer in tar 'a/001.tar'"),
+        ("a/002.tar/1.jpg", 6, "unreadable file: tar 'a/002.tar': "),
+        ("b/1.jpg", 6, "missing file: is in no tar file"),
+    ):
+        with pytest.raises(DecodeError, match=reason):
+            source.read(path, size)
+
+
+def test_tars_that_are_cut_short_or_none(tmp_path: Path) -> None:
+    whole = write_tar(tmp_path / "whole.tar", {f"{n}.jpg": bytes([n]) * 600 for n in range(4)}).read_bytes()
+    (tmp_path / "half.tar").write_bytes(whole[: 512 + 1024 + 512 + 100])
+    (tmp_path / "headers.tar").write_bytes(whole[: 2 * (512 + 1024)])
+    source = source_of(tmp_path, tar="*.tar")
+    listing = source.enumerate()
+    assert [path for path in listing.paths if not path.startswith("whole")] == [
+        "half.tar/0.jpg",
+        "half.tar/1.jpg",
+        "headers.tar/0.jpg",
+        "headers.tar/1.jpg",
+    ]
+    assert listing.notes == ("2 tar files have no end and may lack images, first 'half.tar'",)
+    assert source.read("half.tar/0.jpg", 600) == b"\0" * 600
+    with pytest.raises(DecodeError, match=r"damaged image: tar 'half\.tar' is cut short"):
+        source.read("half.tar/1.jpg", 600)
+    write_tar(tmp_path / "z.tar", {"1.jpg": b"x"}, mode="w:gz")
+    with pytest.raises(errors.InvalidInput, match=r"z\.tar.*uncompressed"):
+        source.enumerate()
+
+
+@pytest.mark.parametrize("as_struct", [True, False])
+def test_parquet_of_image_bytes(tmp_path: Path, as_struct: bool) -> None:
+    images = [f"image {n}".encode() for n in range(7)]
+    names = [f"folder/{n}.png" if n % 2 else None for n in range(7)]
+    if as_struct:
+        table = pa.table(
+            {"image": [{"bytes": b, "path": n} for b, n in zip(images, names, strict=True)], "label": range(7)}
+        )
+    else:
+        table = pa.table({"image": images, "path": names})
+    (tmp_path / "data").mkdir()
+    pq.write_table(table, tmp_path / "data" / "train-0.parquet", row_group_size=3)
+    source = source_of(tmp_path, parquet="data/*.parquet")
+    listing = source.enumerate()
+    assert list(listing.paths) == [
+        f"data/train-0.parquet/{n:08d}" + (f"/folder/{n}.png" if n % 2 else "") for n in range(7)
+    ]
+    assert [source.read(path, UNKNOWN_BYTES) for path in listing.paths] == images
+    before = source.describe()
+    pq.write_table(table.slice(1), tmp_path / "data" / "train-0.parquet")
+    assert source.describe() != before
+    with pytest.raises(DecodeError, match=r"missing file: 'data/train-0\.parquet' has 6 rows"):
+        source_of(tmp_path, parquet="data/*.parquet").read("data/train-0.parquet/00000006", UNKNOWN_BYTES)
+
+
+def test_parquet_that_cannot_be_used(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [b"x", None], "x": [1, 2]}), tmp_path / "a.parquet")
+    with pytest.raises(DecodeError, match="empty file"):
+        source_of(tmp_path, parquet="*.parquet").read("a.parquet/00000001", UNKNOWN_BYTES)
+    with pytest.raises(errors.InvalidInput, match="no column 'jpg'; its columns are image, x"):
+        source_of(tmp_path, parquet="*.parquet", image_column="jpg").enumerate()
+    (tmp_path / "a.parquet").unlink()
+    (tmp_path / "b.parquet").write_bytes(b"text")
+    with pytest.raises(DecodeError, match=r"unreadable file: 'b\.parquet'"):
+        source_of(tmp_path, parquet="*.parquet").read("b.parquet/00000001", UNKNOWN_BYTES)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        ["a/1.jpg", "b/2.jpg"],
+        (
+            "a/1.jpg",
+            "b/2.jpg",
+        ),
+        ("/authors/own/root", ["a/1.jpg", "b/2.jpg"]),
+        [("a/1.jpg", 0), ("b/2.jpg", 19_166)],
+        {"a/1.jpg": {"frames": [1, 2.5, None, True]}, "b/2.jpg": frozenset()},
+        collections.OrderedDict([("a/1.jpg", 1), ("b/2.jpg", {2})]),
+    ],
+)
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+def test_pickles_of_plain_things(tmp_path: Path, content: object, protocol: int) -> None:
+    path = tmp_path / "list.pkl"
+    path.write_bytes(pickle.dumps(content, protocol=protocol))
+    assert read_list(path) == ["a/1.jpg", "b/2.jpg"]
+
+
+class Malicious:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+def test_pickles_that_would_run_code_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "list.pkl"
+    for content in (
+        ["a.jpg", Malicious(tmp_path / "ran")],
+        {"a.jpg": np.zeros(2)},
+        [Path("a.jpg")],
+        collections.defaultdict(list, {"a.jpg": [1]}),
+    ):
+        path.write_bytes(pickle.dumps(content))
+        with pytest.raises(errors.UnsafeFile, match="would have to run"):
+            read_list(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pickles_that_hold_no_paths(tmp_path: Path) -> None:
+    path = tmp_path / "list.pkl"
+    for content, found in (
+        ([1, 2], "list of int"),
+        ("a.jpg", "found str"),
+        ({1: "a.jpg"}, "dict of int"),
+        ([("a.jpg", 0, 1)], "list of tuple"),
+        ([(0, "a.jpg")], "list of tuple"),
+    ):
+        path.write_bytes(pickle.dumps(content))
+        with pytest.raises(errors.InvalidInput, match=found):
+            read_list(path)
+    for content in (b"", b"not a pickle", pickle.dumps(["a.jpg"])[:-5]):
+        path.write_bytes(content)
+        with pytest.raises(errors.InvalidInput, match="is not a pickle of paths"):
+            read_list(path)

@@ -1,0 +1,58 @@
+"""The lane that threads share: rows in order, one batch at a time, reasons for rows that cannot be stored."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from extract.teachers.base import Request, Teacher
+from extract.teachers.runner import TeacherLane
+from store import errors
+
+
+class Counting(Teacher):
+    """Tokens are the images' means; remembers how many forwards ran at once."""
+
+    def __init__(self, weights: Path) -> None:
+        request = Request(model="counting", weights=weights)
+        super().__init__(nn.Linear(1, 1), request=request, architecture={}, patch_size=14, channels=3, prefix_tokens=0)
+        self.running, self.most = 0, 0
+        self.full = False
+
+    def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        if self.full:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.running += 1
+        self.most = max(self.most, self.running)
+        threading.Event().wait(0.002)
+        patches = nn.functional.avg_pool2d(images, 14).flatten(2).transpose(1, 2)
+        self.running -= 1
+        return patches[:, :0], patches
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Counting:
+    (tmp_path / "weights").write_bytes(b"any")
+    return Counting(tmp_path / "weights")
+
+
+def test_threads_get_their_own_rows(teacher: Counting) -> None:
+    lane = TeacherLane("t", teacher, provenance={"machine": "here"})
+    batches = [np.full((3, 28, 28, 3), level, np.uint8) for level in range(0, 250, 10)]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lane.tokens, batches))
+    assert teacher.most == 1
+    for batch, rows in zip(batches, results, strict=True):
+        expected = teacher(torch.from_numpy(batch))[1].half().numpy()
+        np.testing.assert_array_equal(np.stack(rows), expected)
+    assert lane.provenance["machine"] == "here"
+
+
+def test_too_little_memory_is_told(teacher: Counting) -> None:
+    teacher.full = True
+    with pytest.raises(errors.JobFailed, match=r"a batch of 2 rows is too much\. Pass a smaller --batch-size"):
+        TeacherLane("t", teacher, provenance={}).tokens(np.zeros((2, 28, 28, 3), np.uint8))

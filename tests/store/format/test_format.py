@@ -1,0 +1,109 @@
+"""The format is what docs/format.md says, and a cache of version 1 reads for ever."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import store
+from store.format.schema import FAILED, OK
+from store.format.statistics import Moments
+from store.inspection.info import inspect
+from store.verify.problems import Kind
+from store.verify.verify import verify
+from tests.store import make_golden
+
+ROOT = Path(__file__).parents[3]
+GOLDEN = ROOT / "tests/golden/store/cache-v1"
+CODE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCKS = CODE.findall((ROOT / "docs/format.md").read_text())
+SAID = [
+    "4 people/002.png",  # the reader prints every ok row and its image
+    "[1 1 1 2] (28, 28, 3)",
+    "[('people', 6, 5, 0.7), ('rooms', 2, 2, 0.7)]",
+    "nan]",  # row 3 failed
+]
+
+
+@pytest.fixture
+def golden(tmp_path: Path) -> Path:
+    """A copy, so that no test can change the original."""
+    return Path(shutil.copytree(GOLDEN / "cache", tmp_path / "demo/cache"))
+
+
+@pytest.mark.parametrize(("block", "said"), list(zip(BLOCKS, SAID, strict=True)))
+def test_the_examples_run(
+    golden: Path, block: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(golden.parent.parent)
+    exec(compile(block, "docs/format.md", "exec"), {})
+    assert said in capsys.readouterr().out
+
+
+def test_the_reader_has_15_lines_and_the_page_is_one() -> None:
+    assert len([line for line in BLOCKS[0].splitlines() if line.strip()]) <= 15
+    assert len((ROOT / "docs/format.md").read_text().splitlines()) < 150
+
+
+def test_every_kind_of_problem_is_documented() -> None:
+    text = (ROOT / "docs/verify.md").read_text()
+    assert [kind.value for kind in Kind if f"`{kind.value}`" not in text] == []
+
+
+def test_a_cache_of_version_1_reads(golden: Path) -> None:
+    cache = store.open(golden)
+    assert cache.datasets == ("people", "rooms")
+    assert cache.recipe == {"image_size": 28, "shard_rows": 4, "flip": 0.0, "seed": 0}
+    people = cache["people"]
+    assert (people.group, people.split, people.views, people.images, people.rows) == ("people", "train", 2, 3, 6)
+    assert (cache["rooms"].first_view, cache["rooms"].split) == (3, "val")
+    assert people.teachers == ("dinov2", "mast3r")
+    assert people.teacher("dinov2").prefix_tokens == 1
+    assert people.status("pixels").tolist() == [OK, OK, OK, FAILED, OK, OK]
+    assert people.valid_rows(["dinov2", "mast3r"]).tolist() == [0, 1, 2, 5]
+    with np.load(GOLDEN / "expected.npz") as expected:
+        assert len(expected.files) == 20
+        for name in expected.files:
+            dataset, array, row = name.split(".")
+            np.testing.assert_array_equal(cache[dataset].read([int(row)], [array])[array][0], expected[name])
+
+
+def test_its_tables_are_what_they_were(golden: Path) -> None:
+    people = store.open(golden)["people"]
+    manifest = people.manifest(columns=["row", "path", "view", "crop_top", "status", "error"]).to_pylist()
+    assert manifest[2] == {"row": 2, "path": "people/001.png", "view": 0, "crop_top": 2, "status": OK, "error": None}
+    assert manifest[3]["error"] == "decode: truncated file"
+    assert people.read_trailer("dinov2", 1).errors == {4: "overflow: channel 3 exceeds float16"}
+    patches = np.concatenate([people.read([row], ["dinov2"])["dinov2"][0, 1:] for row in (0, 1, 2, 5)]).astype(
+        np.float64
+    )
+    expected = Moments(
+        count=np.full(6, 16.0),
+        mean=patches.mean(axis=0),
+        m2=np.square(patches - patches.mean(axis=0)).sum(axis=0),
+        min=patches.min(axis=0),
+        max=patches.max(axis=0),
+    )
+    assert people.statistics("dinov2").patch.agrees(expected)
+
+
+def test_it_is_whole_and_sealing_it_again_changes_nothing(golden: Path) -> None:
+    assert verify(golden).problems == ()
+    assert inspect(store.open(golden)).datasets[0].arrays[0].ok == 5
+    before = {path: path.read_bytes() for path in golden.rglob("*") if path.is_file()}
+    assert not any(array.changed for array in store.seal(golden).arrays)
+    assert {path: path.read_bytes() for path in golden.rglob("*") if path.is_file()} == before
+
+
+def test_this_version_still_writes_the_same_rows(tmp_path: Path) -> None:
+    make_golden.main(tmp_path)
+    new, old = store.open(tmp_path / "cache"), store.open(GOLDEN / "cache")
+    for dataset in old:
+        for array in ("pixels", *dataset.teachers):
+            for shard in range(dataset.shards):
+                written, known = (cache[dataset.name].read_trailer(array, shard) for cache in (new, old))
+                np.testing.assert_array_equal(written.crc32c, known.crc32c)
+                assert written.identity_digest == known.identity_digest
+                assert written.pixels_digest == known.pixels_digest

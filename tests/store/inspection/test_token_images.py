@@ -1,0 +1,42 @@
+"""Tokens as colours: known directions, fixed signs, comparable pictures."""
+
+import numpy as np
+import pytest
+
+from store import errors
+from store.inspection.token_images import pca_basis, pca_rgb
+
+
+def test_components_are_the_directions_of_most_variance_with_their_largest_entry_positive() -> None:
+    axes = np.diag([4.0, 3.0, 2.0, 1.0])
+    basis = pca_basis(np.concatenate([axes, -axes]) + 7.0)
+    np.testing.assert_allclose(basis.mean, 7.0)
+    np.testing.assert_allclose(basis.components, np.eye(4)[:3], atol=1e-12)
+    assert (basis.low, basis.high) == pytest.approx((-4.0, 4.0))
+
+
+def test_negated_tokens_give_the_same_components_and_opposite_colours() -> None:
+    tokens = np.random.default_rng(0).normal(size=(4, 5, 6))
+    basis, negated = pca_basis(tokens.reshape(-1, 6)), pca_basis(-tokens.reshape(-1, 6))
+    np.testing.assert_allclose(basis.components, negated.components, atol=1e-9)
+    difference = pca_rgb(tokens).astype(int) + pca_rgb(-tokens).astype(int) - 255
+    assert np.abs(difference).max() <= 1
+
+
+def test_one_basis_makes_pictures_comparable() -> None:
+    tokens = np.random.default_rng(1).normal(size=(2, 4, 4, 8))
+    basis = pca_basis(tokens.reshape(-1, 8))
+    both = [pca_rgb(image, basis) for image in tokens]
+    swapped = tokens[0].copy()
+    swapped[0, 0] = tokens[1, 2, 3]
+    assert pca_rgb(swapped, basis)[0, 0].tolist() == both[1][2, 3].tolist()
+    assert min(picture.min() for picture in both) == 0
+    assert max(picture.max() for picture in both) == 255
+    assert pca_rgb(tokens[0] * 100, basis).max() == 255  # clipped
+
+
+def test_few_channels_constant_tokens_and_bad_tokens() -> None:
+    assert pca_rgb(np.random.default_rng(2).normal(size=(2, 3, 2))).shape == (2, 3, 3)
+    assert set(pca_rgb(np.ones((2, 2, 4))).reshape(-1)) == {128}
+    with pytest.raises(errors.InvalidInput, match="finite tokens"):
+        pca_basis(np.array([[np.nan, 1.0]]))

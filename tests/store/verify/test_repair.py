@@ -1,0 +1,219 @@
+"""Repairs: whole again, bit for bit where the trailer survives; no good row is lost whatever happens."""
+
+import contextlib
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import store
+from store import errors
+from store.storage.open_files import OpenFile
+from store.verify.problems import Kind
+from store.verify.repair import RepairReport, _Repairer, repair
+from store.verify.verify import VerifyReport, verify
+from tests.store import caches, damage, fake_recomputer
+from tests.store.caches import contents, same_rows
+from tests.store.damage import MADE_ANEW, REPAIRED, REPORTED, shard_path
+
+FLIPS_A_ROUND = 12
+ROUNDS = 25
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("repair") / "cache"
+    caches.make_cache(root)
+    return root
+
+
+@pytest.fixture
+def root(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    fake_recomputer.install(tmp_path / "site", monkeypatch)
+    return Path(shutil.copytree(whole, tmp_path / "cache"))
+
+
+def repaired(root: Path, log: Path | None = None) -> tuple[VerifyReport, RepairReport]:
+    report = verify(root)
+    return report, repair(store.open(root), report, catalogue=log)
+
+
+@pytest.mark.parametrize(("function", "kind"), REPAIRED, ids=[function.__name__ for function, _ in REPAIRED])
+def test_a_repair_gives_back_what_was_there(
+    root: Path, whole: Path, function: Callable[[Path], None], kind: Kind
+) -> None:
+    function(root)
+    _, done = repaired(root)
+    assert done.left == []
+    assert verify(root).problems == ()
+    assert contents(root) == contents(whole)
+
+
+@pytest.mark.parametrize(("function", "kind"), MADE_ANEW, ids=[function.__name__ for function, _ in MADE_ANEW])
+def test_rows_are_what_they_were_where_the_trailer_was_lost(
+    root: Path, whole: Path, function: Callable[[Path], None], kind: Kind
+) -> None:
+    function(root)
+    _, done = repaired(root)
+    assert done.left == []
+    assert verify(root).problems == ()
+    assert same_rows(root, whole)
+
+
+@pytest.mark.parametrize(("function", "kind"), REPORTED, ids=[function.__name__ for function, _ in REPORTED])
+def test_what_is_for_people_to_decide_is_not_touched(root: Path, function: Callable[[Path], None], kind: Kind) -> None:
+    function(root)
+    before = contents(root)
+    report = verify(root)
+    with contextlib.suppress(errors.UnsupportedFormat):  # where not even the root can be read
+        repair(store.open(root), report)
+    assert contents(root) == before
+
+
+def test_every_single_byte_flip_in_a_shard_is_found_and_repaired(root: Path, whole: Path) -> None:
+    generator = random.Random(5)
+    shards = sorted(path for path in root.rglob("c.*.0.0*") if "statistics" not in path.parts)
+    expected = contents(whole)
+    for _ in range(ROUNDS):
+        hit = generator.sample(shards, FLIPS_A_ROUND)
+        for path in hit:
+            damage.flip(path, generator.randrange(path.stat().st_size), generator.randrange(1, 256))
+        report, done = repaired(root)
+        assert {problem.key for problem in report.problems} >= {str(path.relative_to(root)) for path in hit}
+        assert done.left == []
+        assert contents(root) == expected
+
+
+def test_only_the_bad_rows_are_made_anew(root: Path, tmp_path: Path) -> None:
+    damage.flip_token_row(root)
+    damage.flip_pixels_row(root)
+    damage.flip_index(root)
+    log = tmp_path / "asked"
+    repaired(root, log)
+    assert log.read_text().splitlines() == ["flowers/pixels 1", "flowers/dino 1"]
+
+
+def test_a_sealed_cache_gives_lost_manifest_rows_back_without_the_source(
+    root: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_recomputer.uninstall(monkeypatch)
+    damage.blank_pixels_trailer(root)
+    _, done = repaired(root)
+    assert done.left == []
+    assert store.open(root)["flowers"].manifest().equals(store.open(whole)["flowers"].manifest())
+
+
+def test_pixels_that_the_source_no_longer_gives_are_left_and_reported_with_their_tokens(
+    root: Path, tmp_path: Path
+) -> None:
+    damage.flip_pixels_row(root)
+    damage.flip_token_row(root)
+    before = contents(root)
+    _, done = repaired(root, tmp_path / fake_recomputer.CHANGED)
+    pixels, tokens = done.left
+    assert (pixels.array, pixels.shard, pixels.rows) == ("pixels", 1, (6,))
+    assert pixels.dependents == {"dino": [6], "mast": [6]}
+    assert "other pixels than were recorded" in str(pixels)
+    assert "Tokens computed from these pixels: dino rows 6; mast rows 6" in str(pixels)
+    assert (tokens.array, tokens.shard) == ("dino", 1)
+    assert "pixels must be whole first" in tokens.reason
+    assert contents(root) == before
+
+
+def test_tokens_that_other_pixels_would_change_are_not_accepted_without_a_trailer(root: Path, tmp_path: Path) -> None:
+    damage.delete_pixels(root)
+    _, done = repaired(root, tmp_path / fake_recomputer.CHANGED)
+    assert "Has a source image changed?" in str(done.left[0])
+    assert not shard_path(root, "pixels", 1).exists()
+
+
+def test_without_a_recomputer_what_can_be_repaired_is(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_recomputer.uninstall(monkeypatch)
+    damage.flip_index(root)
+    damage.flip_trailer(root)
+    damage.flip_token_row(root)
+    _, done = repaired(root)
+    assert done.repaired == [("flowers", "pixels", 0), ("flowers", "mast", 1)]
+    (left,) = done.left
+    assert "Run: pip install 'codistill[extract]'" in str(left)
+    assert [problem.kind for problem in verify(root).problems] == [Kind.ROW_CHECKSUM]
+
+
+def test_a_repair_killed_in_the_middle_is_taken_up_without_losing_rows(root: Path, whole: Path, tmp_path: Path) -> None:
+    damage.put_aside(root)
+    log = tmp_path / "asked"
+    _, done = repaired(root, log)
+    assert done.repaired == [("flowers", "dino", 1)]
+    assert log.read_text().splitlines() == ["flowers/dino 1"]
+    assert contents(root) == contents(whole)
+
+
+def test_a_failure_to_publish_puts_the_damaged_shard_back(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    damage.flip_token_row(root)
+    before = contents(root)
+    report = verify(root)
+
+    def full(self: store.ShardWriter, manifest: object = None) -> bool:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(store.ShardWriter, "finish", full)
+    with pytest.raises(OSError, match="no space"):
+        repair(store.open(root), report)
+    assert contents(root) == before
+
+
+def test_a_good_row_that_changes_while_it_is_copied_gets_no_new_checksum(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage.flip_token_row(root)
+    before = contents(root)
+    report = verify(root)
+    read_into = OpenFile.read_into
+
+    def flipped(self: OpenFile, buffers: list[np.ndarray], offset: int, length: int) -> int:
+        done = read_into(self, buffers, offset, length)
+        if len(buffers) == 2:  # one row and its checksum
+            buffers[0][0] ^= 1
+        return done
+
+    publish = _Repairer._publish
+
+    def publish_with_bad_reads(self: _Repairer, *arguments: object) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(OpenFile, "read_into", flipped)
+            publish(self, *arguments)
+
+    monkeypatch.setattr(_Repairer, "_publish", publish_with_bad_reads)
+    done = repair(store.open(root), report)
+    assert "reads differently now" in str(done.left[0])
+    assert contents(root) == before
+
+
+def test_a_repaired_row_that_differs_is_noted_in_the_provenance(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    damage.flip_token_row(root)
+    exact = fake_recomputer.tokens_of
+    monkeypatch.setattr(fake_recomputer, "tokens_of", lambda spec, row: exact(spec, row) * np.float16(1.001))
+    repaired(root)
+    provenance = store.open(root)["flowers"].read_trailer("dino", 1).provenance
+    assert provenance == {"device": "tests", "recomputed": {"rows": [5], "made_by": "fake recomputer"}}
+    assert verify(root).ok
+
+
+def test_a_cache_on_an_object_store_is_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_recomputer.install(tmp_path / "site", monkeypatch)
+    location = "memory://bucket/test_repair"
+    cache = caches.make_cache(location)
+    keys = [f"features.zarr/flowers/dino/tokens/c.{shard}.0.0" for shard in range(3)]
+    before = [cache.storage.read(key) for key in keys]
+    damaged = [before[1], before[0][:-9] + before[0][-8:], before[2][:70] + b"?" + before[2][71:]]
+    for key, data in zip(keys, damaged, strict=True):
+        cache.storage.replace(key, data)
+    report = verify(location)
+    kinds = {(problem.shard, problem.kind) for problem in report.problems}
+    assert kinds == {(0, Kind.MISPLACED), (1, Kind.MISPLACED), (1, Kind.OBJECT_SIZE), (2, Kind.HOLE_NOT_ZERO)}
+    assert repair(store.open(location), report).left == []
+    assert verify(location).ok
+    assert [cache.storage.read(key) for key in keys] == before

@@ -1,0 +1,116 @@
+"""Every damage is found and gets its own name; nothing whole is called damaged."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import store
+from store import errors
+from store.inspection.info import inspect
+from store.verify.problems import Kind
+from store.verify.verify import verify
+from tests.store import caches, damage
+from tests.store.damage import MADE_ANEW, REPAIRED, REPORTED
+
+ALL = [*REPAIRED, *MADE_ANEW, *REPORTED]
+NAMES = [function.__name__ for function, _ in ALL]
+IN_ROWS = {Kind.ROW_CHECKSUM, Kind.ROW_DIFFERS, Kind.ROW_NOT_FINITE, Kind.HOLE_NOT_ZERO, Kind.MOMENTS_DIFFER}
+CONSEQUENCES = {
+    Kind.OBJECT_SIZE: {Kind.ROW_CHECKSUM},
+    Kind.MISPLACED: {Kind.SHARD_GONE},
+    Kind.QUARANTINED: {Kind.SHARD_GONE},
+    Kind.PIXELS_MISSING: {Kind.SHARD_GONE},
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("verify") / "cache"
+    caches.make_cache(root)
+    return root
+
+
+@pytest.fixture
+def root(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_whole_cache_is_ok(root: Path, quick: bool) -> None:
+    report = verify(root, quick=quick)
+    assert report.ok, report.problems
+    assert report.notes == ()
+    assert (report.shards, report.rows) == (15, 3 * 10 + 3 * 7)
+
+
+def test_a_cache_being_filled_is_ok(tmp_path: Path) -> None:
+    cache = caches.create_datasets(tmp_path / "cache")
+    assert verify(cache.location).ok
+    caches.write_pixels(cache, damage.FLOWERS, 1)
+    report = verify(cache.location)
+    assert report.ok
+    assert report.notes == ("'flowers/pixels' is not sealed",)
+    store.seal(cache)
+    caches.write_tokens(cache, damage.FLOWERS, damage.DINO, 1)
+    caches.write_pixels(cache, damage.FLOWERS, 0)
+    with cache["flowers"].write_shard("pixels", 2, provenance={}):  # somebody is at it
+        report = verify(cache.location)
+    assert report.ok
+    assert len(report.notes) == 3
+
+
+@pytest.mark.parametrize(("function", "kind"), ALL, ids=NAMES)
+def test_damage_is_found_under_its_name(root: Path, function: Callable[[Path], None], kind: Kind) -> None:
+    function(root)
+    found = verify(root)
+    kinds = {problem.kind for problem in found.problems}
+    assert kind in kinds
+    assert kinds <= {kind, *CONSEQUENCES.get(kind, ())}, found.problems
+    quick = {problem.kind for problem in verify(root, quick=True).problems}
+    assert (kind in quick) == (kind not in IN_ROWS)
+
+
+def test_problems_name_the_rows_and_are_plain_json(root: Path) -> None:
+    damage.flip_token_row(root)
+    (problem,) = verify(root).problems
+    assert problem.as_json() == {
+        "kind": "row_checksum",
+        "key": "features.zarr/flowers/dino/tokens/c.1.0.0",
+        "message": "row 5: checksum differs",
+        "dataset": "flowers",
+        "array": "dino",
+        "shard": 1,
+        "rows": [5],
+    }
+    assert str(problem) == "shard 1 of 'flowers/dino': row 5: checksum differs"
+
+
+def test_a_live_writers_file_is_no_problem_and_an_unreadable_leftover_only_a_note(root: Path) -> None:
+    tokens = root / "features.zarr/flowers/dino/tokens"
+    (tokens / damage.temporary_name(root, pid=os.getpid())).write_bytes(b"half")
+    report = verify(root)
+    assert report.ok
+    assert "is being written" in report.notes[0]
+
+
+@pytest.mark.parametrize("array", ["pixels", "mast/tokens"])
+def test_arrays_of_somebody_else_are_noted_and_left_alone(root: Path, array: str) -> None:
+    path = root / "features.zarr/flowers" / array / "zarr.json"
+    document = json.loads(path.read_text())
+    document["attributes"] = {}
+    path.write_text(json.dumps(document))
+    report = verify(root)
+    assert report.ok, report.problems
+    assert report.notes == (f"'flowers/{array.split('/')[0]}' was not written by codistill: its rows are not checked",)
+    found = inspect(store.open(root)).datasets[0]
+    assert sum(array.notes != () for array in found.arrays) == 1
+    assert [array.ok for array in found.arrays] == [9, 8, 9]
+
+
+def test_no_cache_is_an_error_and_not_a_problem(tmp_path: Path) -> None:
+    with pytest.raises(errors.MissingCache):
+        verify(tmp_path)

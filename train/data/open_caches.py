@@ -1,0 +1,277 @@
+"""From a recipe and locations to a mixture: everything that does not fit is found and said at once."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+import store
+from store import Cache, Dataset, TeacherInfo
+from store.common.config import near_miss
+from store.errors import InvalidConfig, InvalidInput
+from store.format import manifest
+from store.format.schema import PIXELS
+from train.data.mixture import Mixture, RowList, Source
+from train.data.row_filter import Expression
+from train.data.row_filter import parse as parse_subset
+from train.data.teacher_sharing import eligibility_table
+from train.recipe.config import Recipe
+from train.stateless_random import Int64
+
+Member = tuple[int, Dataset]  # which cache, and one of its datasets
+
+
+def open_mixture(recipe: Recipe, locations: Sequence[str], *, problems: Iterable[str] = ()) -> Mixture:
+    """Open sealed caches and find the rows to train and to measure on.
+
+    Rows are usable if they are ok in pixels and in the tokens of every teacher that the sharing mode uses for them.
+    The sealed status is believed; no shard is looked at.
+
+    Args:
+        recipe: what is wanted.
+        locations: of the caches.
+        problems: that the caller has found already, to be listed with those found here.
+
+    Raises:
+        InvalidConfig: recipe and caches do not fit; every problem is listed.
+        MissingCache, NotSealed: from the caches.
+    """
+    caches = tuple(store.open(location) for location in locations)
+    choice = _Choice(recipe=recipe, caches=caches, problems=list(problems))
+    choice.check_subset()
+    choice.check_caches()
+    training, held_out = choice.datasets()
+    teachers = choice.teachers(training)
+    choice.raise_problems()
+    reads = choice.reads(training, teachers)
+    choice.raise_problems()
+    sources = [
+        _source(cache, dataset, reads=reads[dataset.group], subset=choice.subset)
+        for cache, dataset in _in_order(training)
+    ]
+    choice.check_rows(sources)
+    choice.raise_problems()
+    everything = sources
+    if recipe.targets.statistics == "cache":
+        everything = [_source(*member, reads=_held(member, teachers)) for member in _in_order(choice.members("train"))]
+    return Mixture(
+        caches=caches,
+        image_size=choice.image_size,
+        teachers=teachers,
+        groups=_by_group(sources),
+        held_out=tuple(
+            _source(*member, reads=_held(member, teachers)) for member in _in_order(held_out) if _held(member, teachers)
+        ),
+        reference=_by_group(everything),
+    )
+
+
+def describe(mixture: Mixture) -> dict[str, Any]:
+    """What a run was trained on, as its `cache.json` has it: uuids, digests of the status, identities of teachers."""
+    by_cache: list[dict[str, Any]] = [
+        {"location": cache.location, "uuid": cache.uuid, "datasets": {}} for cache in mixture.caches
+    ]
+    for source in (*mixture.sources, *mixture.held_out):
+        dataset = source.dataset
+        by_cache[source.cache]["datasets"][dataset.name] = {
+            "group": dataset.group,
+            "split": dataset.split,
+            "rows": dataset.rows,
+            "used_rows": len(source.rows),
+            "status": {array: _digest(dataset.status(array)) for array in (PIXELS, *source.reads)},
+        }
+    teachers = {
+        name: {
+            "identity_digest": teacher.identity_digest,
+            "identity": teacher.identity,
+            "groups": list(teacher.groups),
+            "patch_grid": list(teacher.patch_grid),
+            "prefix_tokens": teacher.prefix_tokens,
+            "channels": teacher.channels,
+        }
+        for name, teacher in mixture.teachers.items()
+    }
+    return {"image_size": mixture.image_size, "teachers": teachers, "caches": by_cache}
+
+
+@dataclass(kw_only=True)
+class _Choice:
+    """Matches a recipe against caches, collecting what does not fit."""
+
+    recipe: Recipe
+    caches: tuple[Cache, ...]
+    problems: list[str] = field(default_factory=list)
+    subset: Expression = None
+
+    @property
+    def image_size(self) -> int:
+        return int(self.caches[0].recipe["image_size"])
+
+    def raise_problems(self) -> None:
+        if self.problems:
+            where = ", ".join(f"'{cache.location}'" for cache in self.caches)
+            raise InvalidConfig(f"recipe '{self.recipe.name}' on {where}", self.problems)
+
+    def check_subset(self) -> None:
+        if self.recipe.data.subset:
+            try:
+                self.subset = parse_subset(self.recipe.data.subset, manifest.SCHEMA)
+            except InvalidConfig as error:
+                self.problems += [f"data.subset: {problem}" for problem in error.problems]
+
+    def check_caches(self) -> None:
+        sizes = [int(cache.recipe["image_size"]) for cache in self.caches]
+        if len(set(sizes)) > 1:
+            self.problems.append(f"image sizes of the caches differ: {', '.join(f'{size} px' for size in sizes)}")
+        wanted = self.recipe.student.image_size
+        if wanted is not None and wanted != sizes[0]:
+            self.problems.append(
+                f"student.image_size: the recipe is for {wanted} px, the cache has {sizes[0]} px. Choose the recipe or "
+                f"cache that fits, or pass --student.image-size {sizes[0]}"
+            )
+        uuids = [cache.uuid for cache in self.caches]
+        if len(set(uuids)) < len(uuids):
+            self.problems.append("the same cache is given twice")
+
+    def datasets(self) -> tuple[list[Member], list[Member]]:
+        """Those to train on and those to measure on."""
+        training = self._named("data.datasets", self.recipe.data.datasets, split="train")
+        held_out = self._named("data.val_datasets", self.recipe.data.val_datasets, split="val")
+        if not training and not self.problems:
+            self.problems.append("no dataset with split 'train' in these caches")
+        return training, held_out
+
+    def members(self, split: str) -> list[Member]:
+        """All datasets of a split."""
+        found = [(number, dataset) for number, cache in enumerate(self.caches) for dataset in cache]
+        return [member for member in found if member[1].split == split]
+
+    def _named(self, key: str, names: Sequence[str], *, split: str) -> list[Member]:
+        available = {dataset.name: dataset.split for cache in self.caches for dataset in cache}
+        for place, name in enumerate(names):
+            if name not in available:
+                self._unknown(f"{key}[{place}]", name, available)
+            elif available[name] != split:
+                self.problems.append(f"{key}[{place}]: '{name}' has split '{available[name]}', not '{split}'")
+        return [member for member in self.members(split) if not names or member[1].name in names]
+
+    def teachers(self, training: Sequence[Member]) -> dict[str, TeacherInfo]:
+        """Those wanted, each the same network everywhere and all with one patch grid."""
+        available = sorted({name for _, dataset in training for name in dataset.teachers})
+        wanted = sorted(set(self.recipe.data.teachers) or available)
+        for place, name in enumerate(self.recipe.data.teachers):
+            if name not in available:
+                self._unknown(f"data.teachers[{place}]", name, available)
+        if not available and training:
+            self.problems.append("no teacher's tokens in these datasets. Run: codistill extract run")
+        found: dict[str, TeacherInfo] = {}
+        for _, dataset in training:
+            for name in (name for name in wanted if name in dataset.teachers):
+                self._check_same(found.setdefault(name, dataset.teacher(name)), dataset.teacher(name), dataset)
+        grids = {name: teacher.patch_grid for name, teacher in found.items()}
+        if len(set(grids.values())) > 1:
+            listed = ", ".join(f"{name} {rows}x{columns}" for name, (rows, columns) in sorted(grids.items()))
+            self.problems.append(f"patch grids of the teachers differ: {listed}")
+        return dict(sorted(found.items()))
+
+    def reads(self, training: Sequence[Member], teachers: Mapping[str, TeacherInfo]) -> dict[str, tuple[str, ...]]:
+        """The teachers whose tokens are read, by group."""
+        groups = sorted({dataset.group for _, dataset in training})
+        generic = self.recipe.sharing.generic_groups
+        if self.recipe.sharing.mode == "generic" and not set(generic) & set(groups):
+            wanted, here = ", ".join(generic) or "nothing", ", ".join(groups)
+            self.problems.append(f"sharing.generic_groups: none of {wanted} is here; groups: {here}")
+        try:
+            table = eligibility_table(
+                self.recipe.sharing.mode,
+                groups=groups,
+                teacher_groups={name: teacher.groups for name, teacher in teachers.items()},
+                generic_groups=generic,
+            )
+        except InvalidInput as error:
+            self.problems.append(str(error))
+            return {}
+        if self.recipe.targets.norm == "ema":
+            table = np.ones_like(table)  # the released statistics are over all images of a batch
+        reads = {
+            group: tuple(name for name, used in zip(teachers, column, strict=True) if used)
+            for group, column in zip(groups, table.T, strict=True)
+        }
+        for _, dataset in training:
+            lacking = [name for name in reads[dataset.group] if name not in dataset.teachers]
+            if lacking:
+                self.problems.append(
+                    f"dataset '{dataset.name}' has no tokens of {', '.join(lacking)}. Extract them, leave the dataset "
+                    "out with --data.datasets, or the teacher with --data.teachers"
+                )
+        return reads
+
+    def check_rows(self, sources: Sequence[Source]) -> None:
+        for name, members in _by_group(sources).items():
+            if not any(len(source.rows) for source in members):
+                needed = sorted({array for source in members for array in source.reads})
+                subset = f" and meets {self.recipe.data.subset!r}" if self.recipe.data.subset else ""
+                self.problems.append(f"group '{name}': no row is ok in pixels, {', '.join(needed)}{subset}")
+
+    def _check_same(self, first: TeacherInfo, other: TeacherInfo, dataset: Dataset) -> None:
+        for what in ("identity_digest", "patch_grid", "prefix_tokens", "channels", "groups"):
+            ours, theirs = getattr(first, what), getattr(other, what)
+            if ours != theirs:
+                self.problems.append(
+                    f"teacher '{first.name}' in '{dataset.name}': {what} is {theirs}, elsewhere {ours}"
+                )
+
+    def _unknown(self, where: str, name: str, available: Iterable[str]) -> None:
+        known = sorted(available)
+        listed = ", ".join(known) or "none"
+        self.problems.append(f"{where}: '{name}' is not in this cache{near_miss(name, known)}; available: {listed}")
+
+
+def _in_order(members: Iterable[Member]) -> list[Member]:
+    """By name and then cache, so that datasets of one name are concatenated."""
+    return sorted(members, key=lambda member: (member[1].name, member[0]))
+
+
+def _held(member: Member, teachers: Iterable[str]) -> tuple[str, ...]:
+    """Those of `teachers` whose tokens a dataset has."""
+    available = member[1].teachers
+    return tuple(name for name in teachers if name in available)
+
+
+def _source(cache: int, dataset: Dataset, *, reads: tuple[str, ...], subset: Expression = None) -> Source:
+    return Source(cache=cache, dataset=dataset, rows=_usable_rows(dataset, reads, subset=subset), reads=reads)
+
+
+def _by_group(sources: Iterable[Source]) -> dict[str, tuple[Source, ...]]:
+    groups: dict[str, list[Source]] = {}
+    for source in sources:
+        groups.setdefault(source.dataset.group, []).append(source)
+    return {name: tuple(groups[name]) for name in sorted(groups)}
+
+
+def _usable_rows(dataset: Dataset, teachers: Sequence[str], *, subset: Expression) -> RowList:
+    rows = np.asarray(dataset.valid_rows(teachers), dtype=np.int64)
+    if subset is not None:
+        rows = np.intersect1d(rows, _subset_rows(dataset, subset), assume_unique=True)
+    return _compact(rows)
+
+
+def _subset_rows(dataset: Dataset, subset: Expression) -> Int64:
+    try:
+        table = dataset.manifest(["row"], subset)
+    except pa.ArrowException as error:  # such as a product that int32 cannot hold
+        raise InvalidConfig("data.subset", [f"on the rows of '{dataset.name}': {error}"]) from None
+    return np.asarray(table.column("row").to_numpy(), dtype=np.int64)
+
+
+def _compact(rows: Int64) -> RowList:
+    if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+        return range(int(rows[0]), int(rows[-1]) + 1)
+    return rows.astype(np.uint32)
+
+
+def _digest(status: "np.ndarray[Any, np.dtype[np.uint8]]") -> str:
+    return hashlib.sha256(np.ascontiguousarray(status).tobytes()).hexdigest()

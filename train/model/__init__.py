@@ -1,0 +1,1 @@
+"""Student, projectors, and both together."""

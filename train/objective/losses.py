@@ -1,0 +1,177 @@
+"""The distillation loss: per token a cosine distance and a smooth-L1, in float32 whatever autocast says.
+
+Shapes: B images, N tokens, P prefix tokens (0 or 1), C channels, T teachers.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from store.errors import InvalidInput
+from train.objective.targets import MIN_STD, Standardisation, TeacherNorm
+
+COSINE_EPS = 1e-8  # smallest norm that a vector is divided by
+CPU_CHUNK_ELEMENTS = 1 << 20  # float32 working set of one pass: fits the caches
+GPU_CHUNK_ELEMENTS = 1 << 25  # enough to fill the device, little beside the activations
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """Weights of the two distances: 0.5 and 0.5 as released, 1 and 1 in the paper's equation."""
+
+    cosine: float = 0.5
+    smooth_l1: float = 0.5
+
+
+class TokenLosses(NamedTuple):
+    """Distances per token; only `loss` carries a gradient."""
+
+    loss: Tensor  # (B, N) weighted sum
+    cosine: Tensor  # (B, N) 1 - cosine similarity
+    smooth_l1: Tensor  # (B, N) mean over channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherLoss:
+    """One teacher's loss.
+
+    Args:
+        per_image: (B,) differentiable; mean over tokens, then over token types.
+        terms: `cls_cosine`, `cls_smooth_l1`, `patch_cosine`, `patch_smooth_l1`, each (B,) detached; those of `cls`
+            only where the teacher has a CLS token.
+    """
+
+    per_image: Tensor
+    terms: dict[str, Tensor]
+
+
+def token_losses(
+    prediction: Tensor, target: Tensor, *, norm: Standardisation | None, weights: LossWeights
+) -> TokenLosses:
+    """Compare predicted with teacher tokens.
+
+    The targets stay as cached (raw, half precision) and are standardised on the way; distances and gradient come out
+    of one pass over small pieces, so nothing of the size of the batch is ever held in float32. What is kept for the
+    backward pass is one tensor like `prediction`.
+
+    Args:
+        prediction: (B, N, C), any float dtype.
+        target: (B, N, C), any float dtype; gets no gradient.
+        norm: statistics to standardise `target` with; None takes it as it is.
+        weights: of the two distances in `loss`.
+
+    Raises:
+        InvalidInput: the shapes differ.
+    """
+    if prediction.shape != target.shape:
+        raise InvalidInput(
+            f"student tokens {tuple(prediction.shape)} differ from teacher tokens {tuple(target.shape)} "
+            "(batch, tokens, channels). Check the student's patch size and the teacher's grid"
+        )
+    mean, std = (None, None) if norm is None else (norm.mean.float(), norm.std.float().clamp(min=MIN_STD))
+    return TokenLosses(*_TokenDistances.apply(prediction, target, mean, std, weights.cosine, weights.smooth_l1))
+
+
+def teacher_loss(
+    prediction: tuple[Tensor, Tensor], target: Tensor, *, norm: TeacherNorm | None, weights: LossWeights
+) -> TeacherLoss:
+    """Return one teacher's loss per image: mean over patches, then mean over its token types.
+
+    Args:
+        prediction: (B, P, C) and (B, N, C) of the student.
+        target: (B, P + N, C) raw tokens as cached, prefix first.
+        norm: statistics to standardise `target` with.
+        weights: of the two distances.
+    """
+    prefix, patches = prediction
+    split = prefix.shape[1]
+    parts = {"patch": (patches, target[:, split:], norm.patch if norm else None)}
+    if split:
+        parts = {"cls": (prefix, target[:, :split], norm.prefix if norm else None), **parts}
+    terms: dict[str, Tensor] = {}
+    per_type = []
+    for kind, (predicted, wanted, statistics) in parts.items():
+        found = token_losses(predicted, wanted, norm=statistics, weights=weights)
+        terms[f"{kind}_cosine"] = found.cosine.mean(dim=1)
+        terms[f"{kind}_smooth_l1"] = found.smooth_l1.mean(dim=1)
+        per_type.append(found.loss.mean(dim=1))
+    return TeacherLoss(per_image=torch.stack(per_type).mean(dim=0), terms=terms)
+
+
+def combine(per_image: Tensor, coefficients: Tensor) -> Tensor:
+    """Return the scalar loss: the sum of losses (T, B) times coefficients (T, B)."""
+    return (per_image * coefficients).sum()
+
+
+class _TokenDistances(torch.autograd.Function):
+    """Distances per token with their analytic gradient, computed together while the operands are at hand."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        prediction: Tensor,  # (B, N, C)
+        target: Tensor,  # (B, N, C)
+        mean: Tensor | None,  # (C,)
+        std: Tensor | None,  # (C,), clamped
+        cosine_weight: float,
+        smooth_l1_weight: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        shape, device = prediction.shape[:2], prediction.device
+        cosine = torch.empty(shape, dtype=torch.float32, device=device)
+        smooth_l1 = torch.empty(shape, dtype=torch.float32, device=device)
+        gradient = torch.empty_like(prediction) if ctx.needs_input_grad[0] else None
+        chunk = CPU_CHUNK_ELEMENTS if device.type == "cpu" else GPU_CHUNK_ELEMENTS
+        step = max(1, chunk // max(1, prediction.shape[1] * prediction.shape[2]))
+        for start in range(0, len(prediction), step):
+            piece = slice(start, start + step)
+            student = prediction[piece].float()
+            if mean is not None and std is not None:
+                teacher = torch.sub(target[piece], mean).div_(std)  # in float32, as `mean` is: no pass to convert first
+            else:
+                teacher = target[piece].float()
+            cosine[piece], smooth_l1[piece], slope = _distances(
+                student, teacher, None if gradient is None else (cosine_weight, smooth_l1_weight)
+            )
+            if gradient is not None and slope is not None:
+                gradient[piece] = slope
+        ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(cosine, smooth_l1)
+        return cosine_weight * cosine + smooth_l1_weight * smooth_l1, cosine, smooth_l1
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, None, None, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        if gradient is None:
+            return None, None, None, None, None, None
+        scaled = torch.mul(gradient, upstream[0][..., None], out=torch.empty_like(gradient))
+        return scaled, None, None, None, None, None
+
+
+def _distances(
+    student: Tensor, teacher: Tensor, weights: tuple[float, float] | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Cosine distance, smooth-L1 (beta 1) and, given weights, the gradient of their weighted sum.
+
+    Args:
+        student: float32 (b, N, C).
+        teacher: float32 (b, N, C).
+        weights: of cosine and smooth-L1 in the gradient; None computes no gradient.
+
+    Returns:
+        (b, N), (b, N) and (b, N, C) or None.
+    """
+    student_norm = torch.linalg.vector_norm(student, dim=-1, keepdim=True).clamp_(min=COSINE_EPS)
+    teacher_norm = torch.linalg.vector_norm(teacher, dim=-1, keepdim=True).clamp_(min=COSINE_EPS)
+    similarity = (student * teacher).sum(dim=-1, keepdim=True).div_(student_norm).div_(teacher_norm)
+    difference = student - teacher
+    slope = difference.clamp(-1, 1)  # derivative of smooth-L1; smooth-L1 itself is slope * (difference - slope / 2)
+    smooth_l1 = difference.sub_(slope, alpha=0.5).mul_(slope).mean(dim=-1)
+    cosine = 1 - similarity.squeeze(-1)
+    if weights is None:
+        return cosine, smooth_l1, None
+    slope.mul_(weights[1] / student.shape[-1])
+    slope.addcmul_(student, weights[0] * similarity / student_norm.square())
+    slope.addcmul_(teacher, -weights[0] / (student_norm * teacher_norm))
+    return cosine, smooth_l1, slope

@@ -1,0 +1,72 @@
+"""The exact statistics of a run's targets, put where the loss takes them from."""
+
+import numpy as np
+import torch
+
+from store.errors import InvalidInput
+from store.format.moments import TokenMoments
+from store.format.statistics import Moments, merge
+from train.data.mixture import Mixture, Source
+from train.objective.targets import Standardisation, TargetNorms
+
+ROWS_AT_ONCE = 64
+
+
+def set_exact(norms: TargetNorms, mixture: Mixture, *, over_subset: bool) -> None:
+    """Set mean and std of every teacher to those under the training mixture.
+
+    Each group counts alike, as in a batch, and its datasets by their usable rows.
+
+    Args:
+        norms: changed in place.
+        mixture: its `reference` datasets that hold the teacher's tokens are taken, with the sealed statistics of all
+            their ok rows. A subset changes how much each dataset counts, not its moments.
+        over_subset: read the usable rows and compute their own moments instead; as slow as one pass over them.
+
+    Raises:
+        InvalidInput: a teacher without a single ok row.
+    """
+    for name in mixture.teachers:
+        prefixes: list[Moments] = []
+        patches: list[Moments] = []
+        weights: list[float] = []
+        for sources in mixture.reference.values():
+            rows = sum(len(source.rows) for source in sources)
+            for source in sources:
+                if name not in source.dataset.teachers or not len(source.rows):
+                    continue
+                prefix, patch = _computed(source, name) if over_subset else _sealed(source, name)
+                if not patch.count.any():
+                    continue
+                patches.append(patch)
+                weights.append(len(source.rows) / rows)
+                if prefix is not None:
+                    prefixes.append(prefix)
+        if not patches:
+            raise InvalidInput(f"teacher '{name}' has no ok row in these datasets. Leave it out with --data.teachers")
+        norms.set(
+            name,
+            patch=_standardisation(merge(patches, weights)),
+            prefix=_standardisation(merge(prefixes, weights)) if prefixes else None,
+        )
+
+
+def _sealed(source: Source, teacher: str) -> tuple[Moments | None, Moments]:
+    stored = source.dataset.statistics(teacher)
+    return stored.prefix, stored.patch
+
+
+def _computed(source: Source, teacher: str) -> tuple[Moments | None, Moments]:
+    info = source.dataset.teacher(teacher)
+    prefix_tokens, grid = info.prefix_tokens, info.patch_grid
+    tokens = prefix_tokens + grid[0] * grid[1]
+    moments = TokenMoments(prefix_tokens=prefix_tokens, tokens=tokens, channels=info.channels, rows=len(source.rows))
+    for begin in range(0, len(source.rows), ROWS_AT_ONCE):
+        places = np.arange(begin, min(begin + ROWS_AT_ONCE, len(source.rows)))
+        for row in source.dataset.read(source.rows_at(places), [teacher])[teacher]:
+            moments.add(row)
+    return moments.result()
+
+
+def _standardisation(moments: Moments) -> Standardisation:
+    return Standardisation(torch.from_numpy(moments.mean).float(), torch.from_numpy(moments.std).float())

@@ -1,0 +1,1 @@
+"""Recipes: complete typed configurations of a training."""

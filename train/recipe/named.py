@@ -1,0 +1,125 @@
+"""The named recipes. Each is a function that returns a complete `Recipe`; DUNE's follow its released code."""
+
+import json
+from pathlib import Path
+
+from store.common.config import near_miss, read_toml
+from store.errors import InvalidConfig, InvalidInput, MissingFile
+from train.recipe.config import (
+    Checkpoint,
+    Data,
+    Log,
+    Optim,
+    Projector,
+    Recipe,
+    Schedule,
+    Sharing,
+    Start,
+    Student,
+    flattened,
+    from_mapping,
+    overridden,
+)
+
+
+def dune_base_336() -> Recipe:
+    """DUNE's first stage: ViT-B/14 at 336 px, three transformer projectors, 128 M images."""
+    return Recipe(name="dune-base-336", student=Student(image_size=336))
+
+
+def dune_base_448() -> Recipe:
+    """DUNE's second stage: the ViT-B of the first, fine-tuned at 448 px on a second cache."""
+    return Recipe(
+        name="dune-base-448",
+        student=Student(image_size=448),
+        optim=Optim(lr=5e-5),
+        schedule=Schedule(epochs=50),
+        start=Start(required=True),
+    )
+
+
+def dune_small_336() -> Recipe:
+    """The released small student: ViT-S/14 at 336 px."""
+    return Recipe(name="dune-small-336", student=Student(architecture="small", image_size=336))
+
+
+def demo() -> Recipe:
+    """A ViT of six narrow blocks at 112 px on two CPU cores, in minutes: 16 photographs are enough to see it learn.
+
+    LayerScale starts at 1: from the released 1e-4 the blocks would still be growing when these few steps are over.
+    """
+    return Recipe(
+        name="demo",
+        student=Student(architecture="tiny", depth=6, image_size=112, registers=0, layer_scale=1.0),
+        projector=Projector(layer_scale=1.0),
+        optim=Optim(lr=8e-3),
+        schedule=Schedule(steps=400, warmup=0.1),
+        data=Data(batch=32, val_rows=128),
+        checkpoint=Checkpoint(every_steps=100, keep=2),
+        log=Log(fidelity_every_steps=100),
+    )
+
+
+def tiny() -> Recipe:
+    """For tests and for trying out flags: two small blocks, a few steps, any cache."""
+    return Recipe(
+        name="tiny",
+        student=Student(architecture="tiny", embed_dim=32, depth=2, num_heads=2, registers=1, layer_scale=1.0),
+        projector=Projector(layer_scale=1.0),
+        sharing=Sharing(drop_probability=0.5),
+        optim=Optim(lr=2e-2, precision="fp32"),
+        schedule=Schedule(steps=12),
+        data=Data(batch=6, val_rows=4),
+        checkpoint=Checkpoint(every_steps=4),
+        log=Log(fidelity_every_steps=6, tensorboard=False),
+    )
+
+
+RECIPES = {
+    "dune-base-336": dune_base_336,
+    "dune-base-448": dune_base_448,
+    "dune-small-336": dune_small_336,
+    "demo": demo,
+    "tiny": tiny,
+}
+
+
+def find(name: str) -> Recipe:
+    """The recipe called `name`, or that of a file.
+
+    Args:
+        name: a name in `RECIPES`; or a `.json` file (as a run's `recipe.json`, complete or not) or a `.toml` file,
+            where a top-level `base = "dune-base-336"` names the recipe whose values the file replaces.
+
+    Raises:
+        InvalidInput: if no recipe is called so; the nearest is suggested.
+        InvalidConfig: listing every problem of a file.
+        MissingFile: if the file does not exist.
+    """
+    if name.endswith((".json", ".toml")):
+        return _from_file(Path(name))
+    if name not in RECIPES:
+        raise InvalidInput(
+            f"unknown recipe '{name}'{near_miss(name, RECIPES)}. Choose one of: {', '.join(RECIPES)}; "
+            "or give a .toml or .json file"
+        )
+    return RECIPES[name]()
+
+
+def _from_file(path: Path) -> Recipe:
+    subject = f"recipe '{path}'"
+    if path.suffix == ".toml":
+        data = read_toml(path, subject=subject)
+    else:
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise MissingFile(f"{subject}: cannot read it ({error.strerror})") from None
+        except ValueError as error:
+            raise InvalidConfig(subject, [f"not valid JSON: {error}"]) from None
+    base = data.pop("base", None)
+    if base is None:
+        return from_mapping(data, subject=subject)
+    if base not in RECIPES:
+        raise InvalidConfig(subject, [f"base: unknown recipe '{base}'{near_miss(str(base), RECIPES)}"])
+    return overridden(RECIPES[base](), {"name": path.stem, **dict(flattened(data))}, subject=subject)

@@ -1,0 +1,1 @@
+"""The directory of a run: checkpoints, log, curves, loading."""

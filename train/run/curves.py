@@ -1,0 +1,97 @@
+"""Curves of a run as one PNG: loss, and per teacher the training loss and the held-out cosine similarity."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from store.errors import MissingExtra
+from train.run import log
+
+FILE = "curves.png"
+SMOOTHING = 0.02  # window of the running mean, as a share of the steps
+
+
+def draw(run: Path, out: Path | None = None) -> Path:
+    """Draw the curves of `run` from its log.
+
+    Args:
+        run: run directory.
+        out: PNG to write; None writes `FILE` in the run.
+
+    Returns:
+        The file.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtra("curves need matplotlib. Install codistill[train]") from None
+    steps, fidelity = log.read(run, log.STEP), log.read(run, log.FIDELITY)
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, teachers, held_out = figure.subplots(1, 3)
+    _draw_losses(loss, steps)
+    _draw_teachers(teachers, steps)
+    _draw_fidelity(held_out, fidelity)
+    for axes in (loss, teachers, held_out):
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+    figure.suptitle(run.name)
+    path = out or run / FILE
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def running_mean(values: Sequence[float], window: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Mean over the last `window` values at each place; over fewer at the beginning."""
+    sums = np.cumsum(np.asarray(values, dtype=np.float64))
+    ends = np.arange(1, len(sums) + 1)
+    begins = np.maximum(ends - window, 0)
+    return (sums - np.where(begins > 0, sums[begins - 1], 0.0)) / (ends - begins)
+
+
+def _draw_losses(axes: Any, steps: Sequence[log.Record]) -> None:
+    axes.set_title("loss (what is minimised)")
+    x, y = [record["step"] for record in steps], [record["loss"] for record in steps]
+    axes.plot(x, y, alpha=0.3, color="black", linewidth=0.6)
+    axes.plot(x, running_mean(y, window(steps)), color="black")
+    rate = axes.twinx()
+    rate.plot(x, [record["lr"] for record in steps], color="tab:gray", linestyle=":", linewidth=1)
+    rate.set_ylabel("learning rate (dotted)")
+
+
+def _draw_teachers(axes: Any, steps: Sequence[log.Record]) -> None:
+    axes.set_title("training loss per teacher, before dropping")
+    for name in steps[0]["loss_per_teacher"] if steps else ():
+        points = [
+            (record["step"], value) for record in steps if (value := record["loss_per_teacher"][name]) is not None
+        ]
+        smooth = running_mean([value for _, value in points], window(steps))
+        axes.plot([step for step, _ in points], smooth, label=name)
+    if steps:
+        axes.legend()
+
+
+def _draw_fidelity(axes: Any, records: Sequence[log.Record]) -> None:
+    axes.set_title("held-out cosine similarity to the targets")
+    curves: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    for record in records:
+        for dataset, teachers in record["datasets"].items():
+            for name, values in teachers.items():
+                curves.setdefault((dataset, name), []).append((record["step"], values["cosine"]))
+    for (dataset, name), points in curves.items():
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=f"{name} on {dataset}")
+    if curves:
+        axes.legend(fontsize="small")
+    else:
+        axes.text(0.5, 0.5, "no held-out dataset", ha="center", transform=axes.transAxes)
+
+
+def window(steps: Sequence[log.Record]) -> int:
+    """How many steps the running mean of a log goes over."""
+    return max(1, round(SMOOTHING * len(steps)))

@@ -1,0 +1,105 @@
+"""How close the projected student comes to the targets on held-out rows."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from backbones.images import normalise
+from train.data.loader import Batch, Loader
+from train.data.mixture import Mixture, even_picks
+from train.distributed import Ranks
+from train.model.distiller import Distiller
+from train.objective.losses import LossWeights, teacher_loss
+from train.objective.targets import TargetNorms
+from train.recipe.config import Recipe
+from train.step import arithmetic, term_names
+
+BATCH = 32
+
+Fidelity = dict[str, dict[str, dict[str, float]]]
+Sums = dict[tuple[str, str], "np.ndarray[Any, np.dtype[np.float64]]"]  # (dataset, teacher) -> images, loss, terms
+
+
+def measure(*, recipe: Recipe, mixture: Mixture, distiller: Distiller, norms: TargetNorms, ranks: Ranks) -> Fidelity:
+    """Measure every held-out dataset, with the stored statistics and no dropping.
+
+    Args:
+        recipe: `data.val_rows`, the loss weights, the precision and the machine are used.
+        mixture: `held_out` is measured; datasets of one name in several caches are taken together.
+        distiller: on the rank's device; left in the mode it is in.
+        norms: of the targets.
+        ranks: share the work.
+
+    Returns:
+        dataset -> teacher -> "images"; "loss"; "cosine" (similarity) and "smooth_l1", means over the teacher's token
+        types and over images; and the distances by token type, as "patch_cosine".
+    """
+    terms = term_names(distiller)
+    sums: Sums = {
+        (source.dataset.name, name): np.zeros(2 + len(terms[name]))
+        for source in mixture.held_out
+        for name in source.reads
+    }
+    was_training = distiller.training
+    distiller.eval()
+    weights = LossWeights(cosine=recipe.loss.cosine, smooth_l1=recipe.loss.smooth_l1)
+    for number, source in enumerate(mixture.held_out):
+        with _loader(recipe, mixture, number, ranks) as loader:
+            for batch in loader:
+                found = _losses(batch, recipe=recipe, distiller=distiller, norms=norms, weights=weights)
+                for name, values in found.items():
+                    sums[source.dataset.name, name] += values
+    distiller.train(was_training)
+    result: Fidelity = {}
+    for (dataset, name), mine in sorted(sums.items()):
+        total = ranks.total(torch.from_numpy(mine)).numpy()
+        if total[0]:
+            result.setdefault(dataset, {})[name] = _means(total, terms[name])
+    return result
+
+
+def _loader(recipe: Recipe, mixture: Mixture, number: int, ranks: Ranks) -> Loader:
+    source = mixture.held_out[number]
+    picks = even_picks(number, source, rows=recipe.data.val_rows)
+    return Loader(
+        sources=mixture.held_out,
+        teachers={name: mixture.teachers[name] for name in source.reads},
+        image_size=mixture.image_size,
+        plan=lambda part: picks[slice(part * BATCH, (part + 1) * BATCH)],
+        steps=range(ranks.rank, -(-len(picks) // BATCH), ranks.world),
+        batch=min(BATCH, len(picks)),
+        device=ranks.device,
+        readers=recipe.machine.readers,
+        prefetch=1,
+        verify=recipe.machine.verify,
+    )
+
+
+@torch.no_grad()
+def _losses(
+    batch: Batch, *, recipe: Recipe, distiller: Distiller, norms: TargetNorms, weights: LossWeights
+) -> "dict[str, np.ndarray[Any, np.dtype[np.float64]]]":
+    """Sums over the images of a batch, by teacher: images, loss, terms."""
+    with arithmetic(recipe, batch.pixels):
+        predicted = distiller(normalise(batch.pixels))
+    result = {}
+    for name, tokens in batch.tokens.items():
+        found = teacher_loss(predicted[name], tokens, norm=norms.stored(name), weights=weights)
+        columns = torch.stack([torch.ones_like(found.per_image), found.per_image, *found.terms.values()])
+        result[name] = columns.double().sum(dim=1).cpu().numpy()
+    return result
+
+
+def _means(total: "np.ndarray[Any, np.dtype[np.float64]]", terms: list[str]) -> dict[str, float]:
+    images, loss, *rest = (float(value) for value in total)
+    by_term = {term: value / images for term, value in zip(terms, rest, strict=True)}
+    cosine = [value for term, value in by_term.items() if term.endswith("cosine")]
+    smooth_l1 = [value for term, value in by_term.items() if term.endswith("smooth_l1")]
+    return {
+        "images": images,
+        "loss": loss / images,
+        "cosine": 1 - sum(cosine) / len(cosine),
+        "smooth_l1": sum(smooth_l1) / len(smooth_l1),
+        **by_term,
+    }

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from extract.catalogue import Catalogue
-    from extract.job.executor import Crew
+    from extract.job.executor import Executor
     from extract.job.worker import Settings
 
 TABLE_WIDTH = 110
@@ -207,18 +207,18 @@ def _show_choices(catalogues: Sequence["Catalogue"], *, count_files: bool) -> No
         print(sentence)
 
 
-def _crew(settings: "Settings", scheduler: str | None, workers: int) -> "AbstractContextManager[Crew]":
+def _crew(settings: "Settings", scheduler: str | None, workers: int) -> "AbstractContextManager[Executor]":
     """Who does the work: threads of this process, local processes, or the workers of a scheduler."""
     if scheduler is None and workers <= 0:
         from backbones.device import resolve_device
-        from extract.job.executor import LocalCrew
+        from extract.job.executor import ThreadExecutor
 
-        return LocalCrew(replace(settings, device=resolve_device(settings.device)))
-    from extract.job.dask_executor import ClusterCrew
+        return ThreadExecutor(replace(settings, device=resolve_device(settings.device)))
+    from extract.job.dask_executor import DaskExecutor
 
     if scheduler is None and settings.threads is None:
         settings = replace(settings, threads=max(1, settings.processors // workers))
-    return ClusterCrew(settings, scheduler=scheduler, workers=workers)
+    return DaskExecutor(settings, scheduler=scheduler, workers=workers)
 
 
 def _console() -> "Console":

@@ -44,7 +44,7 @@ class _Entry(pydantic.BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=False)
 
 
-class Recipe(_Entry):
+class ViewRecipe(_Entry):
     """What the views of a cache look like; one recipe a cache.
 
     Attributes:
@@ -169,7 +169,7 @@ class TeacherEntry(_Entry):
 class Catalogue(_Entry):
     """A whole catalogue: `[recipe]`, `[[dataset]]` and `[[teacher]]` entries."""
 
-    recipe: Recipe = Recipe()
+    recipe: ViewRecipe = ViewRecipe()
     dataset: tuple[DatasetEntry, ...]
     teacher: tuple[TeacherEntry, ...] = ()
 

@@ -12,7 +12,7 @@ import numpy as np
 from backbones.device import resolve_device
 from extract.catalogue import load_catalogue
 from extract.job import preflight
-from extract.job.worker import Settings, Workshop, views_provenance
+from extract.job.worker import Settings, Worker, views_provenance
 from store import Cache, Dataset, errors
 from store.format import schema
 from store.format.manifest import PixelsRow
@@ -69,7 +69,7 @@ class CatalogueRecomputer:
         return {**self._workshop.lane(array).provenance, "batch_size": _recorded_batch_size(dataset, array)}
 
     @cached_property
-    def _workshop(self) -> Workshop:
+    def _workshop(self) -> Worker:
         if self._catalogue_path is None:
             raise errors.MissingFile(
                 "making rows anew needs the images and weights. Name them with --catalogue CATALOGUE.toml"
@@ -86,7 +86,7 @@ class CatalogueRecomputer:
             batch_size=None,
             threads=1,
         )
-        return Workshop(settings, ThreadPoolExecutor(1))
+        return Worker(settings, ThreadPoolExecutor(1))
 
 
 def _recorded_batch_size(dataset: Dataset, teacher: str) -> int:

@@ -112,7 +112,7 @@ def train(
             prefetch=recipe.machine.prefetch,
             verify=recipe.machine.verify,
         )
-        journal = log.Journal(
+        journal = log.RunLogger(
             out,
             done=done,
             steps=recipe.steps,

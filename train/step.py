@@ -19,7 +19,7 @@ from backbones.images import normalise
 from store.errors import Diverged
 from train.data import augment
 from train.data.loader import Batch
-from train.data.mixture import Mixture, Picks
+from train.data.mixture import Mixture, RowSelection
 from train.data.sampler import Sampler, slice_of_rank
 from train.data.teacher_sharing import eligibility_table
 from train.distributed import Ranks
@@ -129,7 +129,7 @@ class Stepper:
         self._weights = LossWeights(cosine=recipe.loss.cosine, smooth_l1=recipe.loss.smooth_l1)
         self._model = _wrapped(distiller, recipe=recipe, ranks=ranks)
 
-    def plan(self, step: int) -> Picks:
+    def plan(self, step: int) -> RowSelection:
         """The rows of `step` that are this rank's."""
         return self._mixture.locate(self.sampler.draw(step))[self._part]
 

@@ -40,12 +40,12 @@ from backbones.device import resolve_device
 from backbones.vit import DinoVisionTransformer
 from benchmarks.extract.gpu import utilisation
 from benchmarks.extract.teachers import overheads
-from extract.catalogue import Catalogue, DatasetEntry, Recipe, TeacherEntry
+from extract.catalogue import Catalogue, DatasetEntry, TeacherEntry, ViewRecipe
 from extract.job import job
-from extract.job.executor import Crew, LocalCrew, torch_threads
+from extract.job.executor import Executor, ThreadExecutor, torch_threads
 from extract.job.failure_limit import FailureLimit
 from extract.job.summary import StageReport
-from extract.job.worker import Settings, Workshop
+from extract.job.worker import Settings, Worker
 from extract.sources import open_source
 from extract.teachers.loading import load_teacher
 from extract.views.parameters import ViewParameters, draw
@@ -146,7 +146,7 @@ def make_catalogue(folder: Path, scale: Scale, *, rows: int, images: Path | None
         entries.append(DatasetEntry.model_validate(values))
     teacher = {"name": "teacher", "model": "dinov2", "weights": weights(folder, scale), "dtype": dtype}
     return Catalogue(
-        recipe=Recipe(image_size=scale.image_size, shard_rows=min(scale.shard_rows, -(-rows // 4))),
+        recipe=ViewRecipe(image_size=scale.image_size, shard_rows=min(scale.shard_rows, -(-rows // 4))),
         dataset=tuple(entries),
         teacher=(TeacherEntry.model_validate(teacher),),
     )
@@ -188,24 +188,24 @@ def views(folder: Path, settings: Settings) -> dict[str, Any]:
 
 
 def views_of_recipe(
-    folder: Path, settings: Settings, photometric: str, bare: Callable[[Workshop], Callable[[int], None]]
+    folder: Path, settings: Settings, photometric: str, bare: Callable[[Worker], Callable[[int], None]]
 ) -> dict[str, Any]:
     """The same for one kind of recipe."""
     shard_rows = min(SCALES["full"].shard_rows, settings.catalogue.recipe.shard_rows * VIEWS_PER_ROW)
     values = {"photometric": photometric, "shard_rows": shard_rows}
     recipe = settings.catalogue.recipe.model_copy(update=values)
     mine = with_recipe(settings, recipe, folder / f"views-{photometric}")
-    with LocalCrew(mine) as crew:
+    with ThreadExecutor(mine) as crew:
         run_stages(mine, crew, datasets=["many"], stages=["index"])
         stage, reports = cost_of(lambda: run_stages(mine, crew, datasets=["many"], stages=["views"]))
-    workshop = Workshop(mine, ThreadPoolExecutor(1))
+    workshop = Worker(mine, ThreadPoolExecutor(1))
     work, images = bare(workshop), range(workshop.cache["many"].images)
     with torch_threads(1), ThreadPoolExecutor(mine.processors) as pool:
         drawn, _ = cost_of(lambda: list(pool.map(work, images)))
     return compared(reports[0], stage=stage, bare=drawn)
 
 
-def bare_decode_and_resize(workshop: Workshop) -> Callable[[int], None]:
+def bare_decode_and_resize(workshop: Worker) -> Callable[[int], None]:
     """Read, decode with Pillow, resize each view's rectangle; nothing is checked, written down or kept."""
     maker, size = workshop.view_maker("many"), workshop.settings.catalogue.recipe.image_size
 
@@ -227,7 +227,7 @@ def cropped(whole: torch.Tensor, box: ViewParameters) -> torch.Tensor:
     return whole[:, box.top : box.top + box.height, box.left : box.left + box.width]
 
 
-def bare_drawing(workshop: Workshop) -> Callable[[int], None]:
+def bare_drawing(workshop: Worker) -> Callable[[int], None]:
     """Draw the views and drop them."""
     maker = workshop.view_maker("many")
 
@@ -240,7 +240,7 @@ def bare_drawing(workshop: Workshop) -> Callable[[int], None]:
 def features(folder: Path, settings: Settings) -> dict[str, Any]:
     """The features stage against the bare forward."""
     mine = replace(settings, location=str(folder / "features"))
-    with LocalCrew(mine) as crew:
+    with ThreadExecutor(mine) as crew:
         run_stages(mine, crew, datasets=["few"], stages=["index", "views"])
         crew.prepare_teacher("teacher", ["few"])
         bare = bare_forward(mine)
@@ -269,12 +269,12 @@ def bare_forward(settings: Settings) -> Cost:
 
 def scaling(folder: Path, settings: Settings) -> dict[str, Any]:
     """Rows/s of both stages with one and two worker processes of one thread for drawing and computing each."""
-    from extract.job.dask_executor import ClusterCrew
+    from extract.job.dask_executor import DaskExecutor
 
     found: dict[str, Any] = {}
     for workers in (1, 2):
         mine = replace(settings, location=str(folder / f"workers-{workers}"), threads=1)
-        with ClusterCrew(mine, scheduler=None, workers=workers) as crew:
+        with DaskExecutor(mine, scheduler=None, workers=workers) as crew:
             # Once over, so that every process has imported, opened and loaded what it needs; then the same again.
             run_stages(mine, crew, datasets=["few"], stages=["index", "views", "features"])
             run_stages(mine, crew, datasets=["many"], stages=["index"])
@@ -288,7 +288,7 @@ def scaling(folder: Path, settings: Settings) -> dict[str, Any]:
 
 
 def run_stages(
-    settings: Settings, crew: Crew, *, datasets: list[str], stages: list[str], anew: bool = False
+    settings: Settings, crew: Executor, *, datasets: list[str], stages: list[str], anew: bool = False
 ) -> list[StageReport]:
     """Run stages of a job in a crew and return their reports; `anew` deletes first what they make."""
     asked = job.Job(
@@ -308,7 +308,7 @@ def run_stages(
     return list(report.stages)
 
 
-def with_recipe(settings: Settings, recipe: Recipe, location: Path) -> Settings:
+def with_recipe(settings: Settings, recipe: ViewRecipe, location: Path) -> Settings:
     """The same job with another recipe in another cache."""
     catalogue = settings.catalogue.model_copy(update={"recipe": recipe})
     return replace(settings, catalogue=catalogue, location=str(location))

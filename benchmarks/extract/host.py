@@ -27,7 +27,7 @@ from benchmarks.machine import describe
 from benchmarks.store.peers_zarr import DATASET, CacheWriter
 from benchmarks.store.rows import PIXELS, Rows, specs
 from extract.job import stages
-from extract.teachers.runner import BATCHES_ON_DEVICE, TeacherLane
+from extract.teachers.runner import BATCHES_ON_DEVICE, TeacherRunner
 from store.common.threads import ordered_map
 from store.format import kernels
 
@@ -89,7 +89,7 @@ def make_pixels(folder: Path, *, rows: int, shard_rows: int, small: bool) -> sto
     return store.open(folder)[DATASET]
 
 
-class PacedLane(TeacherLane):
+class PacedRunner(TeacherRunner):
     """A lane whose teacher is a clock: batches follow each other on it, as many at a time as a lane lets onto a GPU."""
 
     def __init__(self, dataset: store.Dataset, *, rate: float, batch_size: int) -> None:
@@ -113,7 +113,7 @@ class PacedLane(TeacherLane):
 
 def measure(dataset: store.Dataset, *, rate: float, shards_under_way: int, batch_size: int) -> dict[str, float]:
     """Write all tokens, timed, and delete them."""
-    lane = PacedLane(dataset, rate=rate, batch_size=batch_size)
+    lane = PacedRunner(dataset, rate=rate, batch_size=batch_size)
     kernels.compiled()
     node = dataset.array(TEACHER)
     begun, used = time.perf_counter(), time.process_time()

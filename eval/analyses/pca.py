@@ -24,7 +24,7 @@ from eval.fidelity.predictors import statistics
 from eval.fidelity.scores import HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS, PATCH
 from store.errors import InvalidInput
 from store.inspection.token_images import pca_basis, pca_rgb
-from train.data.mixture import Mixture, Picks, Source
+from train.data.mixture import Mixture, RowSelection, Source
 from train.objective.targets import MIN_STD
 
 PHOTOGRAPH, ENCODER = "photograph", "student encoder"
@@ -81,7 +81,7 @@ def choose(mixture: Mixture, *, count: int) -> tuple[rows.Selection, list[str]]:
         chosen += [turn[place] for place in range(depth) for turn in turns if place < len(turn)]
     by_image = {shown.image: shown for shown in reversed(chosen)}  # the first of each photograph stays
     kept = [shown for shown in chosen if by_image[shown.image] is shown][:count]
-    picks = Picks(
+    picks = RowSelection(
         source=np.array([shown.source for shown in kept], dtype=np.int64),
         row=np.array([shown.row for shown in kept], dtype=np.int64),
         slot=np.arange(len(kept)),

@@ -157,14 +157,14 @@ def _probe(
     from eval.encoders.load import choose
     from eval.probes import probe_results
     from eval.probes.datasets import identity
-    from eval.probes.feature_store import Shelf
+    from eval.probes.feature_store import FeatureStore
     from eval.runs.results import digest
 
     check(settings, subject=f"{kind} probe")
     device = torch.device(resolve_device(inputs.options.device))
     encoder = choose(inputs.encoder, inputs.options, device=device, final_norm=final_norm)
     name = inputs.data.resolve().name
-    shelf = Shelf(root=inputs.features, dataset=name, progress=_bar)
+    shelf = FeatureStore(root=inputs.features, dataset=name, progress=_bar)
     train, test = parts
 
     def figures_of() -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from train.data.loader import Batch, Loader
-from train.data.mixture import Mixture, Picks, Source
+from train.data.mixture import Mixture, RowSelection, Source
 
 BATCH = 32
 READERS = 2
@@ -28,7 +28,7 @@ class Selection:
     """
 
     sources: tuple[Source, ...]
-    picks: Picks
+    picks: RowSelection
 
     def __len__(self) -> int:
         return len(self.picks)
@@ -85,5 +85,5 @@ def _draw(sources: Sequence[Source], limits: Sequence[int], *, seed: int) -> Sel
         numbers.append(np.full(limit, number, dtype=np.int64))
     empty = [np.zeros(0, dtype=np.int64)]
     which = np.concatenate(numbers or empty)
-    picks = Picks(source=which, row=np.concatenate(rows or empty), slot=np.arange(len(which)))
+    picks = RowSelection(source=which, row=np.concatenate(rows or empty), slot=np.arange(len(which)))
     return Selection(sources=tuple(sources), picks=picks)

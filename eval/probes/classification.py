@@ -19,7 +19,7 @@ from torch.nn import functional
 from eval.encoders.probed import ProbedEncoder
 from eval.probes import datasets
 from eval.probes.datasets import Folders, read_image
-from eval.probes.feature_store import Shelf
+from eval.probes.feature_store import FeatureStore
 from eval.probes.settings import TEMPERATURE, CentreSettings, KnnSettings, LinearSettings, Pooling
 from store.errors import InvalidInput
 
@@ -48,7 +48,7 @@ class Vectors:
 
 
 def run_knn(
-    encoder: ProbedEncoder, *, train: Folders, test: Folders, shelf: Shelf, settings: KnnSettings
+    encoder: ProbedEncoder, *, train: Folders, test: Folders, shelf: FeatureStore, settings: KnnSettings
 ) -> dict[str, Any]:
     """k-NN accuracy in percent for every k, as `top1_k20` and so on.
 
@@ -73,7 +73,7 @@ def run_knn(
 
 
 def run_linear(
-    encoder: ProbedEncoder, *, train: Folders, test: Folders, shelf: Shelf, settings: LinearSettings
+    encoder: ProbedEncoder, *, train: Folders, test: Folders, shelf: FeatureStore, settings: LinearSettings
 ) -> dict[str, Any]:
     """Accuracy of logistic regression in percent; arguments as for `run_knn`."""
     fitted, scored = (
@@ -85,7 +85,9 @@ def run_linear(
     return {**found, "train_images": len(fitted.labels), "test_images": len(scored.labels)}
 
 
-def vectors(encoder: ProbedEncoder, dataset: Folders, *, part: str, shelf: Shelf, settings: CentreSettings) -> Vectors:
+def vectors(
+    encoder: ProbedEncoder, dataset: Folders, *, part: str, shelf: FeatureStore, settings: CentreSettings
+) -> Vectors:
     """Pooled features of every image of a split called `part`, extracted unless they are stored."""
 
     def compute(items: range) -> dict[str, np.ndarray]:

@@ -63,7 +63,7 @@ class Dense:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class LabelLayout:
     """How a segmentation dataset is laid out: its splits' names, its label values in class order, how to pair files."""
 
     splits: dict[Split, str]
@@ -186,13 +186,15 @@ def _camvid(root: Path, split: str) -> list[tuple[Path, Path]]:
     return [(p, root / split / "labels" / f"{p.stem}.png") for p in _images(root / split / "images")]
 
 
-LAYOUTS: dict[str, Layout] = {
+LAYOUTS: dict[str, LabelLayout] = {
     # Value 0 is "other" in ADE20K and NYUv2; CamVid's 11 is void.
-    "ade20k": Layout(splits={"train": "training", "test": "validation"}, values=tuple(range(1, 151)), pairs=_ade20k),
-    "cityscapes": Layout(splits={"train": "train", "test": "val"}, values=CITYSCAPES_IDS, pairs=_cityscapes),
-    "nyuv2": Layout(splits={"train": "train", "test": "test"}, values=tuple(range(1, 14)), pairs=_nyuv2),
-    "scannet": Layout(splits={"train": "train", "test": "val"}, values=SCANNET_IDS, pairs=_scannet),
-    "camvid": Layout(splits={"train": "train", "test": "test"}, values=tuple(range(11)), pairs=_camvid),
+    "ade20k": LabelLayout(
+        splits={"train": "training", "test": "validation"}, values=tuple(range(1, 151)), pairs=_ade20k
+    ),
+    "cityscapes": LabelLayout(splits={"train": "train", "test": "val"}, values=CITYSCAPES_IDS, pairs=_cityscapes),
+    "nyuv2": LabelLayout(splits={"train": "train", "test": "test"}, values=tuple(range(1, 14)), pairs=_nyuv2),
+    "scannet": LabelLayout(splits={"train": "train", "test": "val"}, values=SCANNET_IDS, pairs=_scannet),
+    "camvid": LabelLayout(splits={"train": "train", "test": "test"}, values=tuple(range(11)), pairs=_camvid),
 }
 
 

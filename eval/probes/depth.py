@@ -16,7 +16,7 @@ from eval.encoders.probed import ProbedEncoder, Tokens
 from eval.probes import datasets, head_training
 from eval.probes.datasets import Dense, read_depth_mm, read_image
 from eval.probes.depth_crops import training_crop
-from eval.probes.feature_store import Features, Progress, Shelf
+from eval.probes.feature_store import Features, FeatureStore, Progress
 from eval.probes.settings import DepthSettings
 from store.errors import InvalidInput
 
@@ -143,7 +143,7 @@ def run(
     *,
     train: Dense,
     test: Dense,
-    shelf: Shelf,
+    shelf: FeatureStore,
     settings: DepthSettings,
 ) -> dict[str, Any]:
     """Train and test a head.
@@ -173,7 +173,7 @@ def run(
     }
 
 
-def crop_features(encoder: ProbedEncoder, dataset: Dense, *, shelf: Shelf, settings: DepthSettings) -> Features:
+def crop_features(encoder: ProbedEncoder, dataset: Dense, *, shelf: FeatureStore, settings: DepthSettings) -> Features:
     """Features of `views` augmented crops of every image: patches, CLS where there is one, depth in mm (uint16)."""
 
     def crop(item: int) -> tuple[np.ndarray, np.ndarray]:
@@ -200,7 +200,7 @@ def crop_features(encoder: ProbedEncoder, dataset: Dense, *, shelf: Shelf, setti
     )
 
 
-def whole_features(encoder: ProbedEncoder, dataset: Dense, *, shelf: Shelf, settings: DepthSettings) -> Features:
+def whole_features(encoder: ProbedEncoder, dataset: Dense, *, shelf: FeatureStore, settings: DepthSettings) -> Features:
     """Features of whole test images and of their mirrored copies: patches (n, V, N, D), CLS (n, V, D), depth in mm.
 
     Raises:

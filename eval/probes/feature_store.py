@@ -144,7 +144,7 @@ class Features:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shelf:
+class FeatureStore:
     """Where the features of a dataset are kept.
 
     Attributes:

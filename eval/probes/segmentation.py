@@ -16,7 +16,7 @@ from torch.nn import functional
 from eval.encoders.probed import ProbedEncoder
 from eval.probes import datasets, head_training
 from eval.probes.datasets import IGNORED, Dense, read_image, read_labels
-from eval.probes.feature_store import Features, Progress, Shelf
+from eval.probes.feature_store import Features, FeatureStore, Progress
 from eval.probes.segmentation_crops import cut_windows, resize_labels, training_crop, windows
 from eval.probes.settings import SegmentationSettings
 
@@ -145,7 +145,7 @@ def run(
     *,
     train: Dense,
     test: Dense,
-    shelf: Shelf,
+    shelf: FeatureStore,
     settings: SegmentationSettings,
 ) -> dict[str, Any]:
     """Train and test a head.
@@ -179,7 +179,9 @@ def run(
     }
 
 
-def crop_features(encoder: ProbedEncoder, dataset: Dense, *, shelf: Shelf, settings: SegmentationSettings) -> Features:
+def crop_features(
+    encoder: ProbedEncoder, dataset: Dense, *, shelf: FeatureStore, settings: SegmentationSettings
+) -> Features:
     """Features of `views` augmented crops of every image: tokens (n, N, D) float16, labels (n, c, c) uint8."""
 
     def crop(item: int) -> tuple[np.ndarray, np.ndarray]:
@@ -205,7 +207,7 @@ def crop_features(encoder: ProbedEncoder, dataset: Dense, *, shelf: Shelf, setti
 
 
 def window_features(
-    encoder: ProbedEncoder, dataset: Dense, *, shelf: Shelf, settings: SegmentationSettings
+    encoder: ProbedEncoder, dataset: Dense, *, shelf: FeatureStore, settings: SegmentationSettings
 ) -> Features:
     """Features of the sliding windows of every test image, with its labels.
 

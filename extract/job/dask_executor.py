@@ -21,8 +21,8 @@ from distributed.scheduler import KilledWorker
 from distributed.utils import get_mp_context
 
 from extract.job import dask_worker
-from extract.job.dask_worker import Refusal, Tally, WorkshopPlugin
-from extract.job.executor import shards_under_way, trouble
+from extract.job.dask_worker import FailureCounts, RemoteError, WorkshopPlugin
+from extract.job.executor import shard_failed_error, shards_under_way
 from extract.job.failure_limit import JobWatch
 from extract.job.stages import ShardReport
 from extract.job.tasks import Task
@@ -31,14 +31,14 @@ from store import errors
 
 UNDER_WAY_PER_THREAD = 2  # one being made, one on its way
 ROUNDS_OF_DEATHS = 5  # Dask gives a task up after it lost some workers; preemption may be to blame, so again
-RETRIES = 2  # of trouble that may pass, or that another machine does not have
+RETRIES = 2  # of shard_failed_error that may pass, or that another machine does not have
 CONNECTING_SECONDS = 30
 STOPPING_SECONDS = 60.0
 POLLING_SECONDS = 0.01
 LONELY_SECONDS = 60.0
 
 
-class ClusterCrew:
+class DaskExecutor:
     """Dask workers; a context manager.
 
     Args:
@@ -71,16 +71,16 @@ class ClusterCrew:
         self._closing.close()
 
     def prepare_teacher(self, name: str, datasets: Sequence[str]) -> int:
-        """See `Crew.prepare_teacher`; one worker does it."""
+        """See `Executor.prepare_teacher`; one worker does it."""
         work = (dask_worker.prepare_teacher, self._name, name, list(datasets))
         result = self._client.submit(*work, pure=False, retries=RETRIES).result()
-        if isinstance(result, Refusal):
+        if isinstance(result, RemoteError):
             raise errors.InvalidInput(result.message)
         return int(result)
 
     def make(self, tasks: Sequence[Task], watch: JobWatch, on_report: Callable[[ShardReport], None]) -> None:
-        """See `Crew.make`."""
-        shift = _Shift(self._client, self._name, tasks, watch, own=self._own)
+        """See `Executor.make`."""
+        shift = _Submission(self._client, self._name, tasks, watch, own=self._own)
         try:
             for report in shift.reports():
                 on_report(report)
@@ -115,7 +115,7 @@ def address_in(file: Path) -> str:
     return str(json.loads(file.read_text(encoding="utf-8"))["address"])
 
 
-class _Shift:
+class _Submission:
     """One list of shards on its way through the workers."""
 
     def __init__(self, client: Client, crew: str, tasks: Sequence[Task], watch: JobWatch, *, own: bool) -> None:
@@ -178,7 +178,7 @@ class _Shift:
     def _submit(self, tasks: Iterable[Task]) -> list[Future]:
         futures = []
         for task in tasks:
-            tally = Tally(limit=self._watch.limit, rows=self._rows, failed=self._failed)
+            tally = FailureCounts(limit=self._watch.limit, rows=self._rows, failed=self._failed)
             key = f"{task.array}-{task.dataset}-{task.shard}-{secrets.token_hex(4)}"
             work = (dask_worker.make_shard, self._crew, task, tally)
             future = self._client.submit(*work, key=key, retries=RETRIES)
@@ -190,14 +190,14 @@ class _Shift:
         """What a worker returned, or None if the shard should be handed out again."""
         try:
             # Not only a failed future raises: of a finished one the worker may die before it has told its result.
-            result: ShardReport | Refusal = future.result()
+            result: ShardReport | RemoteError = future.result()
         except (KilledWorker, FutureCancelledError) as error:
             self._rounds[task] += 1
             if self._rounds[task] > ROUNDS_OF_DEATHS:
-                raise trouble(task, error) from error
+                raise shard_failed_error(task, error) from error
             return None
         except Exception as error:  # whatever a library raised on a worker, after as many tries as there are
-            raise trouble(task, error) from error
-        if isinstance(result, Refusal):
+            raise shard_failed_error(task, error) from error
+        if isinstance(result, RemoteError):
             raise errors.JobFailed(result.message)
         return result

@@ -7,25 +7,26 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
-from distributed import Worker, WorkerPlugin, get_worker
+from distributed import Worker as DaskWorker
+from distributed import WorkerPlugin, get_worker
 
 from extract.job.failure_limit import FailureLimit, Stopped
 from extract.job.stages import ShardReport
 from extract.job.tasks import Task
-from extract.job.worker import Settings, Workshop
+from extract.job.worker import Settings, Worker
 from store import errors
 from store.format.schema import PIXELS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refusal:
+class RemoteError:
     """An error that another try would meet again; errors themselves do not all survive the way between processes."""
 
     message: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tally:
+class FailureCounts:
     """The failure limit of a job, and its counts when a shard was handed out."""
 
     limit: FailureLimit
@@ -46,7 +47,7 @@ class WorkshopPlugin(WorkerPlugin):  # type: ignore[misc]
         self._settings = settings
         self._neighbours = neighbours
 
-    def setup(self, worker: Worker) -> None:
+    def setup(self, worker: DaskWorker) -> None:
         """Called by Dask when the worker starts."""
         settings = self._settings
         if self._neighbours:
@@ -54,12 +55,12 @@ class WorkshopPlugin(WorkerPlugin):  # type: ignore[misc]
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._pool = ThreadPoolExecutor(settings.processors, thread_name_prefix="codistill-views")
-        self._workshop = Workshop(settings, self._pool)
+        self._workshop = Worker(settings, self._pool)
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self.under_way = 0
 
-    def teardown(self, worker: Worker) -> None:
+    def teardown(self, worker: DaskWorker) -> None:
         """Called by Dask when the worker ends."""
         self._stopped.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -68,15 +69,15 @@ class WorkshopPlugin(WorkerPlugin):  # type: ignore[misc]
         """Give up the shards under way at their next row."""
         self._stopped.set()
 
-    def prepare_teacher(self, name: str, datasets: Sequence[str]) -> int | Refusal:
-        """See `Workshop.prepare_teacher`."""
+    def prepare_teacher(self, name: str, datasets: Sequence[str]) -> int | RemoteError:
+        """See `Worker.prepare_teacher`."""
         try:
             return self._workshop.prepare_teacher(name, datasets)
         except errors.CodistillError as error:
-            return Refusal(message=str(error))
+            return RemoteError(message=str(error))
 
-    def make(self, task: Task, tally: Tally) -> ShardReport | Refusal:
-        """See `Workshop.make`. Raises OSError and what libraries raise, for another try."""
+    def make(self, task: Task, tally: FailureCounts) -> ShardReport | RemoteError:
+        """See `Worker.make`. Raises OSError and what libraries raise, for another try."""
         torch.set_num_threads(1 if task.array == PIXELS else self._workshop.settings.processors)
         with self._lock:
             self.under_way += 1
@@ -85,7 +86,7 @@ class WorkshopPlugin(WorkerPlugin):  # type: ignore[misc]
         except OSError:
             raise  # another machine may have what this one lacks
         except errors.CodistillError as error:
-            return Refusal(message=str(error))
+            return RemoteError(message=str(error))
         finally:
             with self._lock:
                 self.under_way -= 1
@@ -94,7 +95,7 @@ class WorkshopPlugin(WorkerPlugin):  # type: ignore[misc]
 class _WorkerWatch:
     """Watches a shard far from the job's counts."""
 
-    def __init__(self, tally: Tally, stopped: threading.Event) -> None:
+    def __init__(self, tally: FailureCounts, stopped: threading.Event) -> None:
         self._tally = tally
         self._stopped = stopped
 
@@ -110,22 +111,22 @@ class _WorkerWatch:
         tally.limit.check(rows=tally.rows + rows, failed=tally.failed + len(reasons), reasons=reasons)
 
 
-def prepare_teacher(crew: str, name: str, datasets: Sequence[str]) -> int | Refusal:
+def prepare_teacher(crew: str, name: str, datasets: Sequence[str]) -> int | RemoteError:
     """Have this worker load a teacher and create its arrays."""
     return _plugin(crew).prepare_teacher(name, datasets)
 
 
-def make_shard(crew: str, task: Task, tally: Tally) -> ShardReport | Refusal:
+def make_shard(crew: str, task: Task, tally: FailureCounts) -> ShardReport | RemoteError:
     """Have this worker make a shard."""
     return _plugin(crew).make(task, tally)
 
 
-def stop(crew: str, dask_worker: Worker) -> None:
+def stop(crew: str, dask_worker: DaskWorker) -> None:
     """Have this worker give up what it makes."""
     dask_worker.plugins[crew].stop()
 
 
-def under_way(crew: str, dask_worker: Worker) -> int:
+def under_way(crew: str, dask_worker: DaskWorker) -> int:
     """How many shards this worker is making."""
     return int(dask_worker.plugins[crew].under_way)
 

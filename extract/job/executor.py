@@ -10,7 +10,7 @@ import torch
 from extract.job.failure_limit import JobWatch
 from extract.job.stages import ShardReport
 from extract.job.tasks import Task
-from extract.job.worker import Settings, Workshop
+from extract.job.worker import Settings, Worker
 from store import errors
 from store.common.threads import ordered_map
 from store.format.schema import PIXELS
@@ -20,7 +20,7 @@ SHARDS_UNDER_WAY = 2  # one computes while the other reads its pixels, or waits 
 LEAST_SHARDS_BESIDE_GPU, MOST_SHARDS_BESIDE_GPU = 4, 8
 
 
-class Crew(Protocol):
+class Executor(Protocol):
     """Makes shards somewhere; a context manager."""
 
     def prepare_teacher(self, name: str, datasets: Sequence[str]) -> int:
@@ -34,26 +34,26 @@ class Crew(Protocol):
         """
 
 
-class LocalCrew:
+class ThreadExecutor:
     """Threads of this process: `settings.threads` decode and draw, some more make a shard each (`shards_under_way`)."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._pool = ThreadPoolExecutor(settings.processors, thread_name_prefix="codistill-views")
-        self._workshop = Workshop(settings, self._pool)
+        self._workshop = Worker(settings, self._pool)
 
-    def __enter__(self) -> "LocalCrew":
+    def __enter__(self) -> "ThreadExecutor":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
     def prepare_teacher(self, name: str, datasets: Sequence[str]) -> int:
-        """See `Crew.prepare_teacher`."""
+        """See `Executor.prepare_teacher`."""
         return self._workshop.prepare_teacher(name, datasets)
 
     def make(self, tasks: Sequence[Task], watch: JobWatch, on_report: Callable[[ShardReport], None]) -> None:
-        """See `Crew.make`."""
+        """See `Executor.make`."""
         views = any(task.array == PIXELS for task in tasks)
         count = SHARDS_UNDER_WAY if views else shards_under_way(self._settings)
         with (
@@ -83,8 +83,8 @@ def shards_under_way(settings: Settings, *, processes: int = 1) -> int:
     return max(LEAST_SHARDS_BESIDE_GPU, min(MOST_SHARDS_BESIDE_GPU, settings.processors // processes // 2))
 
 
-def make(workshop: Workshop, task: Task, watch: JobWatch) -> ShardReport:
-    """Make one shard, telling trouble of the machine with the shard's name.
+def make(workshop: Worker, task: Task, watch: JobWatch) -> ShardReport:
+    """Make one shard, telling shard_failed_error of the machine with the shard's name.
 
     Raises:
         errors.JobFailed: no space, no permission, a device error...
@@ -92,10 +92,10 @@ def make(workshop: Workshop, task: Task, watch: JobWatch) -> ShardReport:
     try:
         return workshop.make(task, watch)
     except OSError as error:  # also errors.MissingFile, of a source that has gone
-        raise trouble(task, error) from error
+        raise shard_failed_error(task, error) from error
 
 
-def trouble(task: Task, error: BaseException) -> errors.JobFailed:
+def shard_failed_error(task: Task, error: BaseException) -> errors.JobFailed:
     """What to tell where the machine, not an image, kept a shard from being made."""
     return errors.JobFailed(
         f"shard {task.shard} of '{task.dataset}/{task.array}' could not be made: {error}. Everything published before "

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from extract.catalogue import Catalogue
 from extract.job import preflight, stages
-from extract.job.executor import Crew
+from extract.job.executor import Executor
 from extract.job.failure_limit import FailureLimit, JobWatch
 from extract.job.preflight import free_bytes
 from extract.job.progress import Display, EventLog, size
@@ -130,7 +130,7 @@ def delete(selection: Selection, cache: Cache) -> list[str]:
     return deleted
 
 
-def run(selection: Selection, cache: Cache, crew: Crew, *, stream: TextIO) -> RunReport:
+def run(selection: Selection, cache: Cache, crew: Executor, *, stream: TextIO) -> RunReport:
     """Do what is left of a job.
 
     Args:
@@ -156,7 +156,7 @@ def run(selection: Selection, cache: Cache, crew: Crew, *, stream: TextIO) -> Ru
 
 
 class _Engine:
-    def __init__(self, selection: Selection, cache: Cache, crew: Crew, *, log: EventLog, stream: TextIO) -> None:
+    def __init__(self, selection: Selection, cache: Cache, crew: Executor, *, log: EventLog, stream: TextIO) -> None:
         self._job, self._cache = selection.job, cache
         self._datasets, self._teachers = selection.datasets, selection.teachers
         self._crew, self._log, self._stream = crew, log, stream

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from extract.catalogue import DatasetEntry
 from extract.job.failure_limit import UNWATCHED, Watch
 from extract.sources import Listing, Source
-from extract.teachers.runner import TeacherLane
+from extract.teachers.runner import TeacherRunner
 from extract.views.maker import ViewMaker, manifest_table
 from store import Cache, Dataset, Shard, errors
 from store.common.threads import ordered_map
@@ -128,7 +128,7 @@ def views_shard(
 
 
 def features_shard(
-    dataset: Dataset, shard: int, *, lane: TeacherLane, batch_size: int, watch: Watch = UNWATCHED
+    dataset: Dataset, shard: int, *, lane: TeacherRunner, batch_size: int, watch: Watch = UNWATCHED
 ) -> ShardReport:
     """Make one shard of a teacher's tokens from the stored pixels; only rows whose tokens cannot be stored fail.
 
@@ -188,7 +188,7 @@ def _refuse_other_images(dataset: Dataset, listing: Listing) -> None:
     )
 
 
-def _tokens_of(pixels: Shard, part: range, lane: TeacherLane) -> Iterator[np.ndarray | str | None]:
+def _tokens_of(pixels: Shard, part: range, lane: TeacherRunner) -> Iterator[np.ndarray | str | None]:
     """For each row of `part`: its tokens, why it has none, or None where it has no pixels."""
     usable = pixels.status[part.start : part.stop] == OK
     batch = pixels.data[part.start : part.stop]

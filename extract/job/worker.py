@@ -22,7 +22,7 @@ from extract.job.tasks import Task
 from extract.sources import open_source
 from extract.teachers.base import Teacher
 from extract.teachers.loading import load_teacher
-from extract.teachers.runner import TeacherLane, find_batch_size
+from extract.teachers.runner import TeacherRunner, find_batch_size
 from extract.views.maker import ViewMaker
 from store import Cache
 from store import open as open_cache
@@ -60,7 +60,7 @@ class Settings:
         return replace(self, device=f"cuda:{number % gpus}") if gpus > 1 else self
 
 
-class Workshop:
+class Worker:
     """Makes shards of a job. Safe to use from several threads; keeps one teacher loaded at a time."""
 
     def __init__(self, settings: Settings, pool: Executor) -> None:
@@ -68,7 +68,7 @@ class Workshop:
         self._pool = pool
         self._lock = threading.Lock()
         self._makers: dict[str, ViewMaker] = {}
-        self._lane: TeacherLane | None = None
+        self._lane: TeacherRunner | None = None
 
     @cached_property
     def cache(self) -> Cache:
@@ -114,14 +114,14 @@ class Workshop:
             )
         return self._batch_size(lane.teacher)
 
-    def lane(self, name: str) -> TeacherLane:
+    def lane(self, name: str) -> TeacherRunner:
         """The named teacher, loaded; another one is let go first."""
         with self._lock:
             if self._lane is None or self._lane.name != name:
                 self._lane = None
                 entry = self.settings.catalogue.teacher_named(name)
                 teacher = load_teacher(entry, device=resolve_device(self.settings.device))
-                self._lane = TeacherLane(name, teacher, provenance={"machine": instruction_set()})
+                self._lane = TeacherRunner(name, teacher, provenance={"machine": instruction_set()})
             return self._lane
 
     def _batch_size(self, teacher: Teacher) -> int:

@@ -12,7 +12,7 @@ from extract.job.executor import torch_threads
 from extract.job.worker import LARGEST_BATCH
 from extract.sources import open_source
 from extract.teachers.loading import load_teacher
-from extract.teachers.runner import CPU_BATCH, TeacherLane
+from extract.teachers.runner import CPU_BATCH, TeacherRunner
 from extract.views.maker import ViewMaker
 from store import errors
 from store.format.schema import PIXELS
@@ -62,7 +62,7 @@ def measure_views(catalogue: Catalogue, entry: DatasetEntry, *, threads: int) ->
 def measure_teacher(catalogue: Catalogue, entry: TeacherEntry, *, device: str) -> float:
     """Rows per second of a teacher, its output rounded and brought back, without storing it."""
     teacher = load_teacher(entry, device=device)
-    lane = TeacherLane(entry.name, teacher, provenance={})
+    lane = TeacherRunner(entry.name, teacher, provenance={})
     size = catalogue.recipe.image_size
     batch_size = min(catalogue.recipe.shard_rows, LARGEST_BATCH if teacher.device.type == "cuda" else CPU_BATCH)
     pixels = np.random.default_rng(0).integers(0, 256, (batch_size, size, size, 3), dtype=np.uint8)

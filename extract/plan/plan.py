@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from extract.catalogue import STUDENT_PATCH_PX, Catalogue, DatasetEntry, Recipe, TeacherEntry
+from extract.catalogue import STUDENT_PATCH_PX, Catalogue, DatasetEntry, TeacherEntry, ViewRecipe
 from extract.job import preflight
 from extract.job.preflight import free_bytes
 from extract.sources import open_source
@@ -214,7 +214,7 @@ def narrowed(
         problems.append(f"--split {split}: no dataset asked for is of this split")
     preflight.refuse(problems + more)
     sizes = {} if image_size is None else {"image_size": image_size}
-    recipe = config.parse(Recipe, catalogue.recipe.model_dump() | sizes, subject="--image-size")
+    recipe = config.parse(ViewRecipe, catalogue.recipe.model_dump() | sizes, subject="--image-size")
     if views is not None:
         trained = [entry.mode == "train" and entry.split == "train" for entry in entries]
         entries = [e.model_copy(update={"views": views} if t else {}) for e, t in zip(entries, trained, strict=True)]
@@ -222,7 +222,7 @@ def narrowed(
     return catalogue.model_copy(update={"recipe": recipe, **chosen})
 
 
-def open_if_there(location: str | None, recipe: Recipe) -> Cache | None:
+def open_if_there(location: str | None, recipe: ViewRecipe) -> Cache | None:
     """The cache at a location, if there is one.
 
     Raises:

@@ -20,7 +20,7 @@ from store.errors import JobFailed
 BATCHES_ON_DEVICE = 2
 
 
-class TeacherLane:
+class TeacherRunner:
     """One loaded teacher, shared by threads that make different shards.
 
     One of them at a time starts a batch; while it computes, the others read, copy and write. On a GPU two batches may

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from extract.catalogue import DatasetEntry, Recipe
+from extract.catalogue import DatasetEntry, ViewRecipe
 from extract.sources import Source
 from extract.views.decode import decode
 from extract.views.parameters import ViewParameters, center, draw
@@ -29,7 +29,7 @@ class ViewMaker:
     """
 
     entry: DatasetEntry
-    recipe: Recipe
+    recipe: ViewRecipe
     images: pa.Table
     source: Source
 

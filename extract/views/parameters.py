@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from extract.catalogue import VIEW_RULE, Recipe
+from extract.catalogue import VIEW_RULE, ViewRecipe
 
 RATIO = (3 / 4, 4 / 3)
 CROP_TRIES = 10
@@ -60,7 +60,7 @@ class ViewParameters:
     photometric: Photometric = Photometric()
 
 
-def draw(recipe: Recipe, *, dataset: str, path: str, view: int, width: int, height: int) -> ViewParameters:
+def draw(recipe: ViewRecipe, *, dataset: str, path: str, view: int, width: int, height: int) -> ViewParameters:
     """Parameters of a random (training) view, distributed as the released recipe's.
 
     Args:

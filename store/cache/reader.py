@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from store import errors
 from store.cache import row_reads
-from store.common.threads import Crew
+from store.common.threads import ThreadTeam
 from store.format import trailer
 from store.format.schema import MISSING, OK, PIXELS, ArrayNode
 from store.format.trailer import Trailer
@@ -43,7 +43,7 @@ class Reader:
 
     def __init__(self, dataset: "Dataset") -> None:
         self._dataset = dataset
-        self._crew = Crew(dataset.storage.read_threads)
+        self._team = ThreadTeam(dataset.storage.read_threads)
         self._known: dict[str, npt.NDArray[np.uint8]] = {}
         self._context = row_reads.ReadContext(
             storage=dataset.storage, describe=dataset.describe, how_to_make=dataset.how_to_make
@@ -69,9 +69,9 @@ class Reader:
         work: list[Any] = []
         for name, node in nodes.items():
             work += row_reads.tasks(
-                row_reads.Gather(node=node, rows=index, out=targets[name], verify=verify), self._context
+                row_reads.RowRead(node=node, rows=index, out=targets[name], verify=verify), self._context
             )
-        self._crew.run(work)
+        self._team.run(work)
         return targets
 
     def read_shard(self, array: str, shard: int, *, verify: bool) -> Shard:
@@ -119,8 +119,8 @@ class Reader:
     def _gather_shard(self, node: ArrayNode, said: Trailer, out: npt.NDArray[Any], verify: bool) -> None:
         """Read the ok rows of a shard; verified, they are what its trailer speaks of and not just intact."""
         ok = np.flatnonzero(said.status == OK)
-        gather = row_reads.Gather(node=node, rows=ok + said.rows.start, out=out, verify=verify, crc32c=said.crc32c[ok])
-        self._crew.run(list(row_reads.tasks(gather, self._context)))
+        gather = row_reads.RowRead(node=node, rows=ok + said.rows.start, out=out, verify=verify, crc32c=said.crc32c[ok])
+        self._team.run(list(row_reads.tasks(gather, self._context)))
 
     def _row_numbers(self, wanted: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
         index = np.asarray(wanted)
@@ -178,7 +178,7 @@ class Reader:
                 return
             known[said.rows.start : said.rows.stop] = said.status
 
-        self._crew.run([partial(learn, shard) for shard in shards.tolist()])
+        self._team.run([partial(learn, shard) for shard in shards.tolist()])
 
     def _refuse_other_pixels(self, name: str, said: Trailer) -> None:
         """Raise if tokens were computed from other pixels than are stored, as seal would."""

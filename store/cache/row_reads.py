@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from store import errors
 from store.common.threads import Task
-from store.format.layout import CHECKSUM_BYTES, Layout, checksum
+from store.format.layout import CHECKSUM_BYTES, ShardLayout, checksum
 from store.format.schema import ArrayNode
 from store.storage.base import Storage
 
@@ -22,7 +22,7 @@ CALL_ROWS = 256  # two buffers a row, within what one system call takes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gather:
+class RowRead:
     """Rows of one array and where they go.
 
     Attributes:
@@ -49,7 +49,7 @@ class ReadContext:
     how_to_make: Callable[[ArrayNode], str]
 
 
-def tasks(gather: Gather, context: ReadContext) -> Iterator[Task]:
+def tasks(gather: RowRead, context: ReadContext) -> Iterator[Task]:
     """Yield what independent threads can do to fill `gather.out`.
 
     Everything is planned here and in one go: between two copies of a megabyte no Python code is left in the processor's
@@ -83,7 +83,7 @@ def tasks(gather: Gather, context: ReadContext) -> Iterator[Task]:
         yield _SlotTask(gather, context, layout, rows, buffers, expected, reads[first:last])
 
 
-def _call_starts(rows: npt.NDArray[np.int64], layout: Layout, call_bytes: int) -> npt.NDArray[np.int64]:
+def _call_starts(rows: npt.NDArray[np.int64], layout: ShardLayout, call_bytes: int) -> npt.NDArray[np.int64]:
     """Return where in the sorted rows each call begins: neighbouring slots of a shard, up to a limit."""
     per_call = min(max(1, call_bytes // layout.stride), CALL_ROWS)
     positions = np.arange(len(rows))
@@ -100,9 +100,9 @@ class _SlotTask:
 
     def __init__(
         self,
-        gather: Gather,
+        gather: RowRead,
         context: ReadContext,
-        layout: Layout,
+        layout: ShardLayout,
         rows: npt.NDArray[np.int64],
         buffers: list[Any],
         expected: list[npt.NDArray[np.uint32]],
@@ -148,7 +148,7 @@ class _SlotTask:
         return errors.Damaged(f"{where}: {what}. Run: {command}")
 
 
-def _read_through_zarr(gather: Gather, context: ReadContext) -> None:
+def _read_through_zarr(gather: RowRead, context: ReadContext) -> None:
     """Read an array that does not promise our layout: somebody else's chunks, compression, sharding."""
     import zarr
 

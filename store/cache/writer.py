@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from store import errors
-from store.common.threads import Crew
+from store.common.threads import ThreadTeam
 from store.format import manifest
-from store.format.layout import CHECKSUM_BYTES, Layout, checksum
+from store.format.layout import CHECKSUM_BYTES, ShardLayout, checksum
 from store.format.moments import TokenMoments
 from store.format.schema import FAILED, OK, PIXELS, ArrayNode
 from store.format.trailer import Trailer
@@ -36,7 +36,7 @@ class ShardPlan:
     array: str
     shard: int
     node: ArrayNode
-    layout: Layout
+    layout: ShardLayout
     prefix_tokens: int | None
     identity_digest: str
     pixels_digest: str | None
@@ -66,7 +66,7 @@ class ShardWriter:
             self._moments = TokenMoments(
                 prefix_tokens=plan.prefix_tokens, tokens=tokens, channels=channels, rows=len(self._rows)
             )
-        self._crew = Crew(1 if self._moments is None else 2)  # tokens are summed while they are written
+        self._team = ThreadTeam(1 if self._moments is None else 2)  # tokens are summed while they are written
         self._sink: Sink | None = storage.create(plan.node.shard_key(plan.shard))
 
     def __enter__(self) -> Self:
@@ -135,7 +135,7 @@ class ShardWriter:
         sink.write([trailer, self._plan.layout.index(self._status == OK)], end)
         published = sink.publish()
         self._sink = None
-        self._crew.close()
+        self._team.close()
         return published
 
     def discard(self) -> None:
@@ -143,7 +143,7 @@ class ShardWriter:
         if self._sink is not None:
             self._sink.discard()
             self._sink = None
-        self._crew.close()
+        self._team.close()
 
     def _open_sink(self, *, finishing: bool = False) -> Sink:
         count = len(self._rows)
@@ -169,9 +169,9 @@ class ShardWriter:
             crc = checksum(data)  # first: it reads in order, which brings the row into the processor's cache
             finite = self._moments is None or self._moments.add(row)
 
-        self._crew.run([write, look])
+        self._team.run([write, look])
         if not finite:
-            sink.take_back(offset)
+            sink.undo_last_write(offset)
             return False
         sink.write([crc.to_bytes(CHECKSUM_BYTES, "little")], offset + len(data))
         self._crc32c[self._next] = crc

@@ -1,18 +1,8 @@
-"""DOC store.common.text."""
+"""Numbers and lists as people read them: sizes, durations, `a, b and 3 more`. One form in every message and table."""
 
 from collections.abc import Iterable
 
-LISTED_ROWS = 8
-
-
-def some_rows(rows: Iterable[int]) -> str:
-    """Return `row 3`, `rows 3, 4` or `rows 3, 4, ... and 90 more`."""
-    listed = list(rows)
-    text = ", ".join(str(row) for row in listed[:LISTED_ROWS])
-    more = f" and {len(listed) - LISTED_ROWS} more" if len(listed) > LISTED_ROWS else ""
-    return f"row{'s' if len(listed) != 1 else ''} {text}{more}"
-
-
+LISTED = 8
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -22,5 +12,30 @@ def human_bytes(count: float) -> str:
         if count < 999.5 or unit == UNITS[-1]:
             break
         count /= 1000.0
-    digits = 0 if unit == "B" or count >= 100 else 1 if count >= 10 else 2
+    digits = 0 if unit == "B" or count >= 99.95 else 1 if count >= 9.995 else 2
     return f"{count:.{digits}f} {unit}"
+
+
+def human_duration(seconds: float) -> str:
+    """Return a time: `3 s`, `4:05 min`, `1:00 h`, `12.5 days`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    if whole < 48 * 3600:
+        return f"{whole // 3600}:{whole // 60 % 60:02d} h"
+    return f"{whole / 86400:.1f} days"
+
+
+def some(values: Iterable[object], *, limit: int = LISTED) -> str:
+    """Return `3, 4` or `3, 4, ... and 90 more`, with at most `limit` values spelt out."""
+    texts = [str(value) for value in values]
+    more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
+    return ", ".join(texts[:limit]) + more
+
+
+def some_rows(rows: Iterable[int]) -> str:
+    """Return `row 3`, `rows 3, 4` or `rows 3, 4, ... and 90 more`."""
+    listed = list(rows)
+    return f"row{'s' if len(listed) != 1 else ''} {some(listed)}"

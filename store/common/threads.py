@@ -1,4 +1,4 @@
-"""A few threads that share a list of tasks with the caller."""
+"""Threads: a team that shares a list of tasks with the caller, and a map over a pool with results in order."""
 
 import os
 import threading
@@ -8,10 +8,14 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeAlias, TypeVar
 
+IN_FLIGHT = 256  # items that a pool works on ahead of the one that is asked for
+
 Task: TypeAlias = Callable[[], None]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-class Crew:
+class ThreadTeam:
     """Runs tasks on the calling thread and up to `threads - 1` others, kept between calls; survives a fork."""
 
     def __init__(self, threads: int) -> None:
@@ -46,7 +50,7 @@ class Crew:
     def _helpers(self) -> ThreadPoolExecutor:
         with self._lock:
             if self._pool is None or self._pid != os.getpid():  # threads do not survive a fork
-                self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="codistill-crew")
+                self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="codistill-threads")
                 self._pid = os.getpid()
             return self._pool
 
@@ -56,35 +60,14 @@ def _drain(pending: Iterator[Task]) -> None:
         task()
 
 
-IN_FLIGHT = 256
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-def in_order(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item]
-) -> Iterator[tuple[Item, Result]]:
-    """Yield (item, function(item)) in the order of items, computing a bounded number ahead."""
-    remaining = iter(items)
-    running: deque[tuple[Item, Future[Result]]] = deque()
-    running.extend((item, pool.submit(function, item)) for item in islice(remaining, IN_FLIGHT))
-    while running:
-        item, future = running.popleft()
-        yield item, future.result()
-        running.extend((item, pool.submit(function, item)) for item in islice(remaining, 1))
-
-
-T = TypeVar("T")
-
-R = TypeVar("R")
-
-
-def ordered_map(pool: Executor, function: Callable[[T], R], items: Iterable[T], *, ahead: int) -> Iterator[R]:
+def ordered_map(
+    pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], *, ahead: int
+) -> Iterator[Result]:
     """Yield `function(item)` of each item in order, computing at most `ahead` items before they are asked for.
 
-    What `function` raises is raised here; items not begun by then, or when the iterator is closed, are not begun.
+    An error of `function` is raised here; items not begun by then, or when the iterator is closed, are not begun.
     """
-    waiting: deque[Future[R]] = deque()
+    waiting: deque[Future[Result]] = deque()
     remaining = iter(items)
     try:
         waiting.extend(pool.submit(function, item) for item in islice(remaining, ahead))

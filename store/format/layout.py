@@ -25,7 +25,7 @@ def checksum(data: Any) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class ShardLayout:
     """The arithmetic of one array of rows.
 
     Attributes:
@@ -39,7 +39,7 @@ class Layout:
     shard_rows: int
 
     @classmethod
-    def of(cls, shape: Sequence[int], dtype: np.dtype[Any], shard_rows: int) -> "Layout":
+    def of(cls, shape: Sequence[int], dtype: np.dtype[Any], shard_rows: int) -> "ShardLayout":
         """Return the layout of an array of this shape.
 
         Raises:

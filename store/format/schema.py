@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from store import errors
-from store.format.layout import Layout
+from store.format.layout import ShardLayout
 
 FORMAT = 1
 MISSING, OK, FAILED = 0, 1, 2
@@ -123,7 +123,7 @@ def array_document(
     attributes: Mapping[str, Any],
 ) -> bytes:
     """Return the zarr.json of an array of rows: chunk = one row, shard = `shard_rows` rows, the `layout` promise."""
-    layout = Layout.of(shape, dtype, shard_rows)
+    layout = ShardLayout.of(shape, dtype, shard_rows)
     row = list(shape[1:])
     inner = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
     sharding = {"chunk_shape": [1, *row], "codecs": inner, "index_codecs": inner, "index_location": "end"}
@@ -190,7 +190,7 @@ class ArrayNode(Node):
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    layout: Layout | None
+    layout: ShardLayout | None
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -244,7 +244,7 @@ def parse_array(path: str, data: bytes) -> ArrayNode:
     promise = node.attributes.get("layout")
     layout = None
     if promise is not None:
-        layout = Layout.of(shape, dtype, int(promise.get("shard_rows", 0)))
+        layout = ShardLayout.of(shape, dtype, int(promise.get("shard_rows", 0)))
         if promise.get("stride") != layout.stride or not _keeps_layout(document, layout.shard_rows):
             message = f"'{path}/zarr.json': attribute 'layout' = {promise} does not fit the array's chunks and codecs"
             raise errors.UnsupportedFormat(message)

@@ -17,7 +17,7 @@ from rich.text import Text
 from store import errors
 from store.cache.cache import Cache
 from store.cache.dataset import Dataset
-from store.common.threads import in_order
+from store.common.threads import IN_FLIGHT, ordered_map
 from store.format.manifest import reason_kind
 from store.format.schema import FAILED, MISSING, PIXELS
 from store.format.trailer import Trailer
@@ -110,7 +110,7 @@ def _failed(dataset: Dataset, array: str, *, pool: ThreadPoolExecutor) -> dict[i
             return None
 
     reasons: dict[int, str] = {}
-    for _, said in in_order(pool, read, _shards_to_read(dataset, array)):
+    for said in ordered_map(pool, read, _shards_to_read(dataset, array), ahead=IN_FLIGHT):
         reasons |= {} if said is None else dict(sorted(said.errors.items()))
     return reasons
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from store import errors
 from store.inspection import token_images
-from store.inspection.row_view import INSPECT_EXTRA, Exhibit, Photograph, ShownRow, Tokens
+from store.inspection.row_view import INSPECT_EXTRA, Photograph, RowsToShow, ShownRow, Tokens
 from store.inspection.token_images import Basis
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class TeacherView:
     lowest_cosine: float
 
 
-def draw(exhibit: Exhibit, out: Path, *, patch: tuple[int, int] | None = None) -> None:
+def draw(exhibit: RowsToShow, out: Path, *, patch: tuple[int, int] | None = None) -> None:
     """Draw rows into a file.
 
     Args:
@@ -74,7 +74,7 @@ def draw(exhibit: Exhibit, out: Path, *, patch: tuple[int, int] | None = None) -
     figure.savefig(out)
 
 
-def _teacher_views(exhibit: Exhibit, patch: tuple[int, int] | None) -> dict[str, TeacherView]:
+def _teacher_views(exhibit: RowsToShow, patch: tuple[int, int] | None) -> dict[str, TeacherView]:
     views = {}
     for name, info in exhibit.teachers.items():
         rows, cols = info.patch_grid
@@ -97,7 +97,7 @@ def _flat(grids: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     return np.concatenate([grid.reshape(-1, grid.shape[-1]) for grid in grids])
 
 
-def _draw_one(figure: "Figure", exhibit: Exhibit, views: Mapping[str, TeacherView]) -> None:
+def _draw_one(figure: "Figure", exhibit: RowsToShow, views: Mapping[str, TeacherView]) -> None:
     """Lay one row out: photograph and pixels on the left, teachers side by side, a line for each kind of picture."""
     (row,) = exhibit.rows
     columns = len(exhibit.teachers)
@@ -131,7 +131,7 @@ def _draw_one(figure: "Figure", exhibit: Exhibit, views: Mapping[str, TeacherVie
     _footer(figure, exhibit, whole, height)
 
 
-def _draw_several(figure: "Figure", exhibit: Exhibit, views: Mapping[str, TeacherView]) -> None:
+def _draw_several(figure: "Figure", exhibit: RowsToShow, views: Mapping[str, TeacherView]) -> None:
     """Lay several rows out: a line for each, the teachers side by side within each kind of picture."""
     whole = any(isinstance(row.photograph, Photograph) for row in exhibit.rows)
     before, teachers = 1 + whole, list(exhibit.teachers)
@@ -234,12 +234,12 @@ def _bare(axes: "Axes", title: str) -> None:
         axes.set_title(title, fontsize=8, pad=3)
 
 
-def _teacher_title(exhibit: Exhibit, name: str) -> str:
+def _teacher_title(exhibit: RowsToShow, name: str) -> str:
     info = exhibit.teachers[name]
     return f"{name}  {info.patch_grid[0]}x{info.patch_grid[1]}x{info.channels}"
 
 
-def _heading(exhibit: Exhibit, row: ShownRow) -> str:
+def _heading(exhibit: RowsToShow, row: ShownRow) -> str:
     return f"{exhibit.dataset.name} ({exhibit.dataset.group}, {exhibit.dataset.split})\n{_caption(row)}"
 
 
@@ -254,7 +254,7 @@ def _caption(row: ShownRow) -> str:
     return " · ".join(parts)
 
 
-def _footer(figure: "Figure", exhibit: Exhibit, whole: bool, height: float) -> None:
+def _footer(figure: "Figure", exhibit: RowsToShow, whole: bool, height: float) -> None:
     notes: Sequence[str] = [
         "colours: three principal components, one basis for all rows of a teacher",
         "similarity: cosine to the outlined patch",

@@ -62,7 +62,7 @@ class ShownRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exhibit:
+class RowsToShow:
     """Rows of one dataset and the teachers shown, by name."""
 
     dataset: Dataset
@@ -72,7 +72,7 @@ class Exhibit:
 
 def gather(
     dataset: Dataset, rows: Sequence[int], *, teachers: Sequence[str] | None = None, images: Path | None = None
-) -> Exhibit:
+) -> RowsToShow:
     """Collect what can be shown of rows; needs no seal.
 
     Args:
@@ -110,7 +110,7 @@ def gather(
                 record=record,
             )
         )
-    return Exhibit(dataset=dataset, rows=shown, teachers=infos)
+    return RowsToShow(dataset=dataset, rows=shown, teachers=infos)
 
 
 def _images_folder(dataset: Dataset, given: Path | None) -> Path | str:

@@ -18,7 +18,7 @@ from store.cache.cache import Cache
 from store.cache.cache import open as open_cache
 from store.cache.dataset import Dataset
 from store.cache.sealed_tables import Record
-from store.common.threads import in_order
+from store.common.threads import IN_FLIGHT, ordered_map
 from store.format import schema
 from store.format.layout import CHECKSUM_BYTES, checksum
 from store.format.schema import FAILED, MISSING, OK, PIXELS
@@ -218,7 +218,8 @@ class _ArraySealer:
 
     def _trailers(self, shards: list[int]) -> Iterator[tuple[int, Trailer | errors.Damaged]]:
         name = f"{self._dataset.name}/{self._array}"
-        trailers = in_order(self._pool, self._read_trailer, shards)
+        read = ordered_map(self._pool, self._read_trailer, shards, ahead=IN_FLIGHT)
+        trailers = zip(shards, read, strict=True)
         return iter(tqdm(trailers, total=len(shards), desc=f"seal {name}", unit="shard", disable=not self._progress))
 
     def _read_trailer(self, shard: int) -> Trailer | errors.Damaged:

@@ -41,7 +41,7 @@ class Sink(ABC):
         """Write contiguous buffers one after another at `offset`; offsets grow, gaps read as zeros."""
 
     @abstractmethod
-    def take_back(self, offset: int) -> None:
+    def undo_last_write(self, offset: int) -> None:
         """Forget the last `write`, which was at `offset`."""
 
     @abstractmethod

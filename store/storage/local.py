@@ -152,7 +152,7 @@ class FileSink(Sink):
         if self._unsynced_bytes >= SYNC_EVERY_BYTES and (self._syncing is None or self._syncing.done()):
             self._start_sync()
 
-    def take_back(self, offset: int) -> None:
+    def undo_last_write(self, offset: int) -> None:
         os.ftruncate(self._fd, offset)
 
     def publish(self) -> bool:

@@ -325,7 +325,7 @@ class BufferedSink(Sink):
         self._parts.append(part)
         self._size = offset + len(part)
 
-    def take_back(self, offset: int) -> None:
+    def undo_last_write(self, offset: int) -> None:
         self._parts.pop()
         self._size = offset
 

@@ -19,7 +19,7 @@ POLYNOMIAL = 0x82F63B78  # crc32c, reflected
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tail:
+class ShardTail:
     """What lies behind the slots of a shard.
 
     Attributes:
@@ -37,7 +37,7 @@ class Tail:
     damage: tuple[tuple[Kind, str], ...]
 
 
-def read_tail(tail: bytes, *, index_bytes: int) -> Tail:
+def read_tail(tail: bytes, *, index_bytes: int) -> ShardTail:
     """Make the most of the bytes behind the slots.
 
     Args:
@@ -52,14 +52,14 @@ def read_tail(tail: bytes, *, index_bytes: int) -> Tail:
         if length == len(blob) and found is not None:
             said, exact = found
             damage = () if exact else ((Kind.TRAILER_DAMAGED, "its checksum differs in one byte"),)
-            return Tail(trailer=said, blob=blob, recorded_crc32c=crc, index=tail[-index_bytes:], damage=damage)
+            return ShardTail(trailer=said, blob=blob, recorded_crc32c=crc, index=tail[-index_bytes:], damage=damage)
         if found is not None:
             damage = ((Kind.TRAILER_DAMAGED, f"its length is recorded as {length}, {len(blob)} bytes are there"),)
-            return Tail(trailer=found[0], blob=blob, recorded_crc32c=crc, index=tail[-index_bytes:], damage=damage)
+            return ShardTail(trailer=found[0], blob=blob, recorded_crc32c=crc, index=tail[-index_bytes:], damage=damage)
     return _read_from_front(tail, index_bytes=index_bytes)
 
 
-def _read_from_front(tail: bytes, *, index_bytes: int) -> Tail:
+def _read_from_front(tail: bytes, *, index_bytes: int) -> ShardTail:
     """Find the trailer by the lengths that it begins with: its end is not where the object ends."""
     fixed = ENDING.size + index_bytes
     length = _blob_length(tail)
@@ -69,7 +69,7 @@ def _read_from_front(tail: bytes, *, index_bytes: int) -> Tail:
         if found is not None:
             message = f"{len(rest)} bytes behind the trailer, expected an index of {index_bytes}"
             index = rest[:index_bytes] if len(rest) >= index_bytes else None
-            return Tail(
+            return ShardTail(
                 trailer=found[0],
                 blob=tail[:length],
                 recorded_crc32c=crc,
@@ -78,14 +78,16 @@ def _read_from_front(tail: bytes, *, index_bytes: int) -> Tail:
             )
     if len(tail) < fixed:
         message = f"cut short: {len(tail)} bytes behind the slots, expected a trailer and {fixed} more"
-        return Tail(trailer=None, blob=tail, recorded_crc32c=None, index=None, damage=((Kind.OBJECT_SIZE, message),))
+        return ShardTail(
+            trailer=None, blob=tail, recorded_crc32c=None, index=None, damage=((Kind.OBJECT_SIZE, message),)
+        )
     blob, (stated, crc) = tail[:-fixed], ENDING.unpack_from(tail, len(tail) - fixed)
     if stated != len(blob):
         kind, message = Kind.OBJECT_SIZE, f"{len(blob)} bytes of trailer, recorded as {stated}"
     else:
         kind, message = Kind.TRAILER_DAMAGED, "its checksum differs"
     index = tail[-index_bytes:]
-    return Tail(trailer=None, blob=blob, recorded_crc32c=crc, index=index, damage=((kind, message),))
+    return ShardTail(trailer=None, blob=blob, recorded_crc32c=crc, index=index, damage=((kind, message),))
 
 
 def _understood(blob: bytes, crc: int, *, index_bytes: int) -> tuple[Trailer, bool] | None:

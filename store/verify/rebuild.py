@@ -18,7 +18,7 @@ from store.format.layout import checksum
 from store.format.schema import FAILED, OK, PIXELS
 from store.format.trailer import Trailer, digest_of
 from store.verify.recompute import Recomputer
-from store.verify.shard_check import Place, ShardCheck, contradictions, index_states
+from store.verify.shard_check import ShardCheck, ShardLocation, contradictions, index_states
 
 CLOSE = (
     1e-2  # relative distance of tokens of the same pixels on different machines; other pixels are 0.1 and more apart
@@ -26,7 +26,7 @@ CLOSE = (
 LOST_REASON = "unknown: the reason was lost with a damaged trailer"
 
 
-class Refusal(Exception):
+class CannotRebuild(Exception):
     """A shard cannot be rebuilt.
 
     Attributes:
@@ -54,7 +54,7 @@ class Plan:
         manifest: rows of the trailer, for pixels.
     """
 
-    place: Place
+    place: ShardLocation
     source: ShardCheck | None
     status: npt.NDArray[np.uint8]
     reasons: dict[int, str]
@@ -72,22 +72,22 @@ class Planner:
     """Plans shards of one cache.
 
     Args:
-        ask: returns the recomputer, or raises `Refusal` if there is none.
+        ask: returns the recomputer, or raises `CannotRebuild` if there is none.
         read_row: reads a kept row of a source by its position.
     """
 
     def __init__(self, ask: Ask, read_row: ReadRow) -> None:
         self._ask, self._read_row = ask, read_row
 
-    def plan(self, place: Place, source: ShardCheck | None) -> Plan:
+    def plan(self, place: ShardLocation, source: ShardCheck | None) -> Plan:
         """Return what the shard at `place` will be, made from the good rows of `source` and rows made anew.
 
         Raises:
-            Refusal: a row cannot be had.
+            CannotRebuild: a row cannot be had.
         """
         return self._plan_pixels(place, source) if place.array == PIXELS else self._plan_tokens(place, source)
 
-    def _plan_pixels(self, place: Place, source: ShardCheck | None) -> Plan:
+    def _plan_pixels(self, place: ShardLocation, source: ShardCheck | None) -> Plan:
         said = _trusted_trailer(source)
         if said is not None and source is not None:
             plan = Plan(place=place, source=source, status=said.status.copy(), reasons=dict(said.errors))
@@ -112,7 +112,7 @@ class Planner:
         self._refuse_other_digest(plan)
         return plan
 
-    def _all_pixels_anew(self, place: Place) -> Plan:
+    def _all_pixels_anew(self, place: ShardLocation) -> Plan:
         rows = list(place.rows)
         made = _asked(self._ask().pixels(place.dataset, rows), len(rows))
         status = np.array([FAILED if row.pixels is None else OK for row in made], np.uint8)
@@ -144,7 +144,7 @@ class Planner:
             reasons = ", ".join(sorted(set(lost.values())))
             advice = "Bring the source images back, or delete this dataset's shards of this number and extract anew"
             message = f"the source no longer gives the pixels of {some_rows(lost)}: {reasons}. {advice}"
-            raise Refusal(message, tuple(lost))
+            raise CannotRebuild(message, tuple(lost))
 
     def _refuse_other_digest(self, plan: Plan) -> None:
         """Refuse pixels that are not those which tokens and sealed tables speak of."""
@@ -162,14 +162,14 @@ class Planner:
         if found not in expected:
             known = ", ".join(sorted(expected))
             message = f"pixels made anew have digest {found}, tokens or sealed tables expect {known}"
-            raise Refusal(f"{message}. Has a source image changed?", tuple(plan.place.rows))
+            raise CannotRebuild(f"{message}. Has a source image changed?", tuple(plan.place.rows))
 
-    def _plan_tokens(self, place: Place, source: ShardCheck | None) -> Plan:
+    def _plan_tokens(self, place: ShardLocation, source: ShardCheck | None) -> Plan:
         dataset = place.dataset
         try:
             pixels = dataset.read_shard(PIXELS, place.shard)
         except errors.CodistillError as error:
-            raise Refusal(f"its pixels must be whole first: {error}") from error
+            raise CannotRebuild(f"its pixels must be whole first: {error}") from error
         plan = Plan(place=place, source=source, status=pixels.status.copy(), reasons={})
         plan.pixels_digest = pixels.digest
         plan.reasons = {row: f"no pixels: {reason}" for row, reason in pixels.trailer.errors.items()}
@@ -258,7 +258,7 @@ def _recognised(source: ShardCheck, pixels_digest: str | None) -> bool:
     return identity.encode() in tail.blob and names.encode() in tail.blob
 
 
-def _sealed_rows(place: Place) -> pa.Table | None:
+def _sealed_rows(place: ShardLocation) -> pa.Table | None:
     """Return the sealed manifest rows of a shard, if all are there."""
     within = (pc.field("row") >= place.rows.start) & (pc.field("row") < place.rows.stop)
     try:
@@ -268,7 +268,7 @@ def _sealed_rows(place: Place) -> pa.Table | None:
     return table if table.num_rows == len(place.rows) else None
 
 
-def _expected_digests(place: Place) -> set[str]:
+def _expected_digests(place: ShardLocation) -> set[str]:
     """Return the digests of the pixel shard that others know: the seal's if it knows one, else those tokens name."""
     dataset = place.dataset
     record = sealed_tables.read_record(dataset.storage, dataset=dataset.name, array=PIXELS)
@@ -290,11 +290,13 @@ def _manifest_of(records: list[Mapping[str, Any]]) -> pa.Table:
     return pa.table(columns, schema=manifest.SCHEMA)
 
 
-def _storable(place: Place, row: Any) -> npt.NDArray[Any]:
+def _storable(place: ShardLocation, row: Any) -> npt.NDArray[Any]:
     node = place.dataset.array(place.array)
     if row.shape != node.row_shape or row.dtype != node.dtype or not np.isfinite(row).all():
         expected = f"finite {node.dtype} {node.row_shape}"
-        raise Refusal(f"a row made anew is {row.dtype} {row.shape}, expected {expected}: the recomputer is at fault")
+        raise CannotRebuild(
+            f"a row made anew is {row.dtype} {row.shape}, expected {expected}: the recomputer is at fault"
+        )
     return np.asarray(row)
 
 
@@ -309,9 +311,9 @@ def _asked(results: Iterable[Any], count: int) -> list[Any]:
     try:
         made = list(results)
     except errors.CodistillError as error:
-        raise Refusal(f"its rows cannot be made anew: {error}") from error
+        raise CannotRebuild(f"its rows cannot be made anew: {error}") from error
     if len(made) != count:
-        raise Refusal(f"{count} rows asked for, {len(made)} made anew: the recomputer is at fault")
+        raise CannotRebuild(f"{count} rows asked for, {len(made)} made anew: the recomputer is at fault")
     return made
 
 

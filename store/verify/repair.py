@@ -20,10 +20,10 @@ from store.format.layout import CHECKSUM_BYTES, checksum
 from store.format.schema import OK, PIXELS
 from store.sealing.seal import seal
 from store.verify.problems import IN_SHARD, OF_SEAL, OF_SHARD, Kind, Problem
-from store.verify.rebuild import Plan, Planner, Refusal, dependents
+from store.verify.rebuild import CannotRebuild, Plan, Planner, dependents
 from store.verify.recompute import Recomputer, find_recomputer
 from store.verify.sealed_check import sealed_keys
-from store.verify.shard_check import Place, ShardCheck, check_shard
+from store.verify.shard_check import ShardCheck, ShardLocation, check_shard
 from store.verify.tree_check import QUARANTINE, Tree
 from store.verify.verify import VerifyReport
 
@@ -31,7 +31,7 @@ Target = tuple[str, str, int]  # dataset, array, shard
 
 
 @dataclass(frozen=True, kw_only=True)
-class Left:
+class NotRepaired:
     """A shard that could not be repaired; its object was not touched.
 
     Attributes:
@@ -67,7 +67,7 @@ class RepairReport:
     """
 
     repaired: list[Target] = field(default_factory=list)
-    left: list[Left] = field(default_factory=list)
+    left: list[NotRepaired] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     sealed: bool = False
     notes: list[str] = field(default_factory=list)
@@ -168,9 +168,9 @@ class _Repairer:
         arrays = self._tree.arrays.get(target[0], [])
         return target[1] in arrays and 0 <= target[2] < self._cache[target[0]].shards
 
-    def _place(self, target: Target) -> Place:
+    def _place(self, target: Target) -> ShardLocation:
         dataset, array, shard = target
-        return Place.of(self._cache[dataset], array, shard, paths=self._tree.paths[dataset])
+        return ShardLocation.of(self._cache[dataset], array, shard, paths=self._tree.paths[dataset])
 
     def _repair(self, target: Target) -> None:
         place = self._place(target)
@@ -180,14 +180,16 @@ class _Repairer:
                 return  # somebody else made it meanwhile, or it was whole all along
             plan = self._planner.plan(place, source)
             self._publish(plan, target)
-        except Refusal as refusal:
+        except CannotRebuild as refusal:
             rows = refusal.rows
             tokens = dependents(place.dataset, place.shard, rows) if place.array == PIXELS else {}
             dataset, array, shard = target
-            left = Left(dataset=dataset, array=array, shard=shard, reason=refusal.reason, rows=rows, dependents=tokens)
+            left = NotRepaired(
+                dataset=dataset, array=array, shard=shard, reason=refusal.reason, rows=rows, dependents=tokens
+            )
             self._done.left.append(left)
 
-    def _source(self, target: Target, place: Place) -> ShardCheck | None:
+    def _source(self, target: Target, place: ShardLocation) -> ShardCheck | None:
         """Return the best object with rows of this shard: the one in place, or one misplaced or put aside."""
         found = []
         for key in (place.key, *self._donors.get(target, ())):
@@ -234,7 +236,7 @@ class _Repairer:
         if self._wrong(check):
             dataset, array, shard = target
             reason = f"what was put in its place is not whole ({check.problems}); the old object is '{aside}'"
-            self._done.left.append(Left(dataset=dataset, array=array, shard=shard, reason=reason))
+            self._done.left.append(NotRepaired(dataset=dataset, array=array, shard=shard, reason=reason))
         else:
             self._done.repaired.append(target)
 
@@ -288,9 +290,9 @@ class _Repairer:
             try:
                 self._recomputer = find_recomputer(self._cache, catalogue=self._catalogue, device=self._device)
             except errors.CodistillError as error:
-                raise Refusal(f"its rows cannot be made anew: {error}") from error
+                raise CannotRebuild(f"its rows cannot be made anew: {error}") from error
         if self._recomputer is None:
-            raise Refusal(
+            raise CannotRebuild(
                 "rows must be made anew, and nothing is installed that can. Run: pip install 'codistill[extract]'"
             )
         return self._recomputer
@@ -305,7 +307,9 @@ class _Repairer:
         expected = int.from_bytes(crc.tobytes(), "little") if said is None else int(said.crc32c[position])
         if checksum(row) != expected:
             number = source.place.rows.start + position
-            raise Refusal(f"row {number} of '{source.place.key}' was good and reads differently now. Run this again")
+            raise CannotRebuild(
+                f"row {number} of '{source.place.key}' was good and reads differently now. Run this again"
+            )
         return row
 
 

@@ -11,12 +11,12 @@ from store import errors
 from store.cache.dataset import Dataset
 from store.common.text import some_rows
 from store.format import manifest, trailer
-from store.format.layout import CHECKSUM_BYTES, Layout, checksum
+from store.format.layout import CHECKSUM_BYTES, ShardLayout, checksum
 from store.format.moments import TokenMoments
 from store.format.schema import FAILED, OK, PIXELS
 from store.format.statistics import Moments
 from store.format.trailer import ENDING, Trailer
-from store.verify.damaged_tail import Tail, read_tail
+from store.verify.damaged_tail import ShardTail, read_tail
 from store.verify.problems import Kind, Problem
 
 BLOCK_BYTES = 8 * 2**20
@@ -24,7 +24,7 @@ MAX_TRAILER_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class ShardLocation:
     """Where a shard belongs.
 
     Attributes:
@@ -40,13 +40,13 @@ class Place:
     paths: pa.Array | None = None
 
     @classmethod
-    def of(cls, dataset: Dataset, array: str, shard: int, *, paths: pa.Array | None) -> "Place":
+    def of(cls, dataset: Dataset, array: str, shard: int, *, paths: pa.Array | None) -> "ShardLocation":
         """Return the place of a shard with its own object."""
         key = dataset.array(array).shard_key(shard)
         return cls(dataset=dataset, array=array, shard=shard, key=key, paths=paths)
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> ShardLayout:
         layout = self.dataset.array(self.array).layout
         assert layout is not None, "only arrays with our layout have shards to check"
         return layout
@@ -80,8 +80,8 @@ class ShardCheck:
         good: bool [rows], ok rows whose bytes are known to be what was written; all False where rows were not read.
     """
 
-    place: Place
-    tail: Tail
+    place: ShardLocation
+    tail: ShardTail
     belongs: bool | None
     problems: list[Problem] = field(default_factory=list)
     good: npt.NDArray[np.bool_]
@@ -92,7 +92,7 @@ class ShardCheck:
         return self.tail.trailer if self.belongs else None
 
 
-def check_trailer(place: Place) -> ShardCheck:
+def check_trailer(place: ShardLocation) -> ShardCheck:
     """Check what lies behind the slots; no row is read.
 
     Raises:
@@ -103,13 +103,13 @@ def check_trailer(place: Place) -> ShardCheck:
         place.dataset.storage.read(place.key, layout.slots_bytes(place.shard)), index_bytes=layout.index_bytes
     )
     check = ShardCheck(place=place, tail=tail, belongs=None, good=np.zeros(len(place.rows), np.bool_))
-    stranger = _stranger(place) if tail.trailer is None else None
+    stranger = _misplaced_shard(place) if tail.trailer is None else None
     if stranger is not None:
         check.problems, check.belongs = [stranger], False
         return check
     check.problems += [place.problem(kind, message) for kind, message in tail.damage]
     if tail.trailer is not None:
-        strangers = _strangers(place, tail.trailer)
+        strangers = _misplacements(place, tail.trailer)
         check.problems += strangers
         check.belongs = not strangers
         if check.belongs:
@@ -119,7 +119,7 @@ def check_trailer(place: Place) -> ShardCheck:
     return check
 
 
-def check_shard(place: Place) -> ShardCheck:
+def check_shard(place: ShardLocation) -> ShardCheck:
     """Check everything about a shard; of one that belongs elsewhere no row is read.
 
     Raises:
@@ -136,7 +136,7 @@ def check_shard(place: Place) -> ShardCheck:
     return check
 
 
-def index_states(place: Place, index: bytes | None) -> npt.NDArray[np.uint8] | None:
+def index_states(place: ShardLocation, index: bytes | None) -> npt.NDArray[np.uint8] | None:
     """Return the row states that a sharding index implies; None if it is damaged."""
     layout = place.layout
     if index is None or checksum(index[:-CHECKSUM_BYTES]) != int.from_bytes(index[-CHECKSUM_BYTES:], "little"):
@@ -145,7 +145,7 @@ def index_states(place: Place, index: bytes | None) -> npt.NDArray[np.uint8] | N
     return np.where(present, OK, FAILED).astype(np.uint8) if layout.index(present) == index else None
 
 
-def _stranger(place: Place) -> Problem | None:
+def _misplaced_shard(place: ShardLocation) -> Problem | None:
     """Return the problem of a whole shard of another place whose rows have other sizes."""
     fixed = ENDING.size + place.layout.index_bytes
     ending = place.dataset.storage.read_last(place.key, fixed)
@@ -156,11 +156,11 @@ def _stranger(place: Place) -> Problem | None:
         return None
     tail = place.dataset.storage.read_last(place.key, length + fixed)
     said = read_tail(tail, index_bytes=place.layout.index_bytes).trailer
-    strangers = [] if said is None else _strangers(place, said)
+    strangers = [] if said is None else _misplacements(place, said)
     return strangers[0] if strangers else None
 
 
-def _strangers(place: Place, said: Trailer) -> list[Problem]:
+def _misplacements(place: ShardLocation, said: Trailer) -> list[Problem]:
     """Return why a whole trailer does not belong here."""
     digest = place.dataset.identity_digest(place.array)
     elsewhere = trailer.mismatches(
@@ -179,7 +179,7 @@ def _strangers(place: Place, said: Trailer) -> list[Problem]:
     return []
 
 
-def _index_damage(place: Place, tail: Tail) -> list[str]:
+def _index_damage(place: ShardLocation, tail: ShardTail) -> list[str]:
     if tail.index is None:
         return []  # the object's size says it
     crc = int.from_bytes(tail.index[-CHECKSUM_BYTES:], "little")
@@ -191,7 +191,7 @@ def _index_damage(place: Place, tail: Tail) -> list[str]:
     return []
 
 
-def _blocks(place: Place) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+def _blocks(place: ShardLocation) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
     """Yield (first slot, uint8 [slots, stride]); bytes behind the end of a short object read as zeros."""
     layout, count = place.layout, len(place.rows)
     per_block = max(1, BLOCK_BYTES // layout.stride)

@@ -10,13 +10,13 @@ from tqdm import tqdm
 
 from store.cache.cache import Cache
 from store.cache.dataset import Dataset
-from store.common.threads import in_order
+from store.common.threads import IN_FLIGHT, ordered_map
 from store.format.schema import PIXELS
 from store.storage.base import Location
 from store.storage.location import open_storage
 from store.verify.problems import Kind, Problem
 from store.verify.sealed_check import SealedCheck
-from store.verify.shard_check import Place, ShardCheck, check_shard, check_trailer
+from store.verify.shard_check import ShardCheck, ShardLocation, check_shard, check_trailer
 from store.verify.tree_check import Tree, open_for_checking
 
 TRAILER_THREADS = 16  # waiting for the disk, not computing
@@ -156,13 +156,15 @@ class _Verifier:
         paths = self._tree.paths[dataset.name]
 
         def check(shard: int) -> ShardCheck | None:
-            place = Place.of(dataset, array, shard, paths=paths)
+            place = ShardLocation.of(dataset, array, shard, paths=paths)
             try:
                 return check_trailer(place) if self._quick else check_shard(place)
             except FileNotFoundError:
                 return None  # deleted since it was listed: somebody makes it anew
 
-        for shard, found in in_order(pool, check, sorted(sizes)):
+        shards = sorted(sizes)
+        checks = ordered_map(pool, check, shards, ahead=IN_FLIGHT)
+        for shard, found in zip(shards, checks, strict=True):
             self._bar.update(1 if self._quick else sizes[shard])
             if found is not None:
                 self._counts.shards += 1

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 import store
-from store.cache.row_reads import Gather, ReadContext, tasks
+from store.cache.row_reads import ReadContext, RowRead, tasks
 from store.cache.writer import ShardPlan, ShardWriter
-from store.common.threads import Crew
+from store.common.threads import ThreadTeam
 from store.format import manifest, schema
-from store.format.layout import Layout
+from store.format.layout import ShardLayout
 from store.format.schema import FAILED, OK, ArrayNode
 from store.storage.local import LocalStorage
 
@@ -114,7 +114,7 @@ def write_array(
     )
     storage.put_if_absent(f"{path}/zarr.json", document)
     node = schema.parse_array(path, document)
-    layout = Layout.of(values.shape, values.dtype, shard_rows)
+    layout = ShardLayout.of(values.shape, values.dtype, shard_rows)
     for shard in range(layout.shards):
         plan = ShardPlan(
             dataset="any",
@@ -138,9 +138,9 @@ def write_array(
 
 
 def read_rows(storage: LocalStorage, node: ArrayNode, rows: Iterable[int], *, verify: bool = True) -> np.ndarray:
-    """Gather rows as `Dataset.read` does, without asking for their status."""
+    """RowRead rows as `Dataset.read` does, without asking for their status."""
     index = np.array(list(rows), np.int64)
     out = np.empty((len(index), *node.row_shape), node.dtype)
     context = ReadContext(storage=storage, describe=lambda node: node.path, how_to_make=lambda node: "nothing")
-    Crew(3).run(list(tasks(Gather(node=node, rows=index, out=out, verify=verify), context)))
+    ThreadTeam(3).run(list(tasks(RowRead(node=node, rows=index, out=out, verify=verify), context)))
     return out

@@ -115,7 +115,7 @@ def die(owner, name, times):
     setattr(owner, name, counting)
 
 recipe, cache, out, where, times = sys.argv[1:]
-die({"step": log.Journal, "save": checkpoints}[where], {"step": "step", "save": "_sync"}[where], int(times))
+die({"step": log.RunLogger, "save": checkpoints}[where], {"step": "step", "save": "_sync"}[where], int(times))
 train(find(recipe), caches=[cache], out=Path(out), quiet=True)
 """
 

@@ -123,7 +123,7 @@ def finished(tmp_path: Path, name: str, seed: int, cosine: float) -> Done:
     directory = tmp_path / name / f"seed-{seed}"
     directory.mkdir(parents=True)
     values = {"cosine": cosine, "smooth_l1": 1 - cosine, "loss": 0.5}
-    with log.Journal(directory, done=0, steps=9, tensorboard=False, quiet=True) as journal:
+    with log.RunLogger(directory, done=0, steps=9, tensorboard=False, quiet=True) as journal:
         journal.fidelity({"step": 9, "datasets": {"held": {"a": values, "b": {**values, "cosine": cosine + 0.2}}}})
     _, runs = plan(write(tmp_path, SWEEP), tmp_path)
     return Done(run=Planned(row=Row(name=name), seed=seed, recipe=runs[0].recipe, directory=directory), status=FINISHED)

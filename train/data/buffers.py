@@ -36,7 +36,7 @@ def row_bytes(teachers: Mapping[str, TeacherInfo], *, image_size: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class BatchLayout:
     """Where the arrays of a batch lie in one piece of memory, which a single copy then takes to a GPU."""
 
     shapes: Shapes
@@ -70,7 +70,7 @@ class Buffer:
     """Host memory of one batch, used again and again; `copied` is when a GPU has it."""
 
     memory: Tensor
-    layout: Layout
+    layout: BatchLayout
     arrays: dict[str, Tensor] = field(init=False)
     views: dict[str, np.ndarray[Any, np.dtype[Any]]] = field(init=False)
     copied: Any = None
@@ -80,7 +80,7 @@ class Buffer:
         self.views = {name: array.numpy() for name, array in self.arrays.items()}
 
 
-class Lane:
+class CopyStream:
     """Copies to a GPU beside what it computes, on a stream of its own."""
 
     def __init__(self, device: torch.device) -> None:

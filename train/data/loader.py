@@ -18,8 +18,8 @@ from torch import Tensor
 
 from store import TeacherInfo
 from store.format.schema import PIXELS
-from train.data.buffers import Buffer, Lane, Layout, batch_shapes, pinned_bytes
-from train.data.mixture import Picks, Source
+from train.data.buffers import BatchLayout, Buffer, CopyStream, batch_shapes, pinned_bytes
+from train.data.mixture import RowSelection, Source
 
 DEVICE_BATCHES = 2  # batches that wait on a GPU, copied before they are needed
 PATIENCE_S = 0.05  # between looks at whether the consumer has left
@@ -40,7 +40,7 @@ class Batch:
     """
 
     step: int
-    picks: Picks
+    picks: RowSelection
     pixels: Tensor
     tokens: Mapping[str, Tensor]
     read: "np.ndarray[tuple[int, int], np.dtype[np.bool_]]"
@@ -74,7 +74,7 @@ class Loader:
         sources: Sequence[Source],
         teachers: Mapping[str, TeacherInfo],
         image_size: int,
-        plan: Callable[[int], Picks],
+        plan: Callable[[int], RowSelection],
         steps: Sequence[int],
         batch: int,
         device: torch.device,
@@ -98,8 +98,8 @@ class Loader:
         """
         self._sources, self._plan, self._steps, self._verify = sources, plan, steps, verify
         self._names = list(teachers)
-        self._lane = Lane(device) if device.type == "cuda" else None
-        self._layout = Layout(shapes=batch_shapes(teachers, image_size=image_size, batch=batch))
+        self._lane = CopyStream(device) if device.type == "cuda" else None
+        self._layout = BatchLayout(shapes=batch_shapes(teachers, image_size=image_size, batch=batch))
         self._free: queue.Queue[Buffer] = queue.Queue()
         for _ in range(prefetch + 1):
             self._free.put(Buffer(memory=self._allocate(), layout=self._layout))
@@ -207,7 +207,7 @@ class Loader:
             read=np.array([[name in wanted for wanted in reads] for name in self._names], dtype=np.bool_),
         )
 
-    def _read(self, buffer: Buffer, picks: Picks, part: slice) -> None:
+    def _read(self, buffer: Buffer, picks: RowSelection, part: slice) -> None:
         """Read neighbouring rows of one source; the store spreads them over its own threads."""
         source = self._sources[int(picks.source[part.start])]
         wanted = [PIXELS, *source.reads]

@@ -42,7 +42,7 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picks:
+class RowSelection:
     """Rows to read, in order.
 
     Attributes:
@@ -55,13 +55,13 @@ class Picks:
     row: Int64
     slot: Int64
 
-    def __getitem__(self, part: "slice | Int64") -> "Picks":
-        return Picks(source=self.source[part], row=self.row[part], slot=self.slot[part])
+    def __getitem__(self, part: "slice | Int64") -> "RowSelection":
+        return RowSelection(source=self.source[part], row=self.row[part], slot=self.slot[part])
 
     def __len__(self) -> int:
         return len(self.row)
 
-    def by_source(self) -> "Picks":
+    def by_source(self) -> "RowSelection":
         """The same rows with those of a dataset side by side, so that they are read in one go."""
         return self[np.argsort(self.source, kind="stable")]
 
@@ -110,7 +110,7 @@ class Mixture:
             first += len(sources)
         return ends
 
-    def locate(self, draw: Draw) -> Picks:
+    def locate(self, draw: Draw) -> RowSelection:
         """Find the source and row of each image of a batch."""
         source, row = np.empty_like(draw.group), np.empty_like(draw.group)
         for group, (first, ends) in enumerate(self._ends):
@@ -122,15 +122,17 @@ class Mixture:
             for number in np.unique(inside):
                 here = inside == number
                 row[mine[here]] = self.sources[first + number].rows_at(places[here])
-        return Picks(source=source, row=row, slot=np.arange(len(row), dtype=np.int64))
+        return RowSelection(source=source, row=row, slot=np.arange(len(row), dtype=np.int64))
 
     def own_teachers(self) -> dict[str, tuple[str, ...]]:
         """The groups that each teacher calls its own, as noted with its tokens."""
         return {name: teacher.groups for name, teacher in self.teachers.items()}
 
 
-def even_picks(source: int, held_out: Source, *, rows: int) -> Picks:
+def even_picks(source: int, held_out: Source, *, rows: int) -> RowSelection:
     """At most `rows` of a source's usable rows, spread evenly."""
     count = min(rows, len(held_out.rows))
     places = np.arange(count, dtype=np.int64) * len(held_out.rows) // max(count, 1)
-    return Picks(source=np.full(count, source, dtype=np.int64), row=held_out.rows_at(places), slot=np.arange(count))
+    return RowSelection(
+        source=np.full(count, source, dtype=np.int64), row=held_out.rows_at(places), slot=np.arange(count)
+    )

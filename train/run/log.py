@@ -57,7 +57,7 @@ def flat(record: Record, prefix: str = "") -> dict[str, float]:
     return numbers
 
 
-class Journal:
+class RunLogger:
     """Writes a run's log: JSON lines always, TensorBoard events if wanted, a progress bar on a terminal's stderr."""
 
     def __init__(
@@ -88,7 +88,7 @@ class Journal:
             mininterval=0.1 if sys.stderr.isatty() else LOG_FILE_INTERVAL_S,
         )
 
-    def __enter__(self) -> "Journal":
+    def __enter__(self) -> "RunLogger":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from eval.probes import classification, datasets
 from eval.probes import classification as probe
-from eval.probes.feature_store import Shelf
+from eval.probes.feature_store import FeatureStore
 from eval.probes.settings import CentreSettings, KnnSettings, LinearSettings
 from store.errors import InvalidInput
 from tests.eval.probes.probing import calls_of, colour_encoder, colour_folders
@@ -76,7 +76,7 @@ def test_the_strength_is_chosen_on_training_data_alone() -> None:
 def test_both_probes_on_a_dataset_share_features_extracted_once(tmp_path: Path) -> None:
     root = colour_folders(tmp_path / "colours")
     train, test = (datasets.folders(root, split) for split in ("train", "test"))
-    shelf = Shelf(root=tmp_path / "features", dataset="colours")
+    shelf = FeatureStore(root=tmp_path / "features", dataset="colours")
     encoder = colour_encoder()
     data = {"train": train, "test": test, "shelf": shelf}
     found = probe.run_knn(encoder, **data, settings=KnnSettings(centre=CENTRE, neighbours=(1, 20)))
@@ -96,7 +96,7 @@ def test_both_probes_on_a_dataset_share_features_extracted_once(tmp_path: Path) 
 def test_an_encoder_without_cls_is_pooled_by_its_mean(tmp_path: Path) -> None:
     root = colour_folders(tmp_path / "colours", train=2, test=1)
     train, test = (datasets.folders(root, split) for split in ("train", "test"))
-    data = {"train": train, "test": test, "shelf": Shelf(root=tmp_path / "features", dataset="colours")}
+    data = {"train": train, "test": test, "shelf": FeatureStore(root=tmp_path / "features", dataset="colours")}
     encoder = colour_encoder(cls=False)
     assert probe.run_knn(encoder, **data, settings=KnnSettings(centre=CENTRE))["top1_k10"] == 100
     with pytest.raises(InvalidInput, match="no CLS token"):

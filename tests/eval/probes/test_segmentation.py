@@ -13,7 +13,7 @@ from eval.encoders.probed import pad_to_cells
 from eval.probes import datasets, head_training, segmentation
 from eval.probes import segmentation as seg
 from eval.probes import segmentation_crops as views
-from eval.probes.feature_store import Shelf
+from eval.probes.feature_store import FeatureStore
 from eval.probes.settings import CropSettings, SegmentationSettings
 from tests.eval.probes.probing import calls_of, camvid_tree, class_map, colour_encoder, stripes
 
@@ -174,7 +174,7 @@ def small(**changes: object) -> SegmentationSettings:
 def test_one_hot_features_of_every_pixel_reach_100(tmp_path: Path) -> None:
     root = camvid_tree(tmp_path / "camvid")
     train, test = (datasets.segmentation("camvid", root, split) for split in ("train", "test"))
-    shelf = Shelf(root=tmp_path / "features", dataset="camvid")
+    shelf = FeatureStore(root=tmp_path / "features", dataset="camvid")
     encoder = colour_encoder(cell_px=1, one_hot=True)
     found = segmentation.run(encoder, train=train, test=test, shelf=shelf, settings=small())
     assert found["miou"] == found["pixel_accuracy"] == 100
@@ -195,7 +195,7 @@ def test_a_probe_is_repeatable_and_better_than_chance_on_coarse_cells(tmp_path: 
             colour_encoder(cell_px=3),  # 16 px are no multiple: each crop is padded to 18
             train=train,
             test=test,
-            shelf=Shelf(root=tmp_path / name, dataset="camvid"),
+            shelf=FeatureStore(root=tmp_path / name, dataset="camvid"),
             settings=small(iterations=40),
         )
         for name in ("first", "second")

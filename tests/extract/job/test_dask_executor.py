@@ -120,19 +120,19 @@ def test_a_scheduler_that_is_not_there(
 
 def test_one_teacher_a_worker_and_few_shards_under_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads, under_way = [], []
-    load, submit = worker.load_teacher, dask_executor._Shift._submit
+    load, submit = worker.load_teacher, dask_executor._Submission._submit
 
     def counted_load(entry: TeacherEntry, *, device: str) -> Teacher:
         loads.append(entry.name)
         return load(entry, device=device)
 
-    def counted_submit(shift: dask_executor._Shift, tasks: Iterable[Task]) -> list[Future]:
+    def counted_submit(shift: dask_executor._Submission, tasks: Iterable[Task]) -> list[Future]:
         futures = submit(shift, tasks)
         under_way.append(len(shift._tasks))
         return futures
 
     monkeypatch.setattr(worker, "load_teacher", counted_load)
-    monkeypatch.setattr(dask_executor._Shift, "_submit", counted_submit)
+    monkeypatch.setattr(dask_executor._Submission, "_submit", counted_submit)
     place = {"host": "127.0.0.1", "protocol": "tcp", "dashboard_address": None}
     with LocalCluster(n_workers=2, threads_per_worker=2, processes=False, **place) as workers:
         options = ("--batch-size", "3", "--threads", "1", "--scheduler", workers.scheduler_address)
@@ -153,7 +153,7 @@ class Lost:
 
 
 def test_results_that_died_with_their_worker_are_made_again() -> None:
-    shift = dask_executor._Shift(
+    shift = dask_executor._Submission(
         None, "crew", [], JobWatch(FailureLimit(share=0.0), lambda rows, failed: None), own=True
     )
     task = Task(dataset="d", array="t", shard=3, rows=5)
@@ -171,7 +171,7 @@ def test_a_job_whose_processes_never_come_back_ends(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(dask_executor, "LONELY_SECONDS", 0.2)
     nobody = SimpleNamespace(nthreads=dict)
     nothing = SimpleNamespace(has_ready=lambda: False)
-    shift = dask_executor._Shift(
+    shift = dask_executor._Submission(
         nobody, "crew", [], JobWatch(FailureLimit(share=0.0), lambda rows, failed: None), own=True
     )
     with pytest.raises(errors.JobFailed, match="no worker process came back"):

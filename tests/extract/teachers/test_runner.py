@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from extract.teachers.base import Request, Teacher
-from extract.teachers.runner import TeacherLane
+from extract.teachers.runner import TeacherRunner
 from store import errors
 
 
@@ -41,7 +41,7 @@ def teacher(tmp_path: Path) -> Counting:
 
 
 def test_threads_get_their_own_rows(teacher: Counting) -> None:
-    lane = TeacherLane("t", teacher, provenance={"machine": "here"})
+    lane = TeacherRunner("t", teacher, provenance={"machine": "here"})
     batches = [np.full((3, 28, 28, 3), level, np.uint8) for level in range(0, 250, 10)]
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lane.tokens, batches))
@@ -55,4 +55,4 @@ def test_threads_get_their_own_rows(teacher: Counting) -> None:
 def test_too_little_memory_is_told(teacher: Counting) -> None:
     teacher.full = True
     with pytest.raises(errors.JobFailed, match=r"a batch of 2 rows is too much\. Pass a smaller --batch-size"):
-        TeacherLane("t", teacher, provenance={}).tokens(np.zeros((2, 28, 28, 3), np.uint8))
+        TeacherRunner("t", teacher, provenance={}).tokens(np.zeros((2, 28, 28, 3), np.uint8))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import InterpolationMode, v2
 
-from extract.catalogue import Recipe
+from extract.catalogue import ViewRecipe
 from extract.views import parameters
 from extract.views.parameters import Photometric, ViewParameters
 from extract.views.render import render
@@ -24,8 +24,8 @@ SIZE = 56
 GOLDEN_SIZE = 28
 
 
-def drawn(number: int, recipe: Recipe | None = None, path: str = "a/b.png") -> ViewParameters:
-    return parameters.draw(recipe or Recipe(), dataset="cats", path=path, view=number, width=80, height=60)
+def drawn(number: int, recipe: ViewRecipe | None = None, path: str = "a/b.png") -> ViewParameters:
+    return parameters.draw(recipe or ViewRecipe(), dataset="cats", path=path, view=number, width=80, height=60)
 
 
 def test_frozen_parameters_and_pixels() -> None:
@@ -63,11 +63,11 @@ def test_order_does_not_matter() -> None:
 
 @pytest.mark.parametrize("changed", [{"seed": 1}, {"crop_scale": (0.5, 1.0)}, {"photometric": "none"}, {"flip": 1.0}])
 def test_recipe_decides(changed: dict[str, object]) -> None:
-    assert [drawn(n) for n in range(4)] != [drawn(n, Recipe.model_validate(changed)) for n in range(4)]
+    assert [drawn(n) for n in range(4)] != [drawn(n, ViewRecipe.model_validate(changed)) for n in range(4)]
 
 
 def test_photometric_choice_leaves_the_crop_alone() -> None:
-    plain = Recipe(photometric="none")
+    plain = ViewRecipe(photometric="none")
     for number in range(50):
         assert dataclasses.replace(drawn(number), photometric=Photometric()) == drawn(number, plain)
 
@@ -75,7 +75,7 @@ def test_photometric_choice_leaves_the_crop_alone() -> None:
 @settings(max_examples=300, deadline=None)
 @given(width=st.integers(1, 30_000), height=st.integers(1, 30_000), number=st.integers(0, 2**31 - 1))
 def test_crops_stay_inside(width: int, height: int, number: int) -> None:
-    p = parameters.draw(Recipe(), dataset="d", path="p", view=number, width=width, height=height)
+    p = parameters.draw(ViewRecipe(), dataset="d", path="p", view=number, width=width, height=height)
     assert p.height >= 1 <= p.width
     assert 0 <= p.top <= height - p.height
     assert 0 <= p.left <= width - p.width

@@ -12,9 +12,9 @@ from torch import Tensor
 import train.data
 from store.errors import MissingShard
 from tests.train.builders import build_cache, tiny
-from train.data.buffers import ALIGNMENT_BYTES, Buffer, Layout, pinned_bytes
+from train.data.buffers import ALIGNMENT_BYTES, BatchLayout, Buffer, pinned_bytes
 from train.data.loader import DEVICE_BATCHES, Batch, Loader
-from train.data.mixture import Mixture, Picks
+from train.data.mixture import Mixture, RowSelection
 from train.data.open_caches import open_mixture
 from train.data.sampler import Sampler
 
@@ -36,7 +36,7 @@ class Arrival:
 
 
 class LateLane:
-    """Takes the place of `train.buffers.Lane`."""
+    """Takes the place of `train.buffers.CopyStream`."""
 
     def __init__(self, device: torch.device) -> None:
         assert device == GPU
@@ -56,7 +56,7 @@ class LateLane:
 
 @pytest.fixture
 def mixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mixture:
-    monkeypatch.setattr(train.data, "Lane", LateLane)
+    monkeypatch.setattr(train.data, "CopyStream", LateLane)
     build_cache(tmp_path / "cache")
     return open_mixture(tiny(), [str(tmp_path / "cache")])
 
@@ -64,7 +64,7 @@ def mixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mixture:
 def loader(mixture: Mixture, planned: list[int], *, device: torch.device = GPU, **options: Any) -> Loader:
     sampler = Sampler(seed=0, batch=BATCH, groups=mixture.group_rows)
 
-    def plan(step: int) -> Picks:
+    def plan(step: int) -> RowSelection:
         planned.append(step)
         picks = mixture.locate(sampler.draw(step))
         return picks[: BATCH - step % 3]  # not all of the same size
@@ -145,7 +145,7 @@ def test_memory_is_one_piece_for_each_batch_and_counted(mixture: Mixture) -> Non
         "a": ((3, 4, 2), torch.float16),
         "b": ((3, 700, 7), torch.float16),
     }
-    layout = Layout(shapes=shapes)
+    layout = BatchLayout(shapes=shapes)
     assert layout.begins == {"pixels": 0, "a": ALIGNMENT_BYTES, "b": 2 * ALIGNMENT_BYTES}
     assert layout.bytes == 2 * ALIGNMENT_BYTES + 2 * 3 * 700 * 7
     buffer = Buffer(memory=torch.zeros(layout.bytes, dtype=torch.uint8), layout=layout)

@@ -14,7 +14,7 @@ from store.errors import InvalidConfig, MissingShard, NotSealed
 from tests.train.builders import DATASETS, TEACHERS, Seer, build_cache, mean_colours, tiny
 from train.data.buffers import row_bytes
 from train.data.loader import Batch, Loader
-from train.data.mixture import Mixture, Picks
+from train.data.mixture import Mixture, RowSelection
 from train.data.open_caches import describe, open_mixture
 from train.data.sampler import Sampler
 from train.objective.target_statistics import set_exact
@@ -52,7 +52,7 @@ def copied(batch: Batch) -> Batch:
     return Batch(step=batch.step, picks=batch.picks, pixels=batch.pixels.clone(), tokens=tokens, read=batch.read)
 
 
-def plan_of(mixture: Mixture, *, batch: int = 6) -> Callable[[int], Picks]:
+def plan_of(mixture: Mixture, *, batch: int = 6) -> Callable[[int], RowSelection]:
     sampler = Sampler(seed=0, batch=batch, groups=mixture.group_rows)
     return lambda step: mixture.locate(sampler.draw(step))
 

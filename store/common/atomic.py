@@ -1,0 +1,35 @@
+"""Files of a directory that appear whole or not at all: reports, logs, results. Shards have `store.storage.publish`."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` to write to; on success it takes the place of `path`, durably.
+
+    On an error, Ctrl-C included, the temporary is removed and an older `path` stays as it was.
+
+    Args:
+        path: of the file; its directory is created.
+
+    Yields:
+        Where to write; the suffix is that of `path`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text in place of any older file."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")

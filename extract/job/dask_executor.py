@@ -31,7 +31,7 @@ from store import errors
 
 UNDER_WAY_PER_THREAD = 2  # one being made, one on its way
 ROUNDS_OF_DEATHS = 5  # Dask gives a task up after it lost some workers; preemption may be to blame, so again
-RETRIES = 2  # of shard_failed_error that may pass, or that another machine does not have
+RETRIES = 2  # of trouble that may pass, or that another machine does not have
 CONNECTING_SECONDS = 30
 STOPPING_SECONDS = 60.0
 POLLING_SECONDS = 0.01

@@ -84,7 +84,7 @@ def shards_under_way(settings: Settings, *, processes: int = 1) -> int:
 
 
 def make(workshop: Worker, task: Task, watch: JobWatch) -> ShardReport:
-    """Make one shard, telling shard_failed_error of the machine with the shard's name.
+    """Make one shard, telling trouble of the machine with the shard's name.
 
     Raises:
         errors.JobFailed: no space, no permission, a device error...

@@ -1,1 +1,45 @@
-"""codistill: run the teachers once, train every student after that from the cache."""
+"""codistill: run the teachers once, train every student after that from the cache.
+
+The names of this package are what notebooks and scripts need; each is imported when it is first used, so that reading
+a cache loads no torch:
+
+    import codistill
+
+    cache = codistill.open("demo/cache")  # a `store.Cache`
+    run = codistill.load_run("demo/run")  # a `train.run.load.LoadedRun`
+    teacher = codistill.load_teacher("dinov2", weights="dinov2_vitl14_reg4_pretrain.pth")  # an `extract.teachers.Teacher`
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+from codistill.shadowing import refuse_shadowed_packages
+
+if TYPE_CHECKING:
+    from extract.teachers import load as load_teacher
+    from store import open
+    from train.run.load import load as load_run
+
+    __version__: str
+
+__all__ = ["__version__", "load_run", "load_teacher", "open"]
+
+FUNCTIONS = {
+    "open": ("store", "open"),
+    "load_run": ("train.run.load", "load"),
+    "load_teacher": ("extract.teachers", "load"),
+}
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("codistill")
+    if name not in FUNCTIONS:
+        raise AttributeError(f"module 'codistill' has no attribute '{name}'; available: {', '.join(__all__)}")
+    refuse_shadowed_packages()
+    module, function = FUNCTIONS[name]
+    return getattr(importlib.import_module(module), function)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,31 +1,50 @@
-"""The `codistill` command: hands over to one of the four programs, importing only that one."""
+"""Run the `codistill` command: hand over to one of its four programs, importing that one alone."""
 
 import importlib
 import sys
 
+import codistill
+from codistill.shadowing import ShadowedPackage, refuse_shadowed_packages
+
 PROGRAMS = {
     "extract": "run teachers over datasets, once, into a cache",
-    "store": "look at, seal and check a cache",
+    "store": "look at, seal, check and repair a cache",
     "train": "train students from a cache",
     "eval": "measure and picture what students learnt",
 }
+DONE, BAD_INPUT = 0, 2
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run `codistill PROGRAM ...` and return its exit code (0 done, 1 problems found, 2 bad input, 130 interrupted)."""
     arguments = sys.argv[1:] if argv is None else argv
     if arguments and arguments[0] in PROGRAMS:
+        try:
+            refuse_shadowed_packages()
+        except ShadowedPackage as error:
+            sys.stderr.write(f"error: {error}\n")
+            return BAD_INPUT
         program = importlib.import_module(f"{arguments[0]}.__main__")
         return int(program.main(arguments[1:]))
+    if arguments == ["--version"]:
+        sys.stdout.write(f"codistill {codistill.__version__}\n")
+        return DONE
     asked_for_help = bool(arguments) and arguments[0] in ("-h", "--help")
     stream = sys.stdout if asked_for_help else sys.stderr
     if arguments and not asked_for_help:
         stream.write(f"error: unknown program '{arguments[0]}'. Choose one of: {', '.join(PROGRAMS)}\n\n")
-    stream.write("usage: codistill {" + ",".join(PROGRAMS) + "} ...\n\n")
-    for name, purpose in PROGRAMS.items():
-        stream.write(f"  {name:<8} {purpose}\n")
-    stream.write("\nexample: codistill store info demo/cache\nhelp of one program: codistill extract --help\n")
-    return 0 if asked_for_help else 2
+    stream.write(_usage())
+    return DONE if asked_for_help else BAD_INPUT
+
+
+def _usage() -> str:
+    programs = "\n".join(f"  {name:<8} {purpose}" for name, purpose in PROGRAMS.items())
+    return (
+        f"usage: codistill {{{','.join(PROGRAMS)}}} ...\n\n{programs}\n\n"
+        "example: codistill store info demo/cache\n"
+        "help of one program: codistill extract --help\n"
+        "version: codistill --version\n"
+    )
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ a cache loads no torch:
 
     import codistill
 
-    cache = codistill.open("demo/cache")  # a `store.Cache`
-    run = codistill.load_run("demo/run")  # a `train.run.load.LoadedRun`
-    teacher = codistill.load_teacher("dinov2", weights="dinov2_vitl14_reg4_pretrain.pth")  # an `extract.teachers.Teacher`
+    cache = codistill.open("demo/cache")  # a Cache
+    run = codistill.load_run("demo/run")  # a Run
+    teacher = codistill.load_teacher("dinov2", weights="dinov2_vitl14_reg4.pth")  # a Teacher
 """
 
 import importlib

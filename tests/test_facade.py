@@ -23,7 +23,7 @@ def test_the_names_are_those_of_the_packages() -> None:
     assert codistill.load_teacher is teachers.load
     assert codistill.__version__ == version("codistill")
     assert {"open", "load_run", "load_teacher", "__version__"} == set(dir(codistill)) == set(codistill.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'load_rum'; available: .*load_run"):
+    with pytest.raises(AttributeError, match=r"no attribute 'load_rum'; available: .*load_run"):
         codistill.load_rum  # noqa: B018
 
 

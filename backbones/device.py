@@ -1,23 +1,32 @@
-"""DOC backbones.device."""
+"""Choose the device to compute on."""
 
 import torch
 
 from store import errors
 
 
-def resolve_device(name: str) -> str:
-    """`auto` becomes `cuda` where there is one, else `cpu`.
+def resolve_device(name: str, *, option: str = "--device", local_rank: int | None = None) -> str:
+    """Return the name of a device that this process can use.
+
+    Args:
+        name: `cpu`, `cuda`, `cuda:N` ..., or `auto`: a GPU where there is one, else the CPU.
+        option: what error messages call the setting.
+        local_rank: number of this process among those of its machine; it takes the GPU of that number unless `name`
+            says which. None leaves `cuda` without a number.
 
     Raises:
-        errors.InvalidInput: torch knows no such device, or it is not there.
+        errors.InvalidInput: torch knows no such device, or this machine does not have it.
     """
+    chosen = name
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        chosen = "cuda" if torch.cuda.is_available() else "cpu"
+    if chosen == "cuda" and local_rank is not None:
+        chosen = f"cuda:{local_rank}"
     try:
-        torch.empty(1, device=name)
+        torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise errors.InvalidInput(
-            f"--device {name} cannot be used: {reason}. Choose auto, cpu, cuda or cuda:N"
+            f"{option} {chosen} cannot be used: {reason}. Choose auto, cpu, cuda or cuda:N"
         ) from error
-    return name
+    return chosen

@@ -1,7 +1,8 @@
 """The offline teacher-feature cache: format, reading, writing, sealing, checking. Imports no torch."""
 
 from store.cache.cache import Cache, create, open
-from store.cache.dataset import Dataset, TeacherInfo
+from store.cache.dataset import Dataset
+from store.cache.metadata import TeacherInfo
 from store.cache.reader import Shard
 from store.cache.writer import ShardWriter
 from store.format.statistics import Moments, Statistics

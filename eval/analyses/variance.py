@@ -19,8 +19,7 @@ from backbones.device import resolve_device
 from backbones.images import normalise
 from eval.fidelity.predictors import statistics
 from eval.fidelity.scores import PATCH
-from store.cache.cache import open_dataset
-from store.cache.dataset import Dataset
+from store.cache.dataset import Dataset, open_dataset
 from store.common.config import near_miss
 from store.errors import InvalidInput, MissingName
 from store.format.schema import OK, PIXELS

@@ -10,12 +10,11 @@ import pyarrow as pa
 
 from store import errors
 from store.cache.dataset import Dataset
+from store.cache.metadata import ROOT_KEY, dataset_names, read_dataset_node, read_root
 from store.format import manifest, schema
 from store.format.schema import FORMAT, HIERARCHY, PIXELS, Node
 from store.storage.base import Location, Storage
 from store.storage.location import open_storage
-
-ROOT_KEY = f"{HIERARCHY}/zarr.json"
 
 
 class Cache:
@@ -27,8 +26,8 @@ class Cache:
         recipe: how its pixels were made; plain JSON.
     """
 
-    def __init__(self, storage: Storage, root: Node) -> None:
-        attributes = root.require(("format", "uuid", "recipe"))
+    def __init__(self, storage: Storage) -> None:
+        attributes = read_root(storage).attributes
         self.storage = storage
         self.location = storage.location
         self.uuid: str = attributes["uuid"]
@@ -43,9 +42,8 @@ class Cache:
 
     @property
     def datasets(self) -> tuple[str, ...]:
-        """Names of the datasets, sorted; looked up every time."""
-        names = self.storage.list_directories(HIERARCHY)
-        return tuple(sorted(name for name in names if self.storage.exists(f"{HIERARCHY}/{name}/zarr.json")))
+        """Sorted names of the datasets; lists the storage on every access."""
+        return dataset_names(self.storage)
 
     def __iter__(self) -> Iterator[Dataset]:
         return (self[name] for name in self.datasets)
@@ -57,13 +55,7 @@ class Cache:
             errors.MissingName: there is none of this name; the available ones are listed.
         """
         if name not in self._datasets:
-            path = f"{HIERARCHY}/{name}"
-            try:
-                node = schema.parse_node(path, self.storage.read(f"{path}/zarr.json"))
-            except (FileNotFoundError, NotADirectoryError):
-                available = ", ".join(self.datasets) or "none"
-                message = f"no dataset '{name}' in {self.location}; available: {available}"
-                raise errors.MissingName(message) from None
+            node = read_dataset_node(self.storage, name)
             self._datasets[name] = Dataset(self.storage, name, node=node, recipe=self.recipe)
         return self._datasets[name]
 
@@ -131,8 +123,9 @@ class Cache:
         node = schema.parse_node(path, self.storage.read(f"{path}/zarr.json"))
         _refuse_differences(f"dataset '{name}'", node.attributes, attributes)
         if dataset.array(PIXELS).shape != (rows, size, size, 3):
-            found = dataset.array(PIXELS).shape
-            raise errors.Conflict(f"'{name}/pixels' exists with shape {found}, asked for {(rows, size, size, 3)}")
+            stored_shape = dataset.array(PIXELS).shape
+            message = f"'{name}/pixels' exists with shape {stored_shape}, asked for {(rows, size, size, 3)}"
+            raise errors.Conflict(message)
         return dataset
 
     def delete_dataset(self, name: str) -> None:
@@ -189,7 +182,7 @@ def create(location: Location, recipe: Mapping[str, Any]) -> Cache:
     storage = open_storage(location)
     attributes = {"format": FORMAT, "uuid": str(uuid.uuid4()), "recipe": wanted}
     storage.put_if_absent(ROOT_KEY, schema.group_document(attributes))
-    cache = _open(storage)
+    cache = Cache(storage)
     _refuse_differences(f"cache {cache.location}", {"recipe": cache.recipe}, {"recipe": wanted})
     return cache
 
@@ -199,24 +192,9 @@ def open(location: Location) -> Cache:
 
     Raises:
         errors.MissingCache: there is none.
-        errors.UnsupportedFormat: a newer version wrote it, or it is not ours.
+        errors.UnsupportedFormat: a newer version wrote it, or codistill did not write it.
     """
-    return _open(open_storage(location))
-
-
-def open_dataset(location: Location, name: str) -> Dataset:
-    """Open one dataset of a cache; what a pickled `Dataset` does when it arrives."""
-    return open(location)[name]
-
-
-def _open(storage: Storage) -> Cache:
-    try:
-        root = schema.parse_node(HIERARCHY, storage.read(ROOT_KEY))
-    except (FileNotFoundError, NotADirectoryError):
-        makes = f"codistill extract run CATALOGUE.toml --cache {storage.location}"
-        message = f"no cache at {storage.location}: '{ROOT_KEY}' does not exist. Check the path, or run: {makes}"
-        raise errors.MissingCache(message) from None
-    return Cache(storage, root)
+    return Cache(open_storage(location))
 
 
 def _refuse_differences(what: str, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

@@ -1,131 +1,40 @@
-"""One dataset of a cache: its arrays, shards, rows and sealed tables."""
+"""Datasets of a cache: reading rows, writing shards, and the sealed tables, above what is recorded of a dataset."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from store import errors
-from store.cache import sealed_tables
+from store.cache import row_status, sealed_tables
+from store.cache.metadata import DatasetMetadata, TeacherInfo, read_dataset_node, read_root
 from store.cache.reader import Reader, Shard
 from store.cache.writer import ShardPlan, ShardWriter
 from store.format import schema
-from store.format.schema import OK, PIXELS, TOKENS, ArrayNode, Node
+from store.format.schema import OK, PIXELS, Node
 from store.format.statistics import Statistics
 from store.format.trailer import Trailer
-from store.storage.base import Storage
+from store.storage.base import Location, Storage
+from store.storage.location import open_storage
 
 
-@dataclass(frozen=True, kw_only=True)
-class TeacherInfo:
-    """A teacher as a dataset's tokens record it.
-
-    Attributes:
-        name: its name in this cache.
-        identity: architecture, weights, preprocessing; enforced.
-        identity_digest: sha256 of `identity`.
-        groups: groups of datasets whose own teacher this is.
-        patch_grid: (rows, cols) of patch tokens.
-        prefix_tokens: tokens before the patches (CLS, registers).
-        channels: of a token.
-    """
-
-    name: str
-    identity: dict[str, Any]
-    identity_digest: str
-    groups: tuple[str, ...]
-    patch_grid: tuple[int, int]
-    prefix_tokens: int
-    channels: int
-
-
-class Dataset:
-    """A list of images, several views of each, and what teachers see in them. Got from a `Cache`.
+class Dataset(DatasetMetadata):
+    """A list of images, several views of each, and the tokens that teachers make of them. Got from a `Cache`.
 
     An array is named `pixels` or by its teacher. All methods may be called from several threads.
     """
 
     def __init__(self, storage: Storage, name: str, *, node: Node, recipe: Mapping[str, Any]) -> None:
-        keys = ("group", "split", "mode", "views", "first_view", "images", "rows", "image_list_sha256")
-        attributes = node.require(keys)
-        self.storage = storage
-        self.name = name
-        self.group: str = attributes["group"]
-        self.split: str = attributes["split"]
-        self.mode: str = attributes["mode"]
-        self.views: int = attributes["views"]
-        self.first_view: int = attributes["first_view"]
-        self.images: int = attributes["images"]
-        self.rows: int = attributes["rows"]
-        self.image_list_sha256: str = attributes["image_list_sha256"]
-        self.source: dict[str, Any] = attributes.get("source", {})
-        self.image_size: int = recipe["image_size"]
-        self.shard_rows: int = recipe["shard_rows"]
-        self.shards = -(-self.rows // self.shard_rows)
-        self._recipe = recipe
-        self._arrays: dict[str, ArrayNode] = {}
+        super().__init__(storage, name, node=node, recipe=recipe)
         self._reader = Reader(self)
 
     def __repr__(self) -> str:
         return f"Dataset('{self.name}', {self.rows} rows, teachers {list(self.teachers)}, in '{self.storage.location}')"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from store.cache.cache import open_dataset
-
         return open_dataset, (self.storage.location, self.name)
-
-    @property
-    def teachers(self) -> tuple[str, ...]:
-        """Names of the teachers that have a tokens array, sorted; looked up every time."""
-        below = f"{schema.HIERARCHY}/{self.name}"
-        names = [name for name in self.storage.list_directories(below) if name not in schema.RESERVED_NAMES]
-        return tuple(sorted(n for n in names if self.storage.exists(f"{below}/{n}/{TOKENS}/zarr.json")))
-
-    def array(self, name: str) -> ArrayNode:
-        """Return the array node of `pixels` or of a teacher's tokens.
-
-        Raises:
-            errors.MissingName: there is none; the available ones are listed.
-        """
-        if name not in self._arrays:
-            path = schema.array_path(self.name, name)
-            try:
-                data = self.storage.read(f"{path}/zarr.json")
-            except FileNotFoundError:
-                available = ", ".join([PIXELS, *self.teachers])
-                raise errors.MissingName(f"'{self.name}' has no array '{name}'; available: {available}") from None
-            node = schema.parse_array(path, data)
-            if node.shape[0] != self.rows:
-                message = f"'{path}' has {node.shape[0]} rows, its dataset has {self.rows}"
-                raise errors.UnsupportedFormat(message)
-            self._arrays[name] = node
-        return self._arrays[name]
-
-    def teacher(self, name: str) -> TeacherInfo:
-        """Return what is recorded of a teacher.
-
-        Raises:
-            errors.MissingName: it has no tokens here; the available ones are listed.
-        """
-        if name == PIXELS:
-            raise errors.MissingName(f"'{PIXELS}' is no teacher; available: {', '.join(self.teachers)}")
-        node = self.array(name)
-        attributes = node.require(("identity", "groups", "patch_grid", "prefix_tokens"))
-        grid_rows, grid_cols = attributes["patch_grid"]
-        return TeacherInfo(
-            name=name,
-            identity=attributes["identity"],
-            identity_digest=schema.digest(attributes["identity"]),
-            groups=tuple(attributes["groups"]),
-            patch_grid=(grid_rows, grid_cols),
-            prefix_tokens=attributes["prefix_tokens"],
-            channels=node.shape[-1],
-        )
 
     def create_teacher(
         self,
@@ -172,36 +81,6 @@ class Dataset:
             raise errors.Conflict(f"'{self.name}/{name}' exists and differs. {'; '.join(differing)}. {exits}")
         return self.teacher(name)
 
-    def identity_digest(self, array: str) -> str:
-        """Return the digest that every shard of an array carries: of what its values depend on."""
-        return self._pixels_identity if array == PIXELS else self.teacher(array).identity_digest
-
-    @cached_property
-    def _pixels_identity(self) -> str:
-        views = {"split": self.split, "mode": self.mode, "views": self.views, "first_view": self.first_view}
-        return schema.digest({"recipe": self._recipe, "image_list_sha256": self.image_list_sha256, **views})
-
-    def image_list(self) -> pa.Table:
-        """Return image_index int64, path string, bytes int64, one row per image."""
-        with self.storage.arrow_file(schema.images_key(self.name)) as source:
-            return pq.read_table(source)
-
-    def shard_rows_of(self, shard: int) -> range:
-        """Return the rows of a shard.
-
-        Raises:
-            errors.InvalidInput: there is no such shard.
-        """
-        if not 0 <= shard < self.shards:
-            raise errors.InvalidInput(f"'{self.name}' has no shard {shard}, it has {self.shards}, counted from 0")
-        return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.rows))
-
-    def present(self, array: str) -> frozenset[int]:
-        """Return the shards that exist, by one listing."""
-        node = self.array(array)
-        names = {schema.shard_name(shard, len(node.shape)): shard for shard in range(self.shards)}
-        return frozenset(names[entry.name] for entry in self.storage.list_objects(node.path) if entry.name in names)
-
     def write_shard(
         self, array: str, shard: int, *, provenance: Mapping[str, Any], pixels_digest: str | None = None
     ) -> ShardWriter:
@@ -246,13 +125,13 @@ class Dataset:
         return self._reader.read_shard(array, shard, verify=verify)
 
     def read_trailer(self, array: str, shard: int) -> Trailer:
-        """Return what a shard says of itself, checked to belong where it was found.
+        """Return the trailer of a shard, checked to belong where it was found.
 
         Raises:
             errors.MissingShard: it does not exist; the message names the command that makes it.
             errors.Damaged: it is cut short, its checksum differs, or it belongs elsewhere.
         """
-        return self._reader.read_trailer(array, shard)
+        return row_status.read_trailer(self, array, shard)
 
     def read(
         self,
@@ -313,7 +192,7 @@ class Dataset:
         """Return the sealed manifest, rows ascending (rows of shards not sealed are absent).
 
         Args:
-            columns: names of `store.manifest.SCHEMA`, None for all.
+            columns: names of `store.format.manifest.SCHEMA`; None takes all.
             filter: pyarrow expression over any column, or None.
 
         Raises:
@@ -326,7 +205,7 @@ class Dataset:
         return self.storage.sweep(f"{schema.HIERARCHY}/{self.name}")
 
     def delete_teacher(self, name: str) -> None:
-        """Delete a teacher's tokens and sealed tables, so that they can be made anew.
+        """Delete a teacher's tokens and sealed tables, so that they can be computed again.
 
         Raises:
             errors.MissingName: it has no tokens here; the available ones are listed.
@@ -336,16 +215,14 @@ class Dataset:
         self.storage.delete_all(f"{schema.HIERARCHY}/{self.name}/{name}")
         del self._arrays[name]
 
-    def describe(self, node: ArrayNode) -> str:
-        """Return `dataset/array` of an array node, for messages."""
-        return f"{self.name}/{self._array_name(node)}"
 
-    def how_to_make(self, node: ArrayNode) -> str:
-        """Return the command that makes the shards of an array."""
-        array = self._array_name(node)
-        teachers = "" if array == PIXELS else f" --teachers {array}"
-        return f"codistill extract run CATALOGUE.toml --cache {self.storage.location} --datasets {self.name}{teachers}"
+def open_dataset(location: Location, name: str) -> Dataset:
+    """Open one dataset of a cache; a pickled `Dataset` is restored by it.
 
-    def _array_name(self, node: ArrayNode) -> str:
-        last = node.path.split("/")[-1]
-        return node.path.split("/")[-2] if last == TOKENS else last
+    Raises:
+        errors.MissingCache: there is no cache.
+        errors.MissingName: it has no dataset of this name; the available ones are listed.
+    """
+    storage = open_storage(location)
+    recipe = read_root(storage).attributes["recipe"]
+    return Dataset(storage, name, node=read_dataset_node(storage, name), recipe=recipe)

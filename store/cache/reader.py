@@ -1,24 +1,21 @@
-"""Random rows of pixels and teachers into the caller's buffers, and whole shards for the next stage."""
+"""Reader of a dataset: random rows into the caller's buffers, and whole shards for the next stage."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from store import errors
-from store.cache import row_reads
-from store.common.threads import ThreadTeam
-from store.format import trailer
-from store.format.schema import MISSING, OK, PIXELS, ArrayNode
+from store.cache import row_status
+from store.cache.metadata import DatasetMetadata
+from store.cache.row_reads import ReadContext, RowRead, plan_reads
+from store.cache.row_status import RowStatus
+from store.common.text import some
+from store.common.threads import Task, ThreadTeam
+from store.format.schema import MISSING, OK, ArrayNode
 from store.format.trailer import Trailer
-
-if TYPE_CHECKING:
-    from store.cache.dataset import Dataset
-
-LISTED_ROWS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +23,10 @@ class Shard:
     """One shard in memory.
 
     Attributes:
-        data: [rows of the shard, ...], the fill value (0 or NaN) where a row failed.
+        data: [rows of the shard, ...]; rows that failed hold the fill value, 0 or NaN.
         status: uint8 [rows of the shard].
-        digest: of its (row, crc32c) list; for pixels, what tokens made from it must name.
-        trailer: what it says of itself.
+        digest: sha256 of the (row, crc32c) list; tokens computed from a pixel shard name its digest.
+        trailer: metadata, row checksums, status and moments of the shard.
     """
 
     data: npt.NDArray[Any]
@@ -41,155 +38,99 @@ class Shard:
 class Reader:
     """Reads one dataset; safe to use from several threads."""
 
-    def __init__(self, dataset: "Dataset") -> None:
-        self._dataset = dataset
-        self._team = ThreadTeam(dataset.storage.read_threads)
-        self._known: dict[str, npt.NDArray[np.uint8]] = {}
-        self._context = row_reads.ReadContext(
-            storage=dataset.storage, describe=dataset.describe, how_to_make=dataset.how_to_make
+    def __init__(self, metadata: DatasetMetadata) -> None:
+        self._metadata = metadata
+        self._team = ThreadTeam(metadata.storage.read_threads)
+        self._known: dict[str, RowStatus] = {}
+        self._context = ReadContext(
+            storage=metadata.storage, describe=metadata.describe, how_to_make=metadata.how_to_make
         )
 
     def read(
         self,
-        wanted: Sequence[int] | npt.NDArray[np.integer[Any]],
+        rows: Sequence[int] | npt.NDArray[np.integer[Any]],
         names: Sequence[str],
         *,
         out: Mapping[str, npt.NDArray[Any]] | None,
         verify: bool,
     ) -> dict[str, npt.NDArray[Any]]:
         """See `Dataset.read`."""
-        index = self._row_numbers(wanted)
-        nodes = {name: self._dataset.array(name) for name in names}
+        numbers = self._row_numbers(rows)
+        nodes = {name: self._metadata.array(name) for name in names}
         unexpected = sorted(set(out or ()) - set(nodes))
         if unexpected:
             raise errors.InvalidInput(f"out: {unexpected} were not asked for; asked for: {list(nodes)}")
-        targets = {name: _target(name, node, len(index), (out or {}).get(name)) for name, node in nodes.items()}
+        targets = {name: _target(name, node, len(numbers), (out or {}).get(name)) for name, node in nodes.items()}
         for name, node in nodes.items():
-            self._require_ok(name, node, index)
-        work: list[Any] = []
+            self._require_ok(name, node, numbers)
+        tasks: list[Task] = []
         for name, node in nodes.items():
-            work += row_reads.tasks(
-                row_reads.RowRead(node=node, rows=index, out=targets[name], verify=verify), self._context
-            )
-        self._team.run(work)
+            read = RowRead(node=node, rows=numbers, out=targets[name], verify=verify)
+            tasks += plan_reads(read, self._context)
+        self._team.run(tasks)
         return targets
 
     def read_shard(self, array: str, shard: int, *, verify: bool) -> Shard:
         """See `Dataset.read_shard`."""
-        node, said = self._dataset.array(array), self.read_trailer(array, shard)
-        fill = np.nan if node.dtype.kind == "f" else 0
-        data = np.empty((len(said.rows), *node.row_shape), node.dtype)
-        ok = said.status == OK
+        node = self._metadata.array(array)
+        trailer = row_status.read_trailer(self._metadata, array, shard)
+        data = np.empty((len(trailer.rows), *node.row_shape), node.dtype)
+        ok = trailer.status == OK
         if ok.all():
-            self._gather_shard(node, said, data, verify)
+            self._read_ok_rows(node, trailer, data, verify=verify)
         else:
-            data[:] = fill
-            kept = np.empty((int(ok.sum()), *node.row_shape), node.dtype)
-            self._gather_shard(node, said, kept, verify)
-            data[ok] = kept
-        return Shard(data=data, status=said.status, digest=said.digest, trailer=said)
+            data[:] = np.nan if node.dtype.kind == "f" else 0
+            ok_rows = np.empty((int(ok.sum()), *node.row_shape), node.dtype)
+            self._read_ok_rows(node, trailer, ok_rows, verify=verify)
+            data[ok] = ok_rows
+        return Shard(data=data, status=trailer.status, digest=trailer.digest, trailer=trailer)
 
-    def read_trailer(self, array: str, shard: int) -> Trailer:
-        """See `Dataset.read_trailer`."""
-        dataset = self._dataset
-        node = dataset.array(array)
-        where = f"shard {shard} of '{dataset.name}/{array}'"
-        if node.layout is None:
-            raise errors.UnsupportedFormat(f"'{dataset.name}/{array}' was not written by codistill: no trailers")
-        dataset.shard_rows_of(shard)
-        try:
-            tail = dataset.storage.read(node.shard_key(shard), node.layout.slots_bytes(shard))
-        except FileNotFoundError:
-            message = f"{where} does not exist. Run: {dataset.how_to_make(node)}"
-            raise errors.MissingShard(message) from None
-        said = trailer.decode(tail, where=where, index_bytes=node.layout.index_bytes)
-        differing = trailer.mismatches(
-            said,
-            dataset=dataset.name,
-            array=array,
-            shard=shard,
-            rows=node.layout.rows_of(shard),
-            identity_digest=dataset.identity_digest(array),
-        )
-        if differing:
-            command = f"codistill store verify {dataset.storage.location} --repair"
-            raise errors.Damaged(f"{where} belongs elsewhere: {'; '.join(differing)}. Run: {command}")
-        return said
+    def _read_ok_rows(self, node: ArrayNode, trailer: Trailer, out: npt.NDArray[Any], *, verify: bool) -> None:
+        """Read the ok rows of a shard; verified, they are what its trailer records and not just intact."""
+        ok = np.flatnonzero(trailer.status == OK)
+        read = RowRead(node=node, rows=ok + trailer.rows.start, out=out, verify=verify, crc32c=trailer.crc32c[ok])
+        self._team.run(list(plan_reads(read, self._context)))
 
-    def _gather_shard(self, node: ArrayNode, said: Trailer, out: npt.NDArray[Any], verify: bool) -> None:
-        """Read the ok rows of a shard; verified, they are what its trailer speaks of and not just intact."""
-        ok = np.flatnonzero(said.status == OK)
-        gather = row_reads.RowRead(node=node, rows=ok + said.rows.start, out=out, verify=verify, crc32c=said.crc32c[ok])
-        self._team.run(list(row_reads.tasks(gather, self._context)))
-
-    def _row_numbers(self, wanted: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
-        index = np.asarray(wanted)
-        if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
-            found = f"{index.dtype} {index.shape}"
-            raise errors.InvalidInput(f"rows: expected a one-dimensional list of integers, found {found}")
-        index = index.astype(np.int64)
-        outside = index[(index < 0) | (index >= self._dataset.rows)]
+    def _row_numbers(self, rows: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
+        numbers = np.asarray(rows)
+        if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
+            given = f"{numbers.dtype} {numbers.shape}"
+            raise errors.InvalidInput(f"rows: expected a one-dimensional list of integers, found {given}")
+        numbers = numbers.astype(np.int64)
+        outside = numbers[(numbers < 0) | (numbers >= self._metadata.rows)]
         if len(outside):
-            last = self._dataset.rows - 1
-            raise errors.InvalidInput(f"rows {_some(outside)} are not in '{self._dataset.name}', which has 0..{last}")
-        return index
+            listed, last = some(outside.tolist()), self._metadata.rows - 1
+            raise errors.InvalidInput(f"rows {listed} are not in '{self._metadata.name}', which has 0..{last}")
+        return numbers
 
-    def _require_ok(self, name: str, node: ArrayNode, index: npt.NDArray[np.int64]) -> None:
-        """Raise if a row is not ok, by the sealed status; by trailers for shards that it does not know yet."""
-        known = self._status_of(name, node, index)
-        if known is None or (known[index] == OK).all():
+    def _require_ok(self, name: str, node: ArrayNode, rows: npt.NDArray[np.int64]) -> None:
+        """Raise if a row is not ok, by the sealed status; by trailers for shards that it does not cover yet."""
+        status = self._status(name, node, rows)
+        if status is None or (status[rows] == OK).all():
             return
         self._known.pop(name, None)  # it may have been sealed again, or repaired
-        known = self._status_of(name, node, index)
-        bad = np.zeros(0, np.int64) if known is None else np.unique(index[known[index] != OK])
-        if known is not None and len(bad):
-            failed = int((known[bad] != MISSING).sum())
+        status = self._status(name, node, rows)
+        bad = np.zeros(0, np.int64) if status is None else np.unique(rows[status[rows] != OK])
+        if status is not None and len(bad):
+            failed = int((status[bad] != MISSING).sum())
             counts = f"{failed} failed, {len(bad) - failed} missing"
-            exits = f"Ask for rows of valid_rows() only, or make them: {self._dataset.how_to_make(node)}"
-            where = f"'{self._dataset.name}/{name}'"
-            raise errors.RowsNotOk(f"{where}: rows {_some(bad)} are not ok ({counts}). {exits}", bad.tolist())
+            exits = f"Ask for rows of valid_rows() only, or make them: {self._metadata.how_to_make(node)}"
+            where = f"'{self._metadata.name}/{name}'"
+            message = f"{where}: rows {some(bad.tolist())} are not ok ({counts}). {exits}"
+            raise errors.RowsNotOk(message, bad.tolist())
 
-    def _status_of(self, name: str, node: ArrayNode, index: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8] | None:
-        """Return the status of all rows, right for those asked for; None for an array of somebody else without one."""
-        known = self._known_status(name)
-        if known is not None and node.layout is not None:
-            missing = index[known[index] == MISSING]
-            self._learn(name, known, np.unique(missing // node.layout.shard_rows))
-        return known
-
-    def _known_status(self, name: str) -> npt.NDArray[np.uint8] | None:
-        """Return what is known of every row; None for an array of somebody else without a status."""
+    def _status(self, name: str, node: ArrayNode, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8] | None:
+        """Return the status of all rows, right for `rows`; None for an array that has neither status nor trailers."""
         if name not in self._known:
-            try:
-                status = self._dataset.status(name)
-                self._known[name] = status if (status != MISSING).all() else status.copy()
-            except errors.NotSealed:
-                if self._dataset.array(name).layout is None:
-                    return None
-                self._known[name] = np.zeros(self._dataset.rows, np.uint8)
-        return self._known[name]
-
-    def _learn(self, name: str, known: npt.NDArray[np.uint8], shards: npt.NDArray[np.int64]) -> None:
-        def learn(shard: int) -> None:
-            try:
-                said = self.read_trailer(name, shard)
-                self._refuse_other_pixels(name, said)
-            except errors.MissingShard:
-                return
-            known[said.rows.start : said.rows.stop] = said.status
-
-        self._team.run([partial(learn, shard) for shard in shards.tolist()])
-
-    def _refuse_other_pixels(self, name: str, said: Trailer) -> None:
-        """Raise if tokens were computed from other pixels than are stored, as seal would."""
-        if name == PIXELS or self._dataset.array(PIXELS).layout is None:
-            return
-        stored = self.read_trailer(PIXELS, said.shard).digest
-        if said.pixels_digest != stored:
-            where = f"shard {said.shard} of '{self._dataset.name}/{name}'"
-            digests = f"digest expected {stored}, found {said.pixels_digest}"
-            command = f"codistill store verify {self._dataset.storage.location} --repair"
-            raise errors.Damaged(f"{where} was computed from other pixels than are stored: {digests}. Run: {command}")
+            status = row_status.sealed_or_missing(self._metadata, name)
+            if status is None:
+                return None
+            self._known[name] = status
+        known = self._known[name]
+        if node.layout is not None:
+            missing = rows[known.values[rows] == MISSING]
+            known.read_shards(np.unique(missing // node.layout.shard_rows).tolist(), self._team, check_pixels=True)
+        return known.values
 
 
 def _target(name: str, node: ArrayNode, count: int, given: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
@@ -206,8 +147,3 @@ def _target(name: str, node: ArrayNode, count: int, given: npt.NDArray[Any] | No
     if problems:
         raise errors.InvalidInput(f"out[{name!r}]: {'; '.join(problems)}")
     return given
-
-
-def _some(values: npt.NDArray[np.int64]) -> str:
-    listed = ", ".join(str(value) for value in values[:LISTED_ROWS].tolist())
-    return f"{listed} and {len(values) - LISTED_ROWS} more" if len(values) > LISTED_ROWS else listed

@@ -1,6 +1,7 @@
-"""The one place where a stored row becomes an array: reading slots into the caller's buffers, checking, filling.
+"""Reading of rows: slots of shards go straight into the caller's buffers and are checked there.
 
-Another encoding of tokens (integers with scales, a rotated basis) is decoded here and nowhere else.
+This is the one place where a stored row becomes an array; another encoding of tokens (integers with scales, a rotated
+basis) is decoded here and nowhere else.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ class RowRead:
         rows: int64 [B], within bounds, any order, duplicates allowed.
         out: [B, ...] of the array's row shape and type, C-contiguous, writable.
         verify: check the crc32c of every row.
-        crc32c: uint32 [B], what a verified row must also agree with; None where only its slot says.
+        crc32c: uint32 [B], checksums that verified rows must have, from a trailer; None checks those in the slots.
     """
 
     node: ArrayNode
@@ -42,34 +43,40 @@ class RowRead:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadContext:
-    """Where rows are read from and what to tell people when that fails."""
+    """Where rows are read from, and texts for errors.
+
+    Attributes:
+        storage: where the shards are.
+        describe: returns `dataset/array` of an array.
+        how_to_make: returns the command that makes the shards of an array.
+    """
 
     storage: Storage
-    describe: Callable[[ArrayNode], str]  # 'dataset/array'
+    describe: Callable[[ArrayNode], str]
     how_to_make: Callable[[ArrayNode], str]
 
 
-def tasks(gather: RowRead, context: ReadContext) -> Iterator[Task]:
-    """Yield what independent threads can do to fill `gather.out`.
+def plan_reads(read: RowRead, context: ReadContext) -> Iterator[Task]:
+    """Yield tasks that fill `read.out`; independent threads may run them.
 
     Everything is planned here and in one go: between two copies of a megabyte no Python code is left in the processor's
     caches, so that each statement in the loop over rows would cost many times its usual price.
     """
-    layout = gather.node.layout
+    layout = read.node.layout
     if layout is None:
-        yield lambda: _read_through_zarr(gather, context)
+        yield lambda: _read_through_zarr(read, context)
         return
-    if not len(gather.rows):
+    if not len(read.rows):
         return
-    order = np.argsort(gather.rows, kind="stable")
-    rows = gather.rows[order]
+    order = np.argsort(read.rows, kind="stable")
+    rows = read.rows[order]
     starts = _call_starts(rows, layout, context.storage.call_bytes)
-    targets = list(gather.out.reshape(len(rows), -1).view(np.uint8))
+    targets = list(read.out.reshape(len(rows), -1).view(np.uint8))
     crcs = np.empty((len(rows), CHECKSUM_BYTES), np.uint8)
     buffers: list[Any] = [None] * (2 * len(rows))
     buffers[0::2] = [targets[target] for target in order.tolist()]
     buffers[1::2] = list(crcs)
-    expected = [crcs.view("<u4")[:, 0], *([] if gather.crc32c is None else [gather.crc32c[order]])]
+    expected = [crcs.view("<u4")[:, 0], *([] if read.crc32c is None else [read.crc32c[order]])]
     stops = [*starts[1:].tolist(), len(rows)]
     offsets = (rows[starts] % layout.shard_rows * layout.stride).tolist()
     reads = list(zip(starts.tolist(), stops, offsets, strict=True))
@@ -80,7 +87,7 @@ def tasks(gather: RowRead, context: ReadContext) -> Iterator[Task]:
     bounds = [0, *(np.flatnonzero(new_task) + 1).tolist()]
     bounds += [len(reads)] if bounds[-1] < len(reads) else []
     for first, last in pairwise(bounds):
-        yield _SlotTask(gather, context, layout, rows, buffers, expected, reads[first:last])
+        yield _SlotTask(read, context, layout, rows, buffers, expected, reads[first:last])
 
 
 def _call_starts(rows: npt.NDArray[np.int64], layout: ShardLayout, call_bytes: int) -> npt.NDArray[np.int64]:
@@ -100,7 +107,7 @@ class _SlotTask:
 
     def __init__(
         self,
-        gather: RowRead,
+        read: RowRead,
         context: ReadContext,
         layout: ShardLayout,
         rows: npt.NDArray[np.int64],
@@ -108,14 +115,14 @@ class _SlotTask:
         expected: list[npt.NDArray[np.uint32]],
         reads: list[tuple[int, int, int]],
     ) -> None:
-        self._gather, self._context, self._layout = gather, context, layout
+        self._read, self._context, self._layout = read, context, layout
         self._rows, self._expected, self._reads = rows, expected, reads
         self._calls = [(buffers[2 * a : 2 * b], offset, (b - a) * layout.stride) for a, b, offset in reads]
         self._shard = int(rows[reads[0][0]]) // layout.shard_rows
 
     def __call__(self) -> None:
-        node, verify = self._gather.node, self._gather.verify
-        found: list[int] = []
+        node, verify = self._read.node, self._read.verify
+        actual: list[int] = []
         try:
             with self._context.storage.open_object(node.shard_key(self._shard)) as source:
                 read_into = source.read_into
@@ -123,17 +130,17 @@ class _SlotTask:
                     if read_into(buffers, offset, length) != length:
                         self._raise_cut_short(offset)
                     if verify:
-                        found += [checksum(buffer) for buffer in buffers[::2]]
+                        actual += [checksum(buffer) for buffer in buffers[::2]]
         except FileNotFoundError:
             where = f"shard {self._shard} of '{self._context.describe(node)}'"
             message = f"{where} does not exist. Run: {self._context.how_to_make(node)}"
             raise errors.MissingShard(message) from None
         if verify:
-            self._check(found)
+            self._check(actual)
 
-    def _check(self, found: list[int]) -> None:
+    def _check(self, actual: list[int]) -> None:
         part = slice(self._reads[0][0], self._reads[-1][1])
-        wrong = np.any([crcs[part] != np.array(found, np.uint32) for crcs in self._expected], axis=0)
+        wrong = np.any([crcs[part] != np.array(actual, np.uint32) for crcs in self._expected], axis=0)
         differing = self._rows[part][wrong]
         if len(differing):
             raise self._damaged(f"checksum of row {', '.join(str(row) for row in np.unique(differing))} differs")
@@ -143,19 +150,19 @@ class _SlotTask:
         raise self._damaged(f"cut short at or behind row {first}")
 
     def _damaged(self, what: str) -> errors.Damaged:
-        where = f"shard {self._shard} of '{self._context.describe(self._gather.node)}'"
+        where = f"shard {self._shard} of '{self._context.describe(self._read.node)}'"
         command = f"codistill store verify {self._context.storage.location} --repair"
         return errors.Damaged(f"{where}: {what}. Run: {command}")
 
 
-def _read_through_zarr(gather: RowRead, context: ReadContext) -> None:
-    """Read an array that does not promise our layout: somebody else's chunks, compression, sharding."""
-    import zarr
+def _read_through_zarr(read: RowRead, context: ReadContext) -> None:
+    """Read an array that was not written by codistill: any chunks, compression or sharding."""
+    from store.storage.zarr_adapter import open_array  # zarr is slow to import, and our own arrays do not need it
 
-    array = zarr.open_array(context.storage.zarr_store(gather.node.path), mode="r")
+    array = open_array(context.storage, read.node.path)
     try:
-        for target, row in enumerate(gather.rows.tolist()):
-            gather.out[target] = array[row]
+        for target, row in enumerate(read.rows.tolist()):
+            read.out[target] = array[row]
     except ValueError as error:
-        where = f"'{context.describe(gather.node)}'"
+        where = f"'{context.describe(read.node)}'"
         raise errors.Damaged(f"{where}: row {row} cannot be read by zarr: {error}") from error

@@ -24,6 +24,34 @@ def checksum(data: Any) -> int:
     return int(crc32c.crc32c(data, gil_release_mode=1))
 
 
+def shard_count(rows: int, shard_rows: int) -> int:
+    """Return the number of shards that `rows` rows take; the last shard may have fewer than `shard_rows`."""
+    return -(-rows // shard_rows)
+
+
+def rows_of_shard(shard: int, *, rows: int, shard_rows: int, owner: str) -> range:
+    """Return the rows of a shard.
+
+    Args:
+        shard: number of the shard, from 0.
+        rows: rows in all.
+        shard_rows: rows of a full shard.
+        owner: what has these rows, for the error.
+
+    Raises:
+        errors.InvalidInput: there is no such shard.
+    """
+    shards = shard_count(rows, shard_rows)
+    if not 0 <= shard < shards:
+        raise errors.InvalidInput(f"{owner} has no shard {shard}, it has {shards}, counted from 0")
+    return range(shard * shard_rows, min((shard + 1) * shard_rows, rows))
+
+
+def any_in_shard(rows: npt.NDArray[np.bool_], shard_rows: int) -> npt.NDArray[np.bool_]:
+    """Return bool [shards]: whether any row of a shard is True in `rows`, bool [rows]."""
+    return np.asarray(np.logical_or.reduceat(rows, np.arange(0, len(rows), shard_rows)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShardLayout:
     """The arithmetic of one array of rows.
@@ -56,7 +84,7 @@ class ShardLayout:
 
     @property
     def shards(self) -> int:
-        return -(-self.rows // self.shard_rows)
+        return shard_count(self.rows, self.shard_rows)
 
     @property
     def index_bytes(self) -> int:
@@ -69,9 +97,7 @@ class ShardLayout:
         Raises:
             errors.InvalidInput: there is no such shard.
         """
-        if not 0 <= shard < self.shards:
-            raise errors.InvalidInput(f"shard {shard} does not exist: there are {self.shards}, counted from 0")
-        return range(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.rows))
+        return rows_of_shard(shard, rows=self.rows, shard_rows=self.shard_rows, owner="the array")
 
     def slots_bytes(self, shard: int) -> int:
         """Bytes of all slots of a shard, which is where its trailer begins."""

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from store import errors
-from store.cache.dataset import Dataset, TeacherInfo
+from store.cache.dataset import Dataset
+from store.cache.metadata import TeacherInfo
 from store.format.schema import OK, PIXELS
 
 MAX_ROWS = 64

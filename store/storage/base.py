@@ -1,4 +1,4 @@
-"""What the store needs of a place that keeps objects: an interface, and the choice of implementation by location.
+"""Storage of objects under one location: the interface that local files and object stores implement.
 
 Keys are POSIX paths below the cache. An object becomes visible whole or not at all.
 """
@@ -62,8 +62,8 @@ class Storage(ABC):
 
     Attributes:
         location: as the user gave it, safe to print (no credentials).
-        read_threads: reads in flight that make sense here.
-        call_bytes: neighbouring rows of so many bytes are read together.
+        read_threads: useful number of reads in flight.
+        call_bytes: size up to which neighbouring rows are read by one call.
     """
 
     location: str
@@ -112,7 +112,7 @@ class Storage(ABC):
 
     @abstractmethod
     def exists(self, key: str) -> bool:
-        """Whether there is such an object."""
+        """Return whether there is such an object."""
 
     @abstractmethod
     def list_objects(self, prefix: str) -> Iterator[Entry]:
@@ -128,7 +128,7 @@ class Storage(ABC):
 
     @abstractmethod
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Store a small object unless there is one; return whether ours was stored."""
+        """Store a small object unless there is one; return whether this one was stored."""
 
     @abstractmethod
     def replace(self, key: str, data: bytes) -> None:
@@ -157,10 +157,6 @@ class Storage(ABC):
     @abstractmethod
     def sweep(self, prefix: str = "") -> list[str]:
         """Remove what dead writers left anywhere below `prefix`; return the keys removed."""
-
-    @abstractmethod
-    def zarr_store(self, path: str) -> Any:
-        """Return a read-only zarr-python store of the hierarchy below `path`."""
 
     def missing(self, key: str) -> FileNotFoundError:
         """Return the error for an absent object."""

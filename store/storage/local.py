@@ -109,14 +109,9 @@ class LocalStorage(Storage):
             publish.sync_directory(Path(directory).parent)
 
     def sweep(self, prefix: str = "") -> list[str]:
-        directories = [Path(found) for found, _, _ in os.walk(self.root / prefix)]
-        removed = [found / name for found in directories for name in publish.sweep(found)]
+        folders = [Path(folder) for folder, _, _ in os.walk(self.root / prefix)]
+        removed = [folder / name for folder in folders for name in publish.sweep(folder)]
         return [path.relative_to(self.root).as_posix() for path in removed]
-
-    def zarr_store(self, path: str) -> Any:
-        from zarr.storage import LocalStore
-
-        return LocalStore(self.root / path, read_only=True)
 
 
 def _put(sink: Sink, data: bytes) -> bool:

@@ -1,10 +1,13 @@
-"""DOC store.storage.location."""
+"""Choice of the storage for a location: a local path or an object-store URL."""
 
 import os
 from pathlib import Path
 
 from store import errors
 from store.storage.base import Location, Storage
+from store.storage.local import LocalStorage
+from store.storage.object_client import SCHEMES, Address
+from store.storage.object_store import ObjectStorage
 
 
 def open_storage(location: Location) -> Storage:
@@ -14,14 +17,9 @@ def open_storage(location: Location) -> Storage:
         errors.InvalidInput: the scheme is not known, or a URL carries credentials.
         errors.MissingExtra: what object stores need is not installed.
     """
-    from store.storage.local import LocalStorage
-    from store.storage.object_client import SCHEMES, Address
-
     text = os.fspath(location)
     scheme, separator, rest = text.partition("://")
     if separator and scheme in SCHEMES:
-        from store.storage.object_store import ObjectStorage
-
         return ObjectStorage(Address.parse(text))
     if scheme == "file" and separator:
         return LocalStorage(Path(rest))

@@ -130,11 +130,6 @@ class ObjectStorage(Storage):
         """Return nothing: a put that was not finished leaves nothing."""
         return []
 
-    def zarr_store(self, path: str) -> Any:
-        from store.storage.zarr_adapter import read_only_store
-
-        return read_only_store(self, path)
-
     @cached_property
     def _writing_client(self) -> "ObjectStore":
         return connect(self.address, retries=self._retries, writing=True)

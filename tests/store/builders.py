@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 import store
-from store.cache.row_reads import ReadContext, RowRead, tasks
+from store.cache.row_reads import ReadContext, RowRead, plan_reads
 from store.cache.writer import ShardPlan, ShardWriter
 from store.common.threads import ThreadTeam
 from store.format import manifest, schema
@@ -138,9 +138,9 @@ def write_array(
 
 
 def read_rows(storage: LocalStorage, node: ArrayNode, rows: Iterable[int], *, verify: bool = True) -> np.ndarray:
-    """RowRead rows as `Dataset.read` does, without asking for their status."""
+    """Read rows as `Dataset.read` does, without asking for their status."""
     index = np.array(list(rows), np.int64)
     out = np.empty((len(index), *node.row_shape), node.dtype)
     context = ReadContext(storage=storage, describe=lambda node: node.path, how_to_make=lambda node: "nothing")
-    ThreadTeam(3).run(list(tasks(RowRead(node=node, rows=index, out=out, verify=verify), context)))
+    ThreadTeam(3).run(list(plan_reads(RowRead(node=node, rows=index, out=out, verify=verify), context)))
     return out

@@ -21,6 +21,7 @@ from store.format import schema
 from store.storage.object_client import Address, Retries
 from store.storage.object_errors import failure_of
 from store.storage.object_store import ObjectStorage
+from store.storage.zarr_adapter import StorageStore
 from tests.store.builders import (
     fill,
     image_list,
@@ -179,7 +180,7 @@ def test_no_credentials_in_errors_or_logs(s3: S3, use: str, caplog: pytest.LogCa
     storage.replace("theirs/zarr.json", schema.json_bytes(THEIRS.document))
     dataset = store.open(s3.location)["bedlam"]
     dataset.read([0], ["pixels", "t"])
-    shown = repr([dataset, storage.client, storage.zarr_store("theirs")])
+    shown = repr([dataset, storage.client, StorageStore(storage, "theirs")])
     method, act = USES[use]
     s3.server.fail("forbidden", method, times=99)  # the answer quotes the request's signature, as S3's does
     with pytest.raises(errors.StorageFailed, match=r"HTTP 403.*Set AWS_ACCESS_KEY_ID") as failed:

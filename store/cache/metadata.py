@@ -1,0 +1,210 @@
+"""Metadata of a dataset: what the `zarr.json` documents of a cache, its image list and its listings record."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from store import errors
+from store.format import layout, schema
+from store.format.schema import HIERARCHY, PIXELS, TOKENS, ArrayNode, Node
+from store.storage.base import Storage
+
+ROOT_KEY = f"{HIERARCHY}/zarr.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherInfo:
+    """A teacher as a dataset's tokens record it.
+
+    Attributes:
+        name: its name in this cache.
+        identity: architecture, weights, preprocessing; enforced.
+        identity_digest: sha256 of `identity`.
+        groups: groups of datasets that this teacher specialises in.
+        patch_grid: (rows, cols) of patch tokens.
+        prefix_tokens: tokens before the patches (CLS, registers).
+        channels: values of a token.
+    """
+
+    name: str
+    identity: dict[str, Any]
+    identity_digest: str
+    groups: tuple[str, ...]
+    patch_grid: tuple[int, int]
+    prefix_tokens: int
+    channels: int
+
+
+class DatasetMetadata:
+    """What is recorded of one dataset: its rows, arrays, teachers, identities and shards.
+
+    An array is named `pixels` or by its teacher. All methods may be called from several threads.
+
+    Attributes:
+        storage: where the cache is.
+        name: name of the dataset.
+        group: what training balances over.
+        split: `train` or `val`.
+        mode: `train` (random views) or `center` (the central view).
+        views: views of each image.
+        first_view: number of the first view.
+        images: number of images.
+        rows: number of rows, `images * views`.
+        image_list_sha256: checksum of the stored image list.
+        source: description of where the images come from, plain JSON.
+        image_size: side of the pixels, px.
+        shard_rows: rows of a full shard.
+        shards: number of shards of each array.
+    """
+
+    def __init__(self, storage: Storage, name: str, *, node: Node, recipe: Mapping[str, Any]) -> None:
+        keys = ("group", "split", "mode", "views", "first_view", "images", "rows", "image_list_sha256")
+        attributes = node.require(keys)
+        self.storage = storage
+        self.name = name
+        self.group: str = attributes["group"]
+        self.split: str = attributes["split"]
+        self.mode: str = attributes["mode"]
+        self.views: int = attributes["views"]
+        self.first_view: int = attributes["first_view"]
+        self.images: int = attributes["images"]
+        self.rows: int = attributes["rows"]
+        self.image_list_sha256: str = attributes["image_list_sha256"]
+        self.source: dict[str, Any] = attributes.get("source", {})
+        self.image_size: int = recipe["image_size"]
+        self.shard_rows: int = recipe["shard_rows"]
+        self.shards = layout.shard_count(self.rows, self.shard_rows)
+        self._recipe = recipe
+        self._arrays: dict[str, ArrayNode] = {}
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Sorted names of the teachers that have a tokens array; lists the storage on every access."""
+        below = f"{HIERARCHY}/{self.name}"
+        names = [name for name in self.storage.list_directories(below) if name not in schema.RESERVED_NAMES]
+        return tuple(sorted(n for n in names if self.storage.exists(f"{below}/{n}/{TOKENS}/zarr.json")))
+
+    def array(self, name: str) -> ArrayNode:
+        """Return the array node of `pixels` or of a teacher's tokens.
+
+        Raises:
+            errors.MissingName: there is none; the available ones are listed.
+        """
+        if name not in self._arrays:
+            path = schema.array_path(self.name, name)
+            try:
+                data = self.storage.read(f"{path}/zarr.json")
+            except FileNotFoundError:
+                available = ", ".join([PIXELS, *self.teachers])
+                raise errors.MissingName(f"'{self.name}' has no array '{name}'; available: {available}") from None
+            node = schema.parse_array(path, data)
+            if node.shape[0] != self.rows:
+                message = f"'{path}' has {node.shape[0]} rows, its dataset has {self.rows}"
+                raise errors.UnsupportedFormat(message)
+            self._arrays[name] = node
+        return self._arrays[name]
+
+    def teacher(self, name: str) -> TeacherInfo:
+        """Return what is recorded of a teacher.
+
+        Raises:
+            errors.MissingName: it has no tokens here; the available ones are listed.
+        """
+        if name == PIXELS:
+            raise errors.MissingName(f"'{PIXELS}' is no teacher; available: {', '.join(self.teachers)}")
+        node = self.array(name)
+        attributes = node.require(("identity", "groups", "patch_grid", "prefix_tokens"))
+        grid_rows, grid_cols = attributes["patch_grid"]
+        return TeacherInfo(
+            name=name,
+            identity=attributes["identity"],
+            identity_digest=schema.digest(attributes["identity"]),
+            groups=tuple(attributes["groups"]),
+            patch_grid=(grid_rows, grid_cols),
+            prefix_tokens=attributes["prefix_tokens"],
+            channels=node.shape[-1],
+        )
+
+    def identity_digest(self, array: str) -> str:
+        """Return the digest of what an array's values depend on; every shard of the array carries it."""
+        return self._pixels_identity if array == PIXELS else self.teacher(array).identity_digest
+
+    @cached_property
+    def _pixels_identity(self) -> str:
+        views = {"split": self.split, "mode": self.mode, "views": self.views, "first_view": self.first_view}
+        return schema.digest({"recipe": self._recipe, "image_list_sha256": self.image_list_sha256, **views})
+
+    def image_list(self) -> pa.Table:
+        """Return image_index int64, path string, bytes int64, one row per image."""
+        with self.storage.arrow_file(schema.images_key(self.name)) as source:
+            return pq.read_table(source)
+
+    def shard_rows_of(self, shard: int) -> range:
+        """Return the rows of a shard.
+
+        Raises:
+            errors.InvalidInput: there is no such shard.
+        """
+        return layout.rows_of_shard(shard, rows=self.rows, shard_rows=self.shard_rows, owner=f"'{self.name}'")
+
+    def present(self, array: str) -> frozenset[int]:
+        """Return the shards that exist, by one listing."""
+        node = self.array(array)
+        names = {schema.shard_name(shard, len(node.shape)): shard for shard in range(self.shards)}
+        return frozenset(names[entry.name] for entry in self.storage.list_objects(node.path) if entry.name in names)
+
+    def describe(self, node: ArrayNode) -> str:
+        """Return `dataset/array` of an array node, for messages."""
+        return f"{self.name}/{_array_name(node)}"
+
+    def how_to_make(self, node: ArrayNode) -> str:
+        """Return the command that makes the shards of an array."""
+        array = _array_name(node)
+        teachers = "" if array == PIXELS else f" --teachers {array}"
+        return f"codistill extract run CATALOGUE.toml --cache {self.storage.location} --datasets {self.name}{teachers}"
+
+
+def read_root(storage: Storage) -> Node:
+    """Read the root document of a cache: its format, uuid and recipe.
+
+    Raises:
+        errors.MissingCache: there is none.
+        errors.UnsupportedFormat: a newer version wrote it, or codistill did not write it.
+    """
+    try:
+        root = schema.parse_node(HIERARCHY, storage.read(ROOT_KEY))
+    except (FileNotFoundError, NotADirectoryError):
+        makes = f"codistill extract run CATALOGUE.toml --cache {storage.location}"
+        message = f"no cache at {storage.location}: '{ROOT_KEY}' does not exist. Check the path, or run: {makes}"
+        raise errors.MissingCache(message) from None
+    root.require(("format", "uuid", "recipe"))
+    return root
+
+
+def dataset_names(storage: Storage) -> tuple[str, ...]:
+    """Return the sorted names of the datasets of a cache, by listing the storage."""
+    names = storage.list_directories(HIERARCHY)
+    return tuple(sorted(name for name in names if storage.exists(f"{HIERARCHY}/{name}/zarr.json")))
+
+
+def read_dataset_node(storage: Storage, name: str) -> Node:
+    """Read the document of a dataset.
+
+    Raises:
+        errors.MissingName: there is no dataset of this name; the available ones are listed.
+    """
+    path = f"{HIERARCHY}/{name}"
+    try:
+        return schema.parse_node(path, storage.read(f"{path}/zarr.json"))
+    except (FileNotFoundError, NotADirectoryError):
+        available = ", ".join(dataset_names(storage)) or "none"
+        raise errors.MissingName(f"no dataset '{name}' in {storage.location}; available: {available}") from None
+
+
+def _array_name(node: ArrayNode) -> str:
+    last = node.path.split("/")[-1]
+    return node.path.split("/")[-2] if last == TOKENS else last

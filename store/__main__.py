@@ -1,54 +1,57 @@
-"""`codistill store`: look at, seal, check and export a cache."""
+"""`codistill store`: show, seal, check, repair and export a cache.
+
+Commands import what they need when they run, so that help and completion are quick.
+"""
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from store import errors
 from store.common.cli import run
 
-UNWRAPPED = 160  # columns of a table that goes into a file or a pipe
-Place = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CACHE")]
-Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+UNWRAPPED_COLUMNS = 160  # of a table that goes into a file or a pipe
+CacheArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CACHE")]
+DatasetArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
 
 
-def info(cache: Place, /, *, identities: bool = False, json: bool = False) -> None:
-    """Show what a cache holds: datasets, rows done, failed and missing per array, bytes, teachers.
+def info(cache: CacheArgument, /, *, identities: bool = False, json: bool = False) -> None:
+    """Show datasets and teachers of a cache: rows done, failed and missing per array, and bytes stored.
 
     example: codistill store info demo/cache
 
     Args:
-        cache: path or URL.
-        identities: also show every teacher's identity in full.
+        cache: path or URL of the cache.
+        identities: also show every teacher's identity (architecture, weights, preprocessing) in full.
         json: print JSON for other programs.
     """
     from dataclasses import asdict
-
-    from rich.console import Console
 
     from store.cache.cache import open as open_cache
     from store.format.schema import json_bytes
     from store.inspection.info import inspect
     from store.inspection.info_table import render
 
-    found = inspect(open_cache(cache))
+    summary = inspect(open_cache(cache))
     if json:
-        print(json_bytes(asdict(found), indent=2).decode())
+        print(json_bytes(asdict(summary), indent=2).decode())
     else:
-        console = Console() if sys.stdout.isatty() else Console(width=UNWRAPPED)
-        render(found, console, identities=identities)
+        render(summary, _console(), identities=identities)
 
 
-def seal(cache: Place, /) -> None:
-    """Collect what the shards say into manifests, status and statistics; repeat it whenever shards were added.
+def seal(cache: CacheArgument, /) -> None:
+    """Write manifest, status and statistics of a cache from its shards; repeat it whenever shards were added.
 
     example: codistill store seal demo/cache
 
     Args:
-        cache: path or URL.
+        cache: path or URL of the cache.
     """
     from store.sealing.seal import seal as seal_cache
 
@@ -66,8 +69,8 @@ def seal(cache: Place, /) -> None:
 
 
 def show(
-    cache: Place,
-    dataset: Name,
+    cache: CacheArgument,
+    dataset: DatasetArgument,
     rows: Annotated[tuple[int, ...], tyro.conf.Positional, tyro.conf.arg(metavar="ROW...")],
     /,
     *,
@@ -76,44 +79,44 @@ def show(
     patch: str = "",
     images: Path | None = None,
 ) -> None:
-    """Draw rows: photograph, stored pixels, and every teacher's principal components, similarities and norms.
+    """Plot rows: photograph, stored pixels, and every teacher's principal components, similarities and norms.
 
     example: codistill store show demo/cache people 3 17 40 --out rows.png
 
     Args:
-        cache: path or URL.
-        dataset: name.
-        rows: numbers of the rows.
-        out: PNG (or PDF, SVG, JPEG) to write.
-        teachers: names, separated by commas; all if left out.
-        patch: ROW,COL of the patch that similarities are to; the central one if left out.
+        cache: path or URL of the cache.
+        dataset: dataset name.
+        rows: row numbers.
+        out: picture file to write: PNG, PDF, SVG or JPEG.
+        teachers: teacher names, separated by commas; all if empty.
+        patch: ROW,COL of the patch that all others are compared to; the central one if empty.
         images: folder that the dataset's image paths are relative to, to show the photographs.
     """
     from store.cache.cache import open as open_cache
     from store.common.cli import names_of, patch_of
-    from store.inspection.figure import draw
+    from store.inspection.figure import plot_rows
     from store.inspection.row_view import gather
 
     chosen = patch_of(patch)
-    exhibit = gather(open_cache(cache)[dataset], rows, teachers=names_of(teachers), images=images)
-    draw(exhibit, out, patch=chosen)
+    shown = gather(open_cache(cache)[dataset], rows, teachers=names_of(teachers), images=images)
+    plot_rows(shown, out, patch=chosen)
     print(f"drew {len(rows)} row{'s' if len(rows) > 1 else ''} of '{dataset}' into {out}")
 
 
-def failures(cache: Place, /, *, dataset: str = "", array: str = "", out: Path | None = None, limit: int = 50) -> None:
-    """List the rows that failed, with image and reason; tokens that only lack their pixels are left out.
+def failures(
+    cache: CacheArgument, /, *, dataset: str = "", array: str = "", out: Path | None = None, limit: int = 50
+) -> None:
+    """List the rows that failed, with image and reason; tokens that failed only because their pixels did are left out.
 
     example: codistill store failures demo/cache --dataset people --out failed.csv
 
     Args:
-        cache: path or URL.
-        dataset: names, separated by commas; all if left out.
-        array: pixels or teachers, separated by commas; all if left out.
-        out: CSV or Parquet file for the whole list.
-        limit: lines to show here.
+        cache: path or URL of the cache.
+        dataset: dataset names, separated by commas; all if empty.
+        array: `pixels` or teacher names, separated by commas; all if empty.
+        out: CSV or Parquet file to write the whole list to, instead of showing it.
+        limit: lines to show.
     """
-    from rich.console import Console
-
     from store.cache.cache import open as open_cache
     from store.common.cli import names_of
     from store.inspection.failures import failures as find_failures
@@ -124,12 +127,12 @@ def failures(cache: Place, /, *, dataset: str = "", array: str = "", out: Path |
         write_table(table, out)
         print(f"wrote {table.num_rows:,} rows to {out}")
     else:
-        render(table, Console() if sys.stdout.isatty() else Console(width=UNWRAPPED), limit=limit)
+        render(table, _console(), limit=limit)
 
 
 def export(
-    cache: Place,
-    dataset: Name,
+    cache: CacheArgument,
+    dataset: DatasetArgument,
     rows: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="ROW|FIRST:END...")],
     /,
     *,
@@ -138,17 +141,17 @@ def export(
     skip: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Write rows into one file for other programs: .npz, .safetensors or .parquet, by its name.
+    """Write rows into one file for other programs; its suffix chooses .npz, .safetensors or .parquet.
 
     example: codistill store export demo/cache people 0:64 100 --arrays pixels,lite0 --out rows.npz
 
     Args:
-        cache: path or URL.
-        dataset: name.
-        rows: numbers, and ranges without their end, as in Python; `:` is all.
+        cache: path or URL of the cache.
+        dataset: dataset name.
+        rows: row numbers, and ranges without their end, as in Python; `:` is all rows.
         out: file to write.
-        arrays: pixels and teachers, separated by commas; all if left out.
-        skip: leave rows out that failed or are missing, rather than refuse.
+        arrays: `pixels` and teacher names, separated by commas; all if empty.
+        skip: leave out rows that failed or are missing, instead of refusing them.
         overwrite: replace an existing file.
     """
     from store.cache.cache import open as open_cache
@@ -163,7 +166,7 @@ def export(
 
 
 def verify(
-    cache: Place,
+    cache: CacheArgument,
     /,
     *,
     quick: bool = False,
@@ -173,18 +176,18 @@ def verify(
     catalogue: Path | None = None,
     device: str = "auto",
 ) -> int:
-    """Check every checksum, trailer, index, digest and sealed table; exit code 1 if anything is wrong.
+    """Check every stored byte and table of a cache, and repair it on request; exit code 1 if anything is wrong.
 
     example: codistill store verify demo/cache --repair --catalogue demo/catalogue.toml
 
     Args:
-        cache: path or URL.
-        quick: read trailers, not rows.
-        repair: rebuild damaged shards from their good rows, and make the others anew.
+        cache: path or URL of the cache.
+        quick: read only the trailer of each shard (checksums, status), not its rows.
+        repair: rebuild damaged shards; rows whose checksums hold are copied, the others recomputed.
         yes: repair without asking.
         json: print JSON for other programs.
-        catalogue: says where images and weights are, for rows that must be made anew.
-        device: where teachers run for a repair.
+        catalogue: catalogue file with the places of images and weights, for rows that must be recomputed.
+        device: device that teachers run on during a repair: `auto`, `cpu`, `cuda`, ...
     """
     from store.format.schema import json_bytes
     from store.verify.report import advice, check, check_and_repair
@@ -192,7 +195,7 @@ def verify(
     say = _silent if json else print
     progress = sys.stderr.isatty()
     if repair:
-        confirm = _agreed if yes else _ask
+        confirm = _agree if yes else _ask
         outcome = check_and_repair(
             cache, quick=quick, confirm=confirm, catalogue=catalogue, device=device, progress=progress, say=say
         )
@@ -205,15 +208,26 @@ def verify(
     return int(outcome.wrong)
 
 
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=UNWRAPPED_COLUMNS)
+
+
 def _silent(line: str) -> None:
-    """Say nothing."""
+    """Print nothing."""
 
 
-def _agreed(problems: int) -> bool:
+def _agree(problems: int) -> bool:
     return True
 
 
 def _ask(problems: int) -> bool:
+    """Ask whether to repair.
+
+    Raises:
+        errors.InvalidInput: there is no terminal to ask on.
+    """
     if not sys.stdin.isatty():
         raise errors.InvalidInput("--repair asks before it changes anything. Pass --yes to go ahead without a terminal")
     print(
@@ -238,7 +252,9 @@ def main(argv: list[str] | None = None) -> int:
         "failures": failures,
         "export": export,
     }
-    return run("codistill store", "Look at, seal, check and export a cache.", commands, argv=argv)
+    return run(
+        "codistill store", "Show, seal, check, repair and export a cache of teacher features.", commands, argv=argv
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the four command-line programs share: subcommands from functions, one clear line per error, exit codes."""
+"""Command lines of all programs: running subcommands with one clear line per error, and parsing of list arguments."""
 
 import errno
 import os
@@ -9,11 +9,10 @@ from typing import Any
 import tyro
 
 from store import errors
-from store.errors import CodistillError
 
 BAD_INPUT = 2
 INTERRUPTED = 130
-OF_THE_MACHINE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMFILE}
+MACHINE_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMFILE}
 
 
 def run(
@@ -30,12 +29,12 @@ def run(
 
     Args:
         prog: program name shown in usage, for example `codistill store`.
-        description: one sentence.
-        commands: subcommand name -> function.
+        description: sentence about the program, shown in its help.
+        commands: functions by subcommand name.
         argv: arguments without the program name; None reads `sys.argv`.
 
     Returns:
-        0 done, 1 problems found (the command's own), 2 bad input, 130 interrupted.
+        Exit code: 0 done, 1 problems found (returned by the command), 2 bad input, 130 interrupted.
     """
     # Waiting threads of torch must sleep: spinning ones, beside another job, make a step take 20 times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -49,13 +48,13 @@ def run(
     except BrokenPipeError:  # `codistill store info CACHE | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except CodistillError as error:
+    except errors.CodistillError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except OSError as error:
-        if error.errno not in OF_THE_MACHINE:
+        if error.errno not in MACHINE_ERRORS:
             raise
-        print(f"error: {_of_the_machine(error)}", file=sys.stderr)
+        print(f"error: {_machine_error_text(error)}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("\ninterrupted: nothing stored is lost; run the same command again to go on", file=sys.stderr)
@@ -63,15 +62,14 @@ def run(
     return int(result) if isinstance(result, int) else 0
 
 
-def _of_the_machine(error: OSError) -> str:
-    """Return what the machine refuses: space, permission, open files."""
+def _machine_error_text(error: OSError) -> str:
     where = f"'{error.filename}': " if error.filename else ""
-    refused = (error.strerror or str(error)).lower()
-    return f"{where}{refused}. What is stored is whole: put that right and run the same command again"
+    reason = (error.strerror or str(error)).lower()
+    return f"{where}{reason}. What is stored is whole: put that right and run the same command again"
 
 
 def names_of(text: str) -> list[str] | None:
-    """Return the names of `a,b,c`; None for all, which is the empty text."""
+    """Return the names in `a,b,c`; None, which stands for all, for the empty text."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     return names or None
 
@@ -91,14 +89,14 @@ def patch_of(text: str) -> tuple[int, int] | None:
 
 
 def rows_of(texts: Sequence[str], *, rows: int) -> list[int]:
-    """Return the rows that `17` and `0:256` (without its end, as in Python) name, in this order.
+    """Return the rows that numbers and ranges name, in the order given.
 
     Args:
-        texts: numbers and ranges.
-        rows: how many there are; `:` alone means all.
+        texts: numbers such as `17` and ranges such as `0:256`, without their end as in Python.
+        rows: number of rows that exist; `:` alone names all of them.
 
     Raises:
-        errors.InvalidInput: a text is neither; all such are listed.
+        errors.InvalidInput: a text is neither a number nor a range; all such texts are listed.
     """
     chosen: list[int] = []
     wrong = []

@@ -1,4 +1,4 @@
-"""Configurations (catalogues, recipes, sweeps) from plain data: every problem at once, dotted paths, near misses."""
+"""Parsing of configurations (catalogues, recipes, sweeps): all problems at once, with dotted paths and near misses."""
 
 import difflib
 import tomllib
@@ -20,7 +20,7 @@ def parse(model: type[M], data: Mapping[str, Any], *, subject: str) -> M:
     Args:
         model: a pydantic model with `extra="forbid"`.
         data: plain data, as from TOML or JSON.
-        subject: what the messages are about, for example `catalogue 'dune.toml'`.
+        subject: name of the configuration for messages, for example `catalogue 'dune.toml'`.
 
     Raises:
         InvalidConfig: listing all problems, each with its dotted path and, for unknown keys, the nearest known one.
@@ -32,12 +32,12 @@ def parse(model: type[M], data: Mapping[str, Any], *, subject: str) -> M:
 
 
 def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """One line for each problem of `error`, which was raised while validating `model`."""
+    """Return one line for each problem of `error`, which was raised while validating `model`."""
     return [_problem(dict(entry), model) for entry in error.errors(include_url=False)]
 
 
 def near_miss(name: str, known: Iterable[str]) -> str:
-    """A ` (did you mean '...'?)` for the closest of `known`, or nothing."""
+    """Return ` (did you mean '...'?)` with the closest of `known`, or an empty text."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" (did you mean '{close[0]}'?)" if close else ""
 
@@ -46,8 +46,8 @@ def read_toml(path: Path, *, subject: str) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
-        MissingFile: if there is no such file.
-        InvalidConfig: if it is not TOML.
+        MissingFile: there is no such file.
+        InvalidConfig: it is not TOML.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -81,16 +81,16 @@ def _dotted(location: tuple[int | str, ...]) -> str:
 
 
 def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The keys that are known at `location` inside `model`."""
+    """Return the keys that are known at `location` inside `model`."""
     current: Any = model
     for part in location:
         if not isinstance(part, str):
-            continue  # an index into a list: the element's model was found with the list itself
+            continue  # an index into a list: the model of its elements came with the list
         fields = _fields(current)
-        found = [field for name, field in fields.items() if part in (name, field.alias)]
-        if not found:
+        field = next((field for name, field in fields.items() if part in (name, field.alias)), None)
+        if field is None:
             return []
-        current = _model_inside(found[0].annotation)
+        current = _model_inside(field.annotation)
     return [field.alias or name for name, field in _fields(current).items()]
 
 
@@ -99,7 +99,7 @@ def _fields(model: Any) -> dict[str, Any]:
 
 
 def _model_inside(annotation: Any) -> Any:
-    """The model that an annotation such as `list[Entry]` or `Entry | None` holds."""
+    """Return the model that an annotation such as `list[Entry]` or `Entry | None` holds."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if get_origin(annotation) in (Union, UnionType) or get_args(annotation):

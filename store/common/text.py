@@ -1,4 +1,4 @@
-"""Numbers and lists as people read them: sizes, durations, `a, b and 3 more`. One form in every message and table."""
+"""Texts for people, in one form everywhere: sizes, durations, lists that end in `and 3 more`."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""Threads: a team that shares a list of tasks with the caller, and a map over a pool with results in order."""
+"""Threads: a team that works on a list of tasks together with the caller, and a map over a pool in order."""
 
 import os
 import threading
@@ -8,7 +8,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeAlias, TypeVar
 
-IN_FLIGHT = 256  # items that a pool works on ahead of the one that is asked for
+IN_FLIGHT = 256  # results of small items that may wait to be taken
 
 Task: TypeAlias = Callable[[], None]
 Item = TypeVar("Item")
@@ -16,9 +16,10 @@ Result = TypeVar("Result")
 
 
 class ThreadTeam:
-    """Runs tasks on the calling thread and up to `threads - 1` others, kept between calls; survives a fork."""
+    """Threads that run tasks together with the calling thread; they stay between calls, and a fork starts its own."""
 
     def __init__(self, threads: int) -> None:
+        """Start nothing yet; `run` uses the calling thread and up to `threads - 1` others."""
         self._threads = threads
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None

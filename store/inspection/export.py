@@ -1,18 +1,18 @@
-"""Exporting rows to files that other programs read: npz, safetensors, Parquet. Never pickle.
+"""Export of rows to files that other programs read: npz, safetensors, Parquet. Never pickle.
 
 Rows go through a few at a time, so that exports may be larger than memory. A file appears whole or not at all.
 """
 
 import io
 import json
-import os
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +21,18 @@ import pyarrow.parquet as pq
 
 from store import errors
 from store.cache.dataset import Dataset
+from store.cache.row_status import RowStatus
+from store.common import atomic
 from store.common.text import some_rows
+from store.common.threads import ThreadTeam
 from store.format.manifest import SCHEMA
 from store.format.schema import OK, PIXELS, json_bytes
 
 BATCH_BYTES = 32 * 2**20
+SAFETENSORS_TYPES = {"float16": "F16", "uint8": "U8", "int64": "I64"}
+ROW = "row"
+
+Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
 
 def export(
@@ -40,15 +47,15 @@ def export(
     """Write rows of several arrays into one file.
 
     Args:
-        dataset: whose rows.
-        rows: numbers, in the order to write them.
+        dataset: the dataset that has the rows.
+        rows: row numbers, in the order to write them.
         names: `pixels` and teachers.
-        out: `.npz`, `.safetensors` or `.parquet`.
-        skip: leave rows out that are not ok in all arrays, rather than refuse.
+        out: `.npz`, `.safetensors` or `.parquet` file.
+        skip: leave out rows that are not ok in all arrays, instead of refusing them.
         overwrite: replace an existing file.
 
     Returns:
-        How many rows were written.
+        The number of rows written.
 
     Raises:
         errors.InvalidInput: another suffix, a row out of bounds, or nothing to write.
@@ -57,38 +64,36 @@ def export(
         errors.RowsNotOk: rows are missing or failed; `.rows` lists them.
         errors.Damaged: a checksum differs.
     """
-    writer_of = _check_output(out, overwrite=overwrite)
+    writer_class = _writer_class(out, overwrite=overwrite)
     nodes = {name: dataset.array(name) for name in names}
-    kept = _rows_to_write(dataset, rows, names, skip=skip)
+    written = _rows_to_write(dataset, rows, names, skip=skip)
     contents = Contents(
-        rows=kept,
-        shapes={name: (len(kept), *node.row_shape) for name, node in nodes.items()},
+        rows=written,
+        shapes={name: (len(written), *node.row_shape) for name, node in nodes.items()},
         dtypes={name: node.dtype for name, node in nodes.items()},
         metadata=_metadata(dataset, names),
     )
     row_bytes = sum(int(np.prod(node.row_shape)) * node.dtype.itemsize for node in nodes.values())
-    per_batch = max(1, BATCH_BYTES // max(1, row_bytes))
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        with writer_of(partial, contents) as writer:
-            for group in writer.passes:
-                for start in range(0, len(kept), per_batch):
-                    part = kept[start : start + per_batch]
-                    writer.write(dataset.read(part, group), _manifest(dataset, part) if writer.wants_manifest else None)
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
-    return len(kept)
+    batch_rows = max(1, BATCH_BYTES // max(1, row_bytes))
+    with atomic.replacing(out) as partial, writer_class(partial, contents) as writer:
+        for group in writer.passes:
+            for start in range(0, len(written), batch_rows):
+                batch = written[start : start + batch_rows]
+                manifest = _manifest(dataset, batch) if writer.wants_manifest else None
+                writer.write(dataset.read(batch, group), manifest)
+    return len(written)
 
 
-def _check_output(out: Path, *, overwrite: bool) -> Any:
-    if out.suffix.lower() not in FORMATS:
-        raise errors.InvalidInput(f"cannot export to '{out}': its name must end in {', '.join(FORMATS)}")
+def _writer_class(out: Path, *, overwrite: bool) -> "type[Writer]":
+    """Return the writer that the suffix of `out` chooses, if `out` may be written."""
+    suffix = out.suffix.lower()
+    if suffix not in WRITERS:
+        raise errors.InvalidInput(f"cannot export to '{out}': its name must end in {', '.join(WRITERS)}")
     if not out.parent.is_dir():
         raise errors.MissingFile(f"cannot export to '{out}': folder '{out.parent}' does not exist")
     if out.exists() and not overwrite:
         raise errors.OutputExists(f"'{out}' exists. Pass --overwrite to replace it, or choose another --out")
-    return FORMATS[out.suffix.lower()]
+    return WRITERS[suffix]
 
 
 def _rows_to_write(dataset: Dataset, rows: Sequence[int], names: Sequence[str], *, skip: bool) -> npt.NDArray[np.int64]:
@@ -113,20 +118,14 @@ def _ok(dataset: Dataset, name: str, rows: npt.NDArray[np.int64]) -> npt.NDArray
     """Return whether rows are ok, by trailers: exact without a seal and after one."""
     if dataset.array(name).layout is None:
         return np.ones(len(rows), np.bool_)
-    ok = np.zeros(len(rows), np.bool_)
-    shards = rows // dataset.shard_rows
-    for shard in np.unique(shards).tolist():
-        here = shards == shard
-        try:
-            said = dataset.read_trailer(name, shard)
-        except errors.MissingShard:
-            continue
-        ok[here] = said.status[rows[here] - said.rows.start] == OK
-    return ok
+    status = RowStatus(dataset, name)
+    with closing(ThreadTeam(dataset.storage.read_threads)) as team:
+        status.read_shards(np.unique(rows // dataset.shard_rows).tolist(), team)
+    return np.asarray(status.values[rows] == OK)
 
 
 def _metadata(dataset: Dataset, names: Sequence[str]) -> dict[str, Any]:
-    """Return what makes an export traceable: plain JSON."""
+    """Return plain JSON that makes an export traceable."""
     teachers = {}
     for name in names:
         if name != PIXELS:
@@ -140,7 +139,7 @@ def _metadata(dataset: Dataset, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _manifest(dataset: Dataset, rows: npt.NDArray[np.int64]) -> pa.Table:
-    """Return the manifest rows, by trailers; nothing but row and dataset for pixels of somebody else."""
+    """Return the manifest rows, by trailers; only row and dataset where codistill did not write the pixels."""
     if dataset.array(PIXELS).layout is None:
         return pa.table({"row": rows, "dataset": [dataset.name] * len(rows)})
     shards = np.unique(rows // dataset.shard_rows).tolist()
@@ -150,21 +149,14 @@ def _manifest(dataset: Dataset, rows: npt.NDArray[np.int64]) -> pa.Table:
     return table.take(pa.array(np.searchsorted(known, rows)))
 
 
-Arrays = Mapping[str, npt.NDArray[Any]]
-
-SAFETENSORS_TYPES = {"float16": "F16", "uint8": "U8", "int64": "I64"}
-
-ROW = "row"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What a file will hold.
+    """Description of an export, known before its first row.
 
     Attributes:
-        rows: int64 [R], their numbers.
+        rows: int64 [R], row numbers.
         shapes: [R, ...] by array.
-        dtypes: by array.
+        dtypes: data types by array.
         metadata: plain JSON.
     """
 
@@ -178,7 +170,7 @@ class Writer(ABC):
     """A file being written; a context manager.
 
     Attributes:
-        passes: the arrays to give together, one pass over all rows for each group.
+        passes: groups of arrays to write together, one pass over all rows for each group.
         wants_manifest: whether `write` needs the manifest rows.
     """
 
@@ -186,8 +178,12 @@ class Writer(ABC):
     wants_manifest = False
 
     @abstractmethod
+    def __init__(self, path: Path, contents: Contents) -> None:
+        """Begin the file."""
+
+    @abstractmethod
     def write(self, arrays: Arrays, manifest: pa.Table | None) -> None:
-        """Take the next rows of the current pass."""
+        """Write the next rows of the current pass."""
 
     @abstractmethod
     def close(self) -> None:
@@ -203,7 +199,7 @@ class Writer(ABC):
 
 
 class NpzWriter(Writer):
-    """For `numpy.load`: an array for each name, `row`, and `metadata` as JSON text. Tokens would not compress."""
+    """A file for `numpy.load`: one array for each name, `row`, and `metadata` as JSON text; tokens do not compress."""
 
     def __init__(self, path: Path, contents: Contents) -> None:
         self.passes = [[name] for name in contents.shapes]
@@ -211,7 +207,7 @@ class NpzWriter(Writer):
         self._zip = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True)
         self._name = ""
         self._member: IO[bytes] = io.BytesIO()
-        self._small("row", contents.rows)
+        self._small(ROW, contents.rows)
         self._small("metadata", np.array(json.dumps(contents.metadata)))
 
     def write(self, arrays: Arrays, manifest: pa.Table | None) -> None:
@@ -241,7 +237,7 @@ class NpzWriter(Writer):
 
 
 class SafetensorsWriter(Writer):
-    """`safetensors`: one tensor for each name, and `row`; the header's metadata names dataset and identities."""
+    """A safetensors file: one tensor for each name, and `row`; the header's metadata names dataset and identities."""
 
     def __init__(self, path: Path, contents: Contents) -> None:
         self.passes = [[name] for name in contents.shapes]
@@ -268,7 +264,7 @@ class SafetensorsWriter(Writer):
 
 
 class ParquetWriter(Writer):
-    """Parquet: the manifest's columns and one list column for each array; shapes are in the columns' metadata."""
+    """A Parquet file: the manifest's columns and a list column for each array, with the shape in its metadata."""
 
     wants_manifest = True
 
@@ -297,4 +293,4 @@ class ParquetWriter(Writer):
             self._writer.close()
 
 
-FORMATS: Mapping[str, type[Writer]] = {".npz": NpzWriter, ".safetensors": SafetensorsWriter, ".parquet": ParquetWriter}
+WRITERS: Mapping[str, type[Writer]] = {".npz": NpzWriter, ".safetensors": SafetensorsWriter, ".parquet": ParquetWriter}

@@ -1,11 +1,10 @@
-"""Rows that failed, with their images and reasons: from the trailers of the shards that have any."""
+"""List of the rows that failed, with images and reasons, from the trailers of the shards that have any."""
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -17,10 +16,12 @@ from rich.text import Text
 from store import errors
 from store.cache.cache import Cache
 from store.cache.dataset import Dataset
-from store.common.threads import IN_FLIGHT, ordered_map
+from store.cache.row_status import RowStatus
+from store.common import atomic
+from store.common.threads import ThreadTeam
+from store.format.layout import any_in_shard
 from store.format.manifest import reason_kind
 from store.format.schema import FAILED, MISSING, PIXELS
-from store.format.trailer import Trailer
 
 THREADS = 16
 SUFFIXES = (".csv", ".parquet")
@@ -43,8 +44,8 @@ def failures(cache: Cache, *, datasets: Sequence[str] | None = None, arrays: Seq
     """Return the failed rows of a cache; needs no seal, and is quick on a sealed one.
 
     Args:
-        cache: which.
-        datasets: names; None takes all.
+        cache: the cache.
+        datasets: dataset names; None takes all.
         arrays: `pixels` and teachers; None takes all, leaving out token rows that failed only because their pixels did.
 
     Returns:
@@ -52,7 +53,7 @@ def failures(cache: Cache, *, datasets: Sequence[str] | None = None, arrays: Seq
 
     Raises:
         errors.MissingName: no such dataset, or no dataset has such an array.
-        errors.Damaged: a shard is.
+        errors.Damaged: a shard is damaged.
     """
     chosen = [cache[name] for name in (cache.datasets if datasets is None else datasets)]
     known = sorted({PIXELS, *(teacher for dataset in chosen for teacher in dataset.teachers)})
@@ -60,17 +61,17 @@ def failures(cache: Cache, *, datasets: Sequence[str] | None = None, arrays: Seq
     if unknown:
         raise errors.MissingName(f"no array {', '.join(unknown)} in {cache.location}; available: {', '.join(known)}")
     parts = []
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="codistill-failures") as pool:
+    with closing(ThreadTeam(THREADS)) as team:
         for dataset in chosen:
             paths = dataset.image_list()["path"]
-            pixels = _failed(dataset, PIXELS, pool=pool)
+            failed_pixels = _reasons(dataset, PIXELS, team=team)
             for array in (PIXELS, *dataset.teachers):
                 if arrays is not None and array not in arrays:
                     continue
-                found = pixels if array == PIXELS else _failed(dataset, array, pool=pool)
+                reasons = failed_pixels if array == PIXELS else _reasons(dataset, array, team=team)
                 if arrays is None and array != PIXELS:
-                    found = {row: reason for row, reason in found.items() if row not in pixels}
-                parts.append(_table(dataset, array, found, paths))
+                    reasons = {row: reason for row, reason in reasons.items() if row not in failed_pixels}
+                parts.append(_table(dataset, array, reasons, paths))
     return pa.concat_tables([SCHEMA.empty_table(), *parts])
 
 
@@ -92,56 +93,11 @@ def write_table(table: pa.Table, out: Path) -> None:
         raise errors.InvalidInput(f"cannot write a table to '{out}': its name must end in {' or '.join(SUFFIXES)}")
     if not out.parent.is_dir():
         raise errors.MissingFile(f"cannot write to '{out}': folder '{out.parent}' does not exist")
-    if out.suffix.lower() == ".csv":
-        pyarrow.csv.write_csv(table, out)
-    else:
-        pq.write_table(table, out)
-
-
-def _failed(dataset: Dataset, array: str, *, pool: ThreadPoolExecutor) -> dict[int, str]:
-    """Return the reasons of an array's failed rows, ascending."""
-    if dataset.array(array).layout is None:
-        return {}  # somebody else's: no trailers
-
-    def read(shard: int) -> Trailer | None:
-        try:
-            return dataset.read_trailer(array, shard)
-        except errors.MissingShard:
-            return None
-
-    reasons: dict[int, str] = {}
-    for said in ordered_map(pool, read, _shards_to_read(dataset, array), ahead=IN_FLIGHT):
-        reasons |= {} if said is None else dict(sorted(said.errors.items()))
-    return reasons
-
-
-def _shards_to_read(dataset: Dataset, array: str) -> Iterator[int]:
-    """Yield the shards with failed rows, and those that the seal does not know."""
-    try:
-        status: npt.NDArray[np.uint8] = dataset.status(array)
-    except errors.NotSealed:
-        yield from sorted(dataset.present(array))
-        return
-    starts = np.arange(0, dataset.rows, dataset.shard_rows)
-    failed = np.logical_or.reduceat(status == FAILED, starts)
-    sealed = np.logical_or.reduceat(status != MISSING, starts)
-    unsealed = dataset.present(array) - set(np.flatnonzero(sealed).tolist()) if not sealed.all() else set()
-    yield from sorted({*np.flatnonzero(failed).tolist(), *unsealed})
-
-
-def _table(dataset: Dataset, array: str, reasons: dict[int, str], paths: pa.ChunkedArray) -> pa.Table:
-    rows = np.array(list(reasons), np.int64)
-    columns = {
-        "dataset": [dataset.name] * len(rows),
-        "array": [array] * len(rows),
-        "row": rows,
-        "image_index": rows // dataset.views,
-        "path": paths.take(pa.array(rows // dataset.views)),
-        "view": pa.array(dataset.first_view + rows % dataset.views, pa.int32()),
-        "kind": [reason_kind(reason) for reason in reasons.values()],
-        "reason": list(reasons.values()),
-    }
-    return pa.table(columns, schema=SCHEMA)
+    with atomic.replacing(out) as partial:
+        if out.suffix.lower() == ".csv":
+            pyarrow.csv.write_csv(table, partial)
+        else:
+            pq.write_table(table, partial)
 
 
 def render(table: pa.Table, console: Console, *, limit: int) -> None:
@@ -160,3 +116,37 @@ def render(table: pa.Table, console: Console, *, limit: int) -> None:
     console.print(lines)
     if table.num_rows > limit:
         console.print(f"... and {table.num_rows - limit:,} more: --limit shows more, --out FILE.csv writes all")
+
+
+def _reasons(dataset: Dataset, array: str, *, team: ThreadTeam) -> dict[int, str]:
+    """Return the reasons of an array's failed rows, by row, ascending."""
+    if dataset.array(array).layout is None:
+        return {}  # no trailers: not written by codistill
+    return RowStatus(dataset, array).read_shards(_shards_to_read(dataset, array), team)
+
+
+def _shards_to_read(dataset: Dataset, array: str) -> list[int]:
+    """Return the shards with failed rows, and those that are not sealed."""
+    try:
+        status = dataset.status(array)
+    except errors.NotSealed:
+        return sorted(dataset.present(array))
+    failed = any_in_shard(status == FAILED, dataset.shard_rows)
+    sealed = any_in_shard(status != MISSING, dataset.shard_rows)
+    unsealed = dataset.present(array) - set(np.flatnonzero(sealed).tolist()) if not sealed.all() else set()
+    return sorted({*np.flatnonzero(failed).tolist(), *unsealed})
+
+
+def _table(dataset: Dataset, array: str, reasons: dict[int, str], paths: pa.ChunkedArray) -> pa.Table:
+    rows = np.array(list(reasons), np.int64)
+    columns = {
+        "dataset": [dataset.name] * len(rows),
+        "array": [array] * len(rows),
+        "row": rows,
+        "image_index": rows // dataset.views,
+        "path": paths.take(pa.array(rows // dataset.views)),
+        "view": pa.array(dataset.first_view + rows % dataset.views, pa.int32()),
+        "kind": [reason_kind(reason) for reason in reasons.values()],
+        "reason": list(reasons.values()),
+    }
+    return pa.table(columns, schema=SCHEMA)

@@ -1,4 +1,4 @@
-"""How `codistill store show` draws rows: photograph, pixels, and three pictures of every teacher's tokens."""
+"""Figure of `codistill store show`: for each row photograph, pixels, and three pictures of every teacher's tokens."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from store import errors
+from store.common import atomic
 from store.inspection import token_images
 from store.inspection.row_view import INSPECT_EXTRA, Photograph, RowsToShow, ShownRow, Tokens
 from store.inspection.token_images import Basis
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".pdf", ".svg", ".jpg")
 KINDS = ("principal components", "similarity", "norm")
 PANEL_INCHES = 1.75
+PHOTOGRAPH_PANELS = 1.55  # width of the photograph of a single row, in panels
 BETWEEN_ROWS_INCHES = 0.42
 DPI = 130
 CLIP_PERCENT = 1.0
@@ -29,13 +31,13 @@ WRAP_CHARACTERS = 26
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherView:
-    """What all pictures of one teacher share, so that they can be compared between rows.
+    """Scales shared by all pictures of one teacher, so that rows can be compared.
 
     Attributes:
-        basis: of the colours.
+        basis: principal components that become colours.
         patch: (row, col) that similarities are to.
-        norm_range: lowest and highest norm of a patch.
-        lowest_cosine: of all patches shown.
+        norm_range: lowest and highest norm of the patches shown.
+        lowest_cosine: lowest similarity of all patches shown.
     """
 
     basis: Basis
@@ -44,12 +46,12 @@ class TeacherView:
     lowest_cosine: float
 
 
-def draw(exhibit: RowsToShow, out: Path, *, patch: tuple[int, int] | None = None) -> None:
-    """Draw rows into a file.
+def plot_rows(shown: RowsToShow, out: Path, *, patch: tuple[int, int] | None = None) -> None:
+    """Plot rows into a file.
 
     Args:
-        exhibit: from `store.show.gather`.
-        out: the file; its suffix chooses the format.
+        shown: rows, from `store.inspection.row_view.gather`.
+        out: picture file; its suffix chooses the format.
         patch: (row, col) that similarities are to; None takes the central one.
 
     Raises:
@@ -65,21 +67,22 @@ def draw(exhibit: RowsToShow, out: Path, *, patch: tuple[int, int] | None = None
         from matplotlib.figure import Figure
     except ImportError as error:
         raise errors.MissingExtra(f"pictures need matplotlib. Run: {INSPECT_EXTRA}") from error
-    views = _teacher_views(exhibit, patch)
+    views = _teacher_views(shown, patch)
     figure = Figure(dpi=DPI, facecolor="white")
-    if len(exhibit.rows) == 1:
-        _draw_one(figure, exhibit, views)
+    if len(shown.rows) == 1:
+        _plot_one_row(figure, shown, views)
     else:
-        _draw_several(figure, exhibit, views)
-    figure.savefig(out)
+        _plot_several_rows(figure, shown, views)
+    with atomic.replacing(out) as partial:
+        figure.savefig(partial)
 
 
-def _teacher_views(exhibit: RowsToShow, patch: tuple[int, int] | None) -> dict[str, TeacherView]:
+def _teacher_views(shown: RowsToShow, patch: tuple[int, int] | None) -> dict[str, TeacherView]:
     views = {}
-    for name, info in exhibit.teachers.items():
+    for name, info in shown.teachers.items():
         rows, cols = info.patch_grid
         chosen = patch or (rows // 2, cols // 2)
-        grids = [tokens.patches for row in exhibit.rows if isinstance(tokens := row.tokens[name], Tokens)]
+        grids = [tokens.patches for row in shown.rows if isinstance(tokens := row.tokens[name], Tokens)]
         if not grids:
             continue
         lengths = np.stack([token_images.norms(grid) for grid in grids])
@@ -97,98 +100,97 @@ def _flat(grids: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     return np.concatenate([grid.reshape(-1, grid.shape[-1]) for grid in grids])
 
 
-def _draw_one(figure: "Figure", exhibit: RowsToShow, views: Mapping[str, TeacherView]) -> None:
-    """Lay one row out: photograph and pixels on the left, teachers side by side, a line for each kind of picture."""
-    (row,) = exhibit.rows
-    columns = len(exhibit.teachers)
-    wide = 1.55  # the photographs' column, in panels
+def _plot_one_row(figure: "Figure", shown: RowsToShow, views: Mapping[str, TeacherView]) -> None:
+    """Plot one row: photograph and pixels on the left, teachers side by side, a line for each kind of picture."""
+    (row,) = shown.rows
+    columns = len(shown.teachers)
     lines = len(KINDS) if columns else 1
-    width, height = (wide + columns) * PANEL_INCHES + 0.5, lines * (PANEL_INCHES + 0.25) + 1.1
+    width, height = (PHOTOGRAPH_PANELS + columns) * PANEL_INCHES + 0.5, lines * (PANEL_INCHES + 0.25) + 1.1
     figure.set_size_inches(width, height)
     top, bottom = 1 - 0.85 / height, 0.45 / height
     grid = figure.add_gridspec(
         1,
         1 + columns,
-        width_ratios=[wide, *[1.0] * columns],
+        width_ratios=[PHOTOGRAPH_PANELS, *[1.0] * columns],
         left=0.02,
         right=0.99,
         top=top,
         bottom=bottom,
         wspace=0.08,
     )
-    whole = isinstance(row.photograph, Photograph)
-    left = grid[0].subgridspec(2 if whole else 1, 1, hspace=0.1)
-    if whole:
-        _photograph(figure.add_subplot(left[0]), row, title=True)
-    _pixels(figure.add_subplot(left[-1]), row, views, title=True)
-    for column, name in enumerate(exhibit.teachers):
+    has_photograph = isinstance(row.photograph, Photograph)
+    left = grid[0].subgridspec(2 if has_photograph else 1, 1, hspace=0.1)
+    if has_photograph:
+        _plot_photograph(figure.add_subplot(left[0]), row, title=True)
+    _plot_pixels(figure.add_subplot(left[-1]), row, views, title=True)
+    for column, name in enumerate(shown.teachers):
         cells = grid[1 + column].subgridspec(len(KINDS), 1, hspace=0.2)
         for line, kind in enumerate(KINDS):
             axes = figure.add_subplot(cells[line])
-            title = f"{_teacher_title(exhibit, name)}\n{kind}" if line == 0 else kind
-            _tokens(axes, row.tokens[name], views.get(name), kind=kind, title=title)
-    figure.text(0.02, 1 - 0.12 / height, _heading(exhibit, row), va="top", fontsize=9, weight="bold")
-    _footer(figure, exhibit, whole, height)
+            title = f"{_teacher_title(shown, name)}\n{kind}" if line == 0 else kind
+            _plot_tokens(axes, row.tokens[name], views.get(name), kind=kind, title=title)
+    figure.text(0.02, 1 - 0.12 / height, _heading(shown, row), va="top", fontsize=9, weight="bold")
+    _footer(figure, shown, has_photograph, height)
 
 
-def _draw_several(figure: "Figure", exhibit: RowsToShow, views: Mapping[str, TeacherView]) -> None:
-    """Lay several rows out: a line for each, the teachers side by side within each kind of picture."""
-    whole = any(isinstance(row.photograph, Photograph) for row in exhibit.rows)
-    before, teachers = 1 + whole, list(exhibit.teachers)
+def _plot_several_rows(figure: "Figure", shown: RowsToShow, views: Mapping[str, TeacherView]) -> None:
+    """Plot several rows: a line for each, the teachers side by side within each kind of picture."""
+    has_photograph = any(isinstance(row.photograph, Photograph) for row in shown.rows)
+    before, teachers = 1 + has_photograph, list(shown.teachers)
     columns = before + len(KINDS) * len(teachers)
-    lines = len(exhibit.rows)
+    lines = len(shown.rows)
     panel = PANEL_INCHES
     height = lines * (panel + BETWEEN_ROWS_INCHES) + 0.6
     figure.set_size_inches(columns * panel * 1.04 + 0.4, height)
     top, bottom = 1 - 0.4 / height, 0.5 / height
     space = {"wspace": 0.05, "hspace": BETWEEN_ROWS_INCHES / panel}
     grid = figure.add_gridspec(lines, columns, left=0.02, right=0.99, top=top, bottom=bottom, **space)
-    for line, row in enumerate(exhibit.rows):
+    for line, row in enumerate(shown.rows):
         first = line == 0
-        if whole:
-            _photograph(figure.add_subplot(grid[line, 0]), row, title=first)
+        if has_photograph:
+            _plot_photograph(figure.add_subplot(grid[line, 0]), row, title=first)
         axes = figure.add_subplot(grid[line, before - 1])
-        _pixels(axes, row, views, title=first)
+        _plot_pixels(axes, row, views, title=first)
         edge = grid[line, 0].get_position(figure)
         figure.text(edge.x0, edge.y0 - 0.04 / height, _caption(row), va="top", fontsize=7.5)
         for number, kind in enumerate(KINDS):
             for column, name in enumerate(teachers):
-                place = grid[line, before + number * len(teachers) + column]
-                title = f"{_teacher_title(exhibit, name)}\n{kind}" if first else ""
-                _tokens(figure.add_subplot(place), row.tokens[name], views.get(name), kind=kind, title=title)
-    _footer(figure, exhibit, whole, height)
+                cell = grid[line, before + number * len(teachers) + column]
+                title = f"{_teacher_title(shown, name)}\n{kind}" if first else ""
+                _plot_tokens(figure.add_subplot(cell), row.tokens[name], views.get(name), kind=kind, title=title)
+    _footer(figure, shown, has_photograph, height)
 
 
-def _photograph(axes: "Axes", row: ShownRow, *, title: bool) -> None:
+def _plot_photograph(axes: "Axes", row: ShownRow, *, title: bool) -> None:
     from matplotlib.patches import Rectangle
 
     photograph = row.photograph
     if isinstance(photograph, str):
-        _message(axes, photograph)
+        _plot_message(axes, photograph)
         return
     axes.imshow(photograph.pixels, extent=(0, photograph.width, photograph.height, 0))
     top, left, height, width = photograph.crop
     for colour, line_width in (("black", 3.2), ("yellow", 1.6)):
         axes.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor=colour, linewidth=line_width))
-    _bare(axes, "photograph, crop" if title else "")
+    _hide_axes(axes, "photograph, crop" if title else "")
 
 
-def _pixels(axes: "Axes", row: ShownRow, views: Mapping[str, TeacherView], *, title: bool) -> None:
+def _plot_pixels(axes: "Axes", row: ShownRow, views: Mapping[str, TeacherView], *, title: bool) -> None:
     if isinstance(row.pixels, str):
-        _message(axes, row.pixels, "pixels" if title else "")
+        _plot_message(axes, row.pixels, "pixels" if title else "")
         return
     axes.imshow(row.pixels)
     for name, tokens in row.tokens.items():
         if isinstance(tokens, Tokens):
             height, width = row.pixels.shape[:2]
-            _mark(axes, views[name].patch, cell=(height / tokens.patches.shape[0], width / tokens.patches.shape[1]))
+            _outline(axes, views[name].patch, cell=(height / tokens.patches.shape[0], width / tokens.patches.shape[1]))
             break
-    _bare(axes, "pixels (as stored)" if title else "")
+    _hide_axes(axes, "pixels (as stored)" if title else "")
 
 
-def _tokens(axes: "Axes", tokens: Tokens | str, view: TeacherView | None, *, kind: str, title: str) -> None:
+def _plot_tokens(axes: "Axes", tokens: Tokens | str, view: TeacherView | None, *, kind: str, title: str) -> None:
     if isinstance(tokens, str) or view is None:
-        _message(axes, str(tokens), title)
+        _plot_message(axes, str(tokens), title)
         return
     note = ""
     if kind == "principal components":
@@ -196,7 +198,7 @@ def _tokens(axes: "Axes", tokens: Tokens | str, view: TeacherView | None, *, kin
     elif kind == "similarity":
         values = token_images.cosine_map(tokens.patches, view.patch)
         axes.imshow(values, vmin=view.lowest_cosine, vmax=1.0, cmap="viridis", interpolation="nearest")
-        _mark(axes, view.patch, cell=(1.0, 1.0), origin=-0.5)
+        _outline(axes, view.patch, cell=(1.0, 1.0), origin=-0.5)
         note = f"{values.min():.2f} to 1"
     else:
         values = token_images.norms(tokens.patches)
@@ -204,11 +206,11 @@ def _tokens(axes: "Axes", tokens: Tokens | str, view: TeacherView | None, *, kin
         axes.imshow(values, vmin=low, vmax=high, cmap="magma", interpolation="nearest")
         prefix = ", ".join(f"{norm:.3g}" for norm in token_images.norms(tokens.prefix)[:3])
         note = f"{values.min():.3g} to {values.max():.3g}" + (f"; prefix {prefix}" if prefix else "")
-    _bare(axes, title)
+    _hide_axes(axes, title)
     axes.set_xlabel(note, fontsize=6.5, labelpad=1.5, color="0.35")
 
 
-def _mark(axes: "Axes", patch: tuple[int, int], *, cell: tuple[float, float], origin: float = 0.0) -> None:
+def _outline(axes: "Axes", patch: tuple[int, int], *, cell: tuple[float, float], origin: float = 0.0) -> None:
     """Outline a patch; `cell` is its (height, width) in the picture's coordinates."""
     from matplotlib.patches import Rectangle
 
@@ -217,15 +219,15 @@ def _mark(axes: "Axes", patch: tuple[int, int], *, cell: tuple[float, float], or
         axes.add_patch(Rectangle(corner, cell[1], cell[0], fill=False, edgecolor=colour, linewidth=line_width))
 
 
-def _message(axes: "Axes", message: str, title: str = "") -> None:
+def _plot_message(axes: "Axes", message: str, title: str = "") -> None:
     axes.set_facecolor("0.94")
     axes.set_box_aspect(1.0)
     text = "\n".join(textwrap.wrap(message, WRAP_CHARACTERS)[:8])
     axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=6.5, transform=axes.transAxes, color="0.2")
-    _bare(axes, title)
+    _hide_axes(axes, title)
 
 
-def _bare(axes: "Axes", title: str) -> None:
+def _hide_axes(axes: "Axes", title: str) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -234,30 +236,30 @@ def _bare(axes: "Axes", title: str) -> None:
         axes.set_title(title, fontsize=8, pad=3)
 
 
-def _teacher_title(exhibit: RowsToShow, name: str) -> str:
-    info = exhibit.teachers[name]
+def _teacher_title(shown: RowsToShow, name: str) -> str:
+    info = shown.teachers[name]
     return f"{name}  {info.patch_grid[0]}x{info.patch_grid[1]}x{info.channels}"
 
 
-def _heading(exhibit: RowsToShow, row: ShownRow) -> str:
-    return f"{exhibit.dataset.name} ({exhibit.dataset.group}, {exhibit.dataset.split})\n{_caption(row)}"
+def _heading(shown: RowsToShow, row: ShownRow) -> str:
+    return f"{shown.dataset.name} ({shown.dataset.group}, {shown.dataset.split})\n{_caption(row)}"
 
 
 def _caption(row: ShownRow) -> str:
     parts = [f"row {row.row}", row.path, f"view {row.view}"]
     record: Mapping[str, Any] = row.record
     if record.get("crop_height") is not None:
-        place = f"{record['crop_width']} x {record['crop_height']} px at ({record['crop_left']}, {record['crop_top']})"
-        parts.append(f"crop {place} of {record['source_width']} x {record['source_height']}")
+        crop = f"{record['crop_width']} x {record['crop_height']} px at ({record['crop_left']}, {record['crop_top']})"
+        parts.append(f"crop {crop} of {record['source_width']} x {record['source_height']}")
     if record.get("flip"):
         parts.append("flipped")
     return " · ".join(parts)
 
 
-def _footer(figure: "Figure", exhibit: RowsToShow, whole: bool, height: float) -> None:
+def _footer(figure: "Figure", shown: RowsToShow, has_photograph: bool, height: float) -> None:
     notes: Sequence[str] = [
         "colours: three principal components, one basis for all rows of a teacher",
         "similarity: cosine to the outlined patch",
     ]
-    missing = [] if whole else sorted({str(row.photograph) for row in exhibit.rows})
+    missing = [] if has_photograph else sorted({str(row.photograph) for row in shown.rows})
     figure.text(0.02, 0.07 / height, "   ".join([*notes, *missing]), fontsize=7, color="0.35", va="bottom")

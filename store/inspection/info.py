@@ -1,7 +1,7 @@
-"""What a cache holds, found quickly: from listings and sealed tables, and the trailers of a few unsealed shards."""
+"""Summary of a cache, made quickly: from listings, sealed tables, and the trailers of a few unsealed shards."""
 
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,10 @@ import numpy.typing as npt
 from store import errors
 from store.cache.cache import Cache
 from store.cache.dataset import Dataset
+from store.cache.metadata import TeacherInfo
+from store.cache.row_status import RowStatus
+from store.common.threads import ThreadTeam
+from store.format.layout import any_in_shard
 from store.format.schema import FAILED, MISSING, OK, PIXELS, shard_name
 
 BAR_CELLS = 24
@@ -24,7 +28,7 @@ class Cell:
 
     Attributes:
         done: share of the rows that are ok or failed.
-        unsealed: share that is stored and not looked at yet.
+        unsealed: share of the rows that are stored in shards of unknown status.
         failed: whether any row failed.
     """
 
@@ -35,18 +39,20 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayInfo:
-    """How far one array has come.
+    """State of one array.
 
     Attributes:
         name: `pixels` or a teacher.
-        rows: in all; the sum of the next four.
-        ok, failed, missing, unsealed: rows; `unsealed` are stored in shards that no seal or trailer was read of.
-        shards, shards_present: of the array, and those that exist.
-        stored_bytes: of the shards that exist.
+        rows: rows of the array, the sum of the next four.
+        ok, failed, missing: rows of this status.
+        unsealed: rows stored in shards whose status was not read, from a seal or a trailer.
+        shards: shards of the array.
+        shards_present: shards that exist.
+        stored_bytes: size of the shards that exist.
         sealed: whether sealed tables cover all shards that exist.
-        identity_digest: of what it holds.
-        bar: the rows in order, cut into cells.
-        notes: sentences about what is odd.
+        identity_digest: digest of what the values depend on.
+        bar: completeness of the rows in order, cut into cells.
+        notes: sentences about anything unusual.
     """
 
     name: str
@@ -80,30 +86,19 @@ class DatasetInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherSummary:
-    """A teacher's identity and the datasets that have it; two of one name mean two different networks.
+class TeacherSummary(TeacherInfo):
+    """A teacher and the datasets that have its tokens; two of one name mean two different networks.
 
     Attributes:
-        name, identity, identity_digest: as recorded.
-        groups: whose own teacher it is.
-        patch_grid: (rows, cols).
-        prefix_tokens, channels: of its tokens.
-        datasets: names.
+        datasets: dataset names.
     """
 
-    name: str
-    identity: dict[str, Any]
-    identity_digest: str
-    groups: tuple[str, ...]
-    patch_grid: tuple[int, int]
-    prefix_tokens: int
-    channels: int
     datasets: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheInfo:
-    """Everything `codistill store info` shows; plain values, ready for JSON by `dataclasses.asdict`."""
+    """Everything that `codistill store info` shows; plain values, ready for JSON by `dataclasses.asdict`."""
 
     location: str
     uuid: str
@@ -117,7 +112,7 @@ class CacheInfo:
 
 
 def inspect(cache: Cache) -> CacheInfo:
-    """Return what `cache` holds. Reads no row and no manifest; needs no seal, and is exact on a sealed cache."""
+    """Summarise a cache. Reads no row and no manifest; needs no seal, and is exact on a sealed cache."""
     datasets = list(cache)
     return CacheInfo(
         location=cache.location,
@@ -143,29 +138,19 @@ def _dataset_info(dataset: Dataset) -> DatasetInfo:
 
 
 def _teachers(datasets: Iterable[Dataset]) -> tuple[TeacherSummary, ...]:
-    found: dict[tuple[str, str], list[str]] = {}
-    info = {}
+    dataset_names: dict[tuple[str, str], list[str]] = {}
+    infos: dict[tuple[str, str], TeacherInfo] = {}
     for dataset in datasets:
         for name in dataset.teachers:
             try:
-                teacher = dataset.teacher(name)
+                info = dataset.teacher(name)
             except errors.UnsupportedFormat:
-                continue  # somebody else's array: noted beside its rows
-            key = (name, teacher.identity_digest)
-            found.setdefault(key, []).append(dataset.name)
-            info[key] = teacher
+                continue  # not written by codistill: noted beside its rows
+            key = (name, info.identity_digest)
+            dataset_names.setdefault(key, []).append(dataset.name)
+            infos[key] = info
     return tuple(
-        TeacherSummary(
-            name=name,
-            identity=info[name, digest].identity,
-            identity_digest=digest,
-            groups=info[name, digest].groups,
-            patch_grid=info[name, digest].patch_grid,
-            prefix_tokens=info[name, digest].prefix_tokens,
-            channels=info[name, digest].channels,
-            datasets=tuple(names),
-        )
-        for (name, digest), names in sorted(found.items())
+        TeacherSummary(**vars(infos[key]), datasets=tuple(names)) for key, names in sorted(dataset_names.items())
     )
 
 
@@ -177,16 +162,15 @@ def _array_info(dataset: Dataset, name: str) -> ArrayInfo:
     stored = [sizes.get(shard_name(shard, len(node.shape)), -1) for shard in range(dataset.shards)]
     present = np.array(stored) >= 0
     status, notes = _sealed_status(dataset, name)
-    starts = np.arange(0, dataset.rows, dataset.shard_rows)
-    sealed = np.maximum.reduceat(status, starts) != MISSING
-    if (sealed & ~present).any():
-        gone = int((sealed & ~present).sum())
+    sealed = any_in_shard(status != MISSING, dataset.shard_rows)
+    gone = int((sealed & ~present).sum())
+    if gone:
         notes.append(f"{gone} sealed shards have gone. Run: codistill store verify {dataset.storage.location}")
         status = np.where(np.repeat(present, dataset.shard_rows)[: dataset.rows], status, MISSING)
     unsealed = present & ~sealed
     if 0 < unsealed.sum() <= TRAILERS_READ:
-        status, unread = _with_trailers(dataset, name, status, np.flatnonzero(unsealed))
-        notes += unread
+        status, unreadable = _with_trailers(dataset, name, status, np.flatnonzero(unsealed).tolist())
+        notes += unreadable
     unknown = np.repeat(unsealed, dataset.shard_rows)[: dataset.rows] & (status == MISSING)
     states = np.bincount(status, minlength=3)
     return ArrayInfo(
@@ -244,25 +228,14 @@ def _sealed_status(dataset: Dataset, name: str) -> tuple[npt.NDArray[np.uint8], 
 
 
 def _with_trailers(
-    dataset: Dataset, name: str, status: npt.NDArray[np.uint8], shards: npt.NDArray[np.int64]
+    dataset: Dataset, name: str, status: npt.NDArray[np.uint8], shards: Sequence[int]
 ) -> tuple[npt.NDArray[np.uint8], list[str]]:
-    """Return `status` with the rows of `shards` filled in, and what kept some from being read."""
-
-    def read(shard: int) -> npt.NDArray[np.uint8] | str:
-        try:
-            return dataset.read_trailer(name, shard).status
-        except errors.CodistillError as error:
-            return str(error)
-
-    filled, notes = status.copy(), []
-    with ThreadPoolExecutor(THREADS) as pool:
-        for shard, said in zip(shards.tolist(), pool.map(read, shards.tolist()), strict=True):
-            rows = dataset.shard_rows_of(shard)
-            if isinstance(said, str):
-                notes.append(said)
-            else:
-                filled[rows.start : rows.stop] = said
-    return filled, notes
+    """Return `status` with the rows of `shards` filled in, and messages about trailers that cannot be read."""
+    completed = RowStatus(dataset, name, status)
+    unreadable: dict[int, errors.CodistillError] = {}
+    with closing(ThreadTeam(THREADS)) as team:
+        completed.read_shards(shards, team, unreadable=unreadable)
+    return completed.values, [str(error) for _, error in sorted(unreadable.items())]
 
 
 def _bar(status: npt.NDArray[np.uint8], unknown: npt.NDArray[np.bool_]) -> tuple[Cell, ...]:
@@ -273,6 +246,6 @@ def _bar(status: npt.NDArray[np.uint8], unknown: npt.NDArray[np.bool_]) -> tuple
     unsealed = np.add.reduceat(unknown, starts, dtype=np.int64) / lengths
     failed = np.logical_or.reduceat(status == FAILED, starts)
     return tuple(
-        Cell(done=float(share), unsealed=float(waiting), failed=bool(bad))
-        for share, waiting, bad in zip(done, unsealed, failed, strict=True)
+        Cell(done=float(share), unsealed=float(unread), failed=bool(bad))
+        for share, unread, bad in zip(done, unsealed, failed, strict=True)
     )

@@ -1,4 +1,4 @@
-"""How `codistill store info` looks in a terminal."""
+"""Table of `codistill store info` for a terminal."""
 
 from collections.abc import Iterator
 
@@ -18,11 +18,11 @@ PLAIN_GLYPHS = {"full": "#", "part": "+", "unsealed": "?", "none": "."}
 
 
 def render(info: CacheInfo, console: Console, *, identities: bool = False) -> None:
-    """Print what a cache holds.
+    """Print the summary of a cache.
 
     Args:
-        info: from `store.info.inspect`.
-        console: where to.
+        info: summary, from `store.inspection.info.inspect`.
+        console: terminal or file to print to.
         identities: also print every teacher's identity in full.
     """
     glyphs = GLYPHS if console.encoding.lower().startswith("utf") else PLAIN_GLYPHS
@@ -63,7 +63,7 @@ def _datasets(datasets: tuple[DatasetInfo, ...], glyphs: dict[str, str], *, asci
 
 
 def _description(dataset: DatasetInfo, line: int) -> Text:
-    """Return one line about a dataset beside each of its arrays; what follows the third is left out."""
+    """Return the line about a dataset that stands beside its array number `line`: name, group, or images and views."""
     views = f"{dataset.views} view{'s' if dataset.views > 1 else ''}"
     first = f" from {dataset.first_view}" if dataset.first_view else ""
     lines = (

@@ -1,6 +1,7 @@
-"""What `codistill store show` shows of some rows: gathered from shards and, where at hand, the source photographs."""
+"""Rows for `codistill store show`: read from shards, with the source photographs where these can be read."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,13 @@ import numpy.typing as npt
 from store import errors
 from store.cache.dataset import Dataset
 from store.cache.metadata import TeacherInfo
-from store.format.schema import OK, PIXELS
+from store.cache.row_status import RowStatus
+from store.common.threads import ThreadTeam
+from store.format.schema import FAILED, MISSING, PIXELS
 
 MAX_ROWS = 64
+LONGEST_SIDE_PX = 1024
+INSPECT_EXTRA = "pip install 'codistill[inspect]'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +31,12 @@ class Tokens:
 
 @dataclass(frozen=True, kw_only=True)
 class Photograph:
-    """A source image for looking at.
+    """A source image to show.
 
     Attributes:
         pixels: uint8 [h, w, 3], upright, made smaller.
-        width, height: px of the upright original, which the crop speaks of.
-        crop: (top, left, height, width) px of the original.
+        width, height: size of the upright original, px.
+        crop: (top, left, height, width) of the view in the original, px.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -42,15 +47,16 @@ class Photograph:
 
 @dataclass(frozen=True, kw_only=True)
 class ShownRow:
-    """One row.
+    """One row to show.
 
     Attributes:
-        row: its number.
-        path, view: the image and which view of it.
-        pixels: uint8 [H, W, 3], or why there are none.
-        photograph: the source image with its crop, or why it is not shown.
-        tokens: by teacher, or why there are none.
-        record: its manifest row; empty where no trailer has one.
+        row: row number.
+        path: path of the image.
+        view: number of the view of this image.
+        pixels: uint8 [H, W, 3], or the reason why there are none.
+        photograph: source image with its crop, or the reason why it is not shown.
+        tokens: tokens by teacher, or the reason why there are none.
+        record: manifest row; empty where no trailer has one.
     """
 
     row: int
@@ -74,19 +80,19 @@ class RowsToShow:
 def gather(
     dataset: Dataset, rows: Sequence[int], *, teachers: Sequence[str] | None = None, images: Path | None = None
 ) -> RowsToShow:
-    """Collect what can be shown of rows; needs no seal.
+    """Read everything that can be shown of rows; needs no seal.
 
     Args:
-        dataset: whose rows.
-        rows: numbers, in the order to show them.
-        teachers: names; None takes all.
+        dataset: the dataset that has the rows.
+        rows: row numbers, in the order to show them.
+        teachers: teacher names; None takes all.
         images: folder that the paths of the image list are relative to; None tries the one that the dataset records.
 
     Raises:
         errors.InvalidInput: a row is out of bounds, or too many.
         errors.MissingName: a teacher has no tokens here.
         errors.MissingFile: `images` is no folder.
-        errors.Damaged: a shard is.
+        errors.Damaged: a shard is damaged.
     """
     outside = [row for row in rows if not 0 <= row < dataset.rows]
     if outside:
@@ -95,84 +101,36 @@ def gather(
         raise errors.InvalidInput(f"{len(rows)} rows: between 1 and {MAX_ROWS} fit one picture")
     infos = {name: dataset.teacher(name) for name in (dataset.teachers if teachers is None else teachers)}
     folder = _images_folder(dataset, images)
-    listed = dataset.image_list()["path"]
+    paths = dataset.image_list()["path"]
+    pixels = _read(dataset, PIXELS, rows)
+    tokens = {name: _read(dataset, name, rows) for name in infos}
     shown = []
-    for row in rows:
-        path = listed[row // dataset.views].as_py()
+    for position, row in enumerate(rows):
+        path = paths[row // dataset.views].as_py()
         record = _record(dataset, row)
         shown.append(
             ShownRow(
                 row=row,
                 path=path,
                 view=dataset.first_view + row % dataset.views,
-                pixels=_read(dataset, PIXELS, row),
+                pixels=pixels[position],
                 photograph=folder if isinstance(folder, str) else read_photograph(folder / path, record),
-                tokens={name: _tokens(dataset, info, row) for name, info in infos.items()},
+                tokens={name: _split(tokens[name][position], info) for name, info in infos.items()},
                 record=record,
             )
         )
     return RowsToShow(dataset=dataset, rows=shown, teachers=infos)
 
 
-def _images_folder(dataset: Dataset, given: Path | None) -> Path | str:
-    """Return the folder of the source images, or why there is none."""
-    if given is not None:
-        if not given.is_dir():
-            raise errors.MissingFile(f"folder of images '{given}' does not exist. Give the root of '{dataset.name}'")
-        return given
-    recorded = dataset.source.get("root")
-    if isinstance(recorded, str) and Path(recorded).is_dir():
-        return Path(recorded)
-    return "source photograph: pass --images FOLDER"
-
-
-def _read(dataset: Dataset, array: str, row: int) -> npt.NDArray[Any] | str:
-    """Return one row, or why it cannot be shown."""
-    if dataset.array(array).layout is not None:
-        try:
-            said = dataset.read_trailer(array, row // dataset.shard_rows)
-        except errors.MissingShard:
-            return "missing: not made yet"
-        if said.status[row - said.rows.start] != OK:
-            return f"failed: {said.errors.get(row, 'no reason recorded')}"
-    values: npt.NDArray[Any] = dataset.read([row], [array])[array][0]
-    return values
-
-
-def _tokens(dataset: Dataset, info: TeacherInfo, row: int) -> Tokens | str:
-    values = _read(dataset, info.name, row)
-    if isinstance(values, str):
-        return values
-    patches = values[info.prefix_tokens :].reshape(*info.patch_grid, info.channels)
-    return Tokens(prefix=values[: info.prefix_tokens], patches=patches)
-
-
-def _record(dataset: Dataset, row: int) -> dict[str, Any]:
-    """Return the manifest row, empty without one."""
-    if dataset.array(PIXELS).layout is None:
-        return {}
-    try:
-        said = dataset.read_trailer(PIXELS, row // dataset.shard_rows)
-    except errors.MissingShard:
-        return {}
-    table = said.manifest()
-    return {} if table is None else dict(table.slice(row - said.rows.start, 1).to_pylist()[0])
-
-
-LONGEST_SIDE_PX = 1024
-
-INSPECT_EXTRA = "pip install 'codistill[inspect]'"
-
-
 def read_photograph(path: Path, record: Mapping[str, Any]) -> Photograph | str:
-    """Read a source image, turned as its manifest row says.
+    """Read a source image and turn it as its manifest row records.
 
     Args:
-        path: of the image file.
-        record: the manifest row.
+        path: image file.
+        record: manifest row.
 
     Returns:
-        The photograph, or why it cannot be shown.
+        The photograph, or the reason why it cannot be shown.
 
     Raises:
         errors.MissingExtra: pillow is not installed.
@@ -197,3 +155,50 @@ def read_photograph(path: Path, record: Mapping[str, Any]) -> Photograph | str:
     image.thumbnail((LONGEST_SIDE_PX, LONGEST_SIDE_PX))
     top, left, crop_height, crop_width = (record[f"crop_{name}"] for name in ("top", "left", "height", "width"))
     return Photograph(pixels=np.asarray(image), width=width, height=height, crop=(top, left, crop_height, crop_width))
+
+
+def _images_folder(dataset: Dataset, given: Path | None) -> Path | str:
+    """Return the folder of the source images, or the reason why there is none."""
+    if given is not None:
+        if not given.is_dir():
+            raise errors.MissingFile(f"folder of images '{given}' does not exist. Give the root of '{dataset.name}'")
+        return given
+    recorded = dataset.source.get("root")
+    if isinstance(recorded, str) and Path(recorded).is_dir():
+        return Path(recorded)
+    return "source photograph: pass --images FOLDER"
+
+
+def _read(dataset: Dataset, array: str, rows: Sequence[int]) -> list[npt.NDArray[Any] | str]:
+    """Return for each row its values, or the reason why it cannot be shown."""
+    reasons = _reasons_not_ok(dataset, array, rows)
+    return [reasons[row] if row in reasons else dataset.read([row], [array])[array][0] for row in rows]
+
+
+def _reasons_not_ok(dataset: Dataset, array: str, rows: Sequence[int]) -> dict[int, str]:
+    if dataset.array(array).layout is None:
+        return {}  # no trailers: not written by codistill
+    status = RowStatus(dataset, array)
+    with closing(ThreadTeam(dataset.storage.read_threads)) as team:
+        failed = status.read_shards({row // dataset.shard_rows for row in rows}, team)
+    reasons = {row: f"failed: {failed.get(row, 'no reason recorded')}" for row in rows if status.values[row] == FAILED}
+    return reasons | {row: "missing: not made yet" for row in rows if status.values[row] == MISSING}
+
+
+def _split(values: npt.NDArray[Any] | str, info: TeacherInfo) -> Tokens | str:
+    if isinstance(values, str):
+        return values
+    patches = values[info.prefix_tokens :].reshape(*info.patch_grid, info.channels)
+    return Tokens(prefix=values[: info.prefix_tokens], patches=patches)
+
+
+def _record(dataset: Dataset, row: int) -> dict[str, Any]:
+    """Return the manifest row; empty where there is none."""
+    if dataset.array(PIXELS).layout is None:
+        return {}
+    try:
+        trailer = dataset.read_trailer(PIXELS, row // dataset.shard_rows)
+    except errors.MissingShard:
+        return {}
+    table = trailer.manifest()
+    return {} if table is None else dict(table.slice(row - trailer.rows.start, 1).to_pylist()[0])

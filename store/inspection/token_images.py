@@ -50,10 +50,10 @@ def pca_basis(tokens: npt.NDArray[Any], *, clip_percent: float = 0.0) -> Basis:
     mean = values.mean(axis=0)
     centred = values - mean
     _, vectors = np.linalg.eigh(centred.T @ centred)
-    found = vectors[:, ::-1].T[:COLOURS]
-    largest = np.take_along_axis(found, np.abs(found).argmax(axis=1)[:, None], axis=1)
+    directions = vectors[:, ::-1].T[:COLOURS]
+    largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1)[:, None], axis=1)
     components = np.zeros((COLOURS, values.shape[1]))
-    components[: len(found)] = found * np.where(largest < 0, -1.0, 1.0)
+    components[: len(directions)] = directions * np.where(largest < 0, -1.0, 1.0)
     projected = centred @ components.T
     low, high = np.percentile(projected, (clip_percent, 100.0 - clip_percent))
     return Basis(mean=mean, components=components, low=float(low), high=float(high))

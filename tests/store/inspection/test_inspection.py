@@ -139,8 +139,8 @@ def test_photographs_that_cannot_be_shown_say_why(whole: Path, images: Path, tmp
 @pytest.mark.parametrize("rows", [[0], [3], [0, 3, 9]])
 @pytest.mark.parametrize("with_images", [False, True])
 def test_drawing_makes_a_picture(whole: Path, images: Path, tmp_path: Path, rows: list[int], with_images: bool) -> None:
-    exhibit = gather(store.open(whole)["flowers"], rows, images=images if with_images else None)
-    figure.draw(exhibit, tmp_path / "x.png", patch=(0, 1))
+    shown = gather(store.open(whole)["flowers"], rows, images=images if with_images else None)
+    figure.plot_rows(shown, tmp_path / "x.png", patch=(0, 1))
     with Image.open(tmp_path / "x.png") as image:
         assert image.width > 500
         assert len(np.unique(np.asarray(image.convert("L")))) > 50 or rows == [3]
@@ -161,7 +161,7 @@ def test_drawing_refuses_what_it_cannot_do(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(errors.MissingName, match="available: pixels, dino, mast"):
         gather(dataset, [0], teachers=["dune"])
     with pytest.raises(errors.InvalidInput, match="must end in"):
-        figure.draw(gather(dataset, [0]), tmp_path / "x.gif")
+        figure.plot_rows(gather(dataset, [0]), tmp_path / "x.gif")
 
 
 # failures
@@ -295,4 +295,4 @@ def test_pictures_without_matplotlib_name_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(errors.MissingExtra, match=r"codistill\[inspect\]"):
-        figure.draw(gather(store.open(whole)["flowers"], [0]), tmp_path / "x.png")
+        figure.plot_rows(gather(store.open(whole)["flowers"], [0]), tmp_path / "x.png")

@@ -1,1 +1,1 @@
-"""The Python API of a cache: opening it, reading rows, writing shards."""
+"""Python API of a cache: open it, read rows, write shards."""

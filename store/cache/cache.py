@@ -1,4 +1,4 @@
-"""Creating and opening caches: the recipe, the datasets, and what is refused because it differs."""
+"""Caches: creating and opening them, and creating and deleting their datasets."""
 
 import hashlib
 import uuid
@@ -18,12 +18,13 @@ from store.storage.location import open_storage
 
 
 class Cache:
-    """Datasets that were made by one recipe. Got from `store.open` or `store.create`.
+    """Datasets whose pixels were made by one recipe. Got from `store.open` or `store.create`.
 
     Attributes:
-        location: where it is, safe to print.
-        uuid: made once, by `store.create`.
-        recipe: how its pixels were made; plain JSON.
+        storage: where the objects are.
+        location: path or URL, safe to print.
+        uuid: identifier, made once by `store.create`.
+        recipe: how the pixels were made; plain JSON.
     """
 
     def __init__(self, storage: Storage) -> None:
@@ -52,7 +53,7 @@ class Cache:
         """Return a dataset.
 
         Raises:
-            errors.MissingName: there is none of this name; the available ones are listed.
+            errors.MissingName: there is no dataset of this name; the available ones are listed.
         """
         if name not in self._datasets:
             node = read_dataset_node(self.storage, name)
@@ -76,14 +77,14 @@ class Cache:
         Row = image_index * views + (view - first_view).
 
         Args:
-            name: unique in the cache.
-            images: image_index int64 (0, 1, ...), path string (relative, POSIX), bytes int64.
-            group: what training balances over.
-            split: which rows a student may be trained on.
-            mode: random views or the central one.
-            views: per image, at least 1.
-            first_view: number of the first.
-            source: description, plain JSON.
+            name: dataset name, unique in the cache.
+            images: image list: image_index int64 (0, 1, ...), path string (relative, POSIX), bytes int64.
+            group: name of the group of datasets; training balances over groups.
+            split: `train` if a student may be trained on these rows, else `val`.
+            mode: `train` for random views, `center` for the central view.
+            views: views of each image, at least 1.
+            first_view: number of the first view.
+            source: description of where the images come from, plain JSON.
 
         Raises:
             errors.Conflict: it exists and differs; both values are shown.
@@ -152,7 +153,7 @@ class Cache:
             return None
 
     def _put_images(self, name: str, table: pa.Table) -> str:
-        """Store the image list unless there is an equal one; return the sha256 of the stored file."""
+        """Store the image list unless there is one, which must be equal; return the sha256 of the stored file."""
         key = schema.images_key(name)
         self.storage.put_if_absent(key, manifest.parquet_bytes(table))
         data = self.storage.read(key)
@@ -168,43 +169,47 @@ def create(location: Location, recipe: Mapping[str, Any]) -> Cache:
     """Create a cache, or open it if it exists with the same recipe.
 
     Args:
-        location: path or URL.
-        recipe: plain JSON; the store itself needs `image_size` (pixels) and `shard_rows`.
+        location: path or URL of the cache.
+        recipe: plain JSON; the store itself needs `image_size` (px) and `shard_rows`.
 
     Raises:
         errors.Conflict: it exists with another recipe; both values are shown.
         errors.InvalidInput: the recipe lacks a key or is not plain JSON.
     """
-    wanted = schema.plain_json(dict(recipe))
+    asked = schema.plain_json(dict(recipe))
     for key in ("image_size", "shard_rows"):
-        if not isinstance(wanted.get(key), int) or wanted[key] < 1:
-            raise errors.InvalidInput(f"recipe.{key}: expected a positive integer, found {wanted.get(key)!r}")
+        if not isinstance(asked.get(key), int) or asked[key] < 1:
+            raise errors.InvalidInput(f"recipe.{key}: expected a positive integer, found {asked.get(key)!r}")
     storage = open_storage(location)
-    attributes = {"format": FORMAT, "uuid": str(uuid.uuid4()), "recipe": wanted}
+    attributes = {"format": FORMAT, "uuid": str(uuid.uuid4()), "recipe": asked}
     storage.put_if_absent(ROOT_KEY, schema.group_document(attributes))
     cache = Cache(storage)
-    _refuse_differences(f"cache {cache.location}", {"recipe": cache.recipe}, {"recipe": wanted})
+    _refuse_differences(f"cache {cache.location}", {"recipe": cache.recipe}, {"recipe": asked})
     return cache
 
 
 def open(location: Location) -> Cache:
     """Open a cache; reads one small document.
 
+    Args:
+        location: path or URL of the cache.
+
     Raises:
-        errors.MissingCache: there is none.
+        errors.MissingCache: there is no cache.
         errors.UnsupportedFormat: a newer version wrote it, or codistill did not write it.
     """
     return Cache(open_storage(location))
 
 
-def _refuse_differences(what: str, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def _refuse_differences(subject: str, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     differing = schema.differences(dict(stored), dict(asked))
     if differing:
-        raise errors.Conflict(f"{what} exists and differs. {'; '.join(differing)}. Use another name or another cache")
+        exits = "Use another name or another cache"
+        raise errors.Conflict(f"{subject} exists and differs. {'; '.join(differing)}. {exits}")
 
 
 def _checked_images(images: pa.Table, name: str) -> pa.Table:
-    table = manifest.conform(images, manifest.IMAGES_SCHEMA, what=f"image list of '{name}'").combine_chunks()
+    table = manifest.conform(images, manifest.IMAGES_SCHEMA, subject=f"image list of '{name}'").combine_chunks()
     if table.num_rows == 0:
         raise errors.InvalidInput(f"dataset '{name}' has no images. Check its root and pattern")
     if not np.array_equal(table["image_index"].to_numpy(), np.arange(table.num_rows)):

@@ -46,9 +46,17 @@ class Dataset(DatasetMetadata):
         prefix_tokens: int,
         channels: int,
     ) -> TeacherInfo:
-        """Create the tokens array of a teacher, float16 [row, prefix tokens then patches row by row, channel].
+        """Create the tokens array of a teacher; nothing happens if it exists and is the same.
 
-        Nothing happens if it exists and is the same.
+        The array is float16 [row, token, channel]: prefix tokens, then patches row by row.
+
+        Args:
+            name: teacher name, unique in the dataset.
+            identity: architecture, weights and preprocessing, plain JSON; enforced.
+            groups: groups of datasets that this teacher specialises in.
+            patch_grid: (rows, cols) of patch tokens.
+            prefix_tokens: tokens before the patches (CLS, registers).
+            channels: values of a token.
 
         Raises:
             errors.Conflict: it exists with another identity, shape or groups; both values are shown.
@@ -88,8 +96,8 @@ class Dataset(DatasetMetadata):
 
         Args:
             array: `pixels` or a teacher.
-            shard: its number.
-            provenance: plain JSON, shown and never enforced.
+            shard: number of the shard.
+            provenance: versions, device and the like, plain JSON; shown, never enforced.
             pixels_digest: digest of the pixel shard that tokens are computed from; required for tokens.
 
         Raises:
@@ -118,9 +126,14 @@ class Dataset(DatasetMetadata):
     def read_shard(self, array: str, shard: int, *, verify: bool = True) -> Shard:
         """Return a whole shard; needs no seal.
 
+        Args:
+            array: `pixels` or a teacher.
+            shard: number of the shard.
+            verify: check the crc32c of every row.
+
         Raises:
             errors.MissingShard: it does not exist; the message names the command that makes it.
-            errors.Damaged: it is not what was written, or belongs elsewhere.
+            errors.Damaged: a checksum differs, or it belongs elsewhere.
         """
         return self._reader.read_shard(array, shard, verify=verify)
 
@@ -153,7 +166,7 @@ class Dataset(DatasetMetadata):
 
         Raises:
             errors.RowsNotOk: rows are missing or failed; `.rows` lists them.
-            errors.MissingShard: a shard has gone since it was sealed.
+            errors.MissingShard: a shard was removed since it was sealed.
             errors.Damaged: a checksum differs.
             errors.InvalidInput: a row is out of bounds or a buffer does not fit.
         """
@@ -169,7 +182,7 @@ class Dataset(DatasetMetadata):
         return sealed_tables.read_status(self.storage, dataset=self.name, array=array, rows=self.rows)
 
     def valid_rows(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Return the rows that are ok in pixels and in all `names`, ascending.
+        """Return the numbers of the rows that are ok in pixels and in all `names`, ascending.
 
         Raises:
             errors.NotSealed: the message names the command.
@@ -201,7 +214,7 @@ class Dataset(DatasetMetadata):
         return sealed_tables.read_manifest(self.storage, dataset=self.name, columns=columns, filter=filter)
 
     def sweep(self) -> list[str]:
-        """Remove what dead writers left in this dataset; return the keys removed."""
+        """Remove temporary objects of dead writers in this dataset; return the keys removed."""
         return self.storage.sweep(f"{schema.HIERARCHY}/{self.name}")
 
     def delete_teacher(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Reading what seal made: status, statistics, manifest, and the record of the shards they were made from."""
+"""Sealed tables: status, statistics and manifest of a dataset, and the record of the shards they were made from."""
 
 import json
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ DIGEST_BYTES = 32
 
 
 def small_array_key(path: str, dimensions: int) -> str:
-    """Return the only chunk of a sealed array."""
+    """Return the object of a sealed array's only chunk."""
     return f"{path}/{'.'.join(['c', *['0'] * dimensions])}"
 
 
 def small_array_bytes(values: npt.NDArray[Any]) -> bytes:
-    """Return the chunk of a sealed array: little-endian values, then their crc32c."""
+    """Return the bytes of a sealed array's chunk: little-endian values, then their crc32c."""
     data = np.ascontiguousarray(values).tobytes()
     return data + checksum(data).to_bytes(CHECKSUM_BYTES, "little")
 
@@ -35,13 +35,13 @@ def write_small_array(storage: Storage, path: str, values: npt.NDArray[Any], *, 
     """Write a sealed array in place of any older one.
 
     Args:
-        storage: of the cache.
-        path: of the array.
-        values: all of it.
-        names: of its dimensions.
+        storage: where the cache is.
+        path: path of the array below the cache.
+        values: values of the whole array.
+        names: names of its dimensions.
 
     Returns:
-        Its crc32c as stored, hexadecimal: what a `Record` knows it by.
+        The crc32c as stored, hexadecimal, by which a `Record` recognises the table.
     """
     storage.put_if_absent(f"{path}/zarr.json", small_array_document(values.shape, values.dtype, names))
     data = small_array_bytes(values)
@@ -66,7 +66,7 @@ def read_status(storage: Storage, *, dataset: str, array: str, rows: int) -> npt
     """Return the sealed status, read-only uint8 [rows].
 
     Raises:
-        errors.NotSealed: there is none.
+        errors.NotSealed: the array is not sealed.
         errors.Damaged: its checksum differs.
     """
     return _read_small_array(storage, status_path(dataset, array), shape=(rows,), dtype=np.dtype(np.uint8))
@@ -76,7 +76,7 @@ def read_statistics(storage: Storage, *, dataset: str, teacher: str, channels: i
     """Return the sealed statistics of a teacher.
 
     Raises:
-        errors.NotSealed: there are none.
+        errors.NotSealed: the array is not sealed.
         errors.Damaged: their checksum differs.
     """
     path = statistics_path(dataset, teacher)
@@ -91,8 +91,8 @@ def read_manifest(
     """Return the sealed manifest, or the columns and rows asked for, checking page checksums.
 
     Raises:
-        errors.NotSealed: there is none.
-        errors.Damaged: a page is.
+        errors.NotSealed: there is no manifest.
+        errors.Damaged: the checksum of a page differs.
         errors.InvalidInput: a column does not exist.
     """
     key = manifest_key(dataset)
@@ -108,8 +108,8 @@ def read_manifest(
             unknown = sorted(set(columns or ()) - set(names))
             if unknown:
                 raise errors.InvalidInput(f"manifest of '{dataset}' has no column {unknown}; available: {names}")
-            chosen = None if columns is None else list(columns)
-            return pq.read_table(source, columns=chosen, filters=filter, page_checksum_verification=True)
+            selected = None if columns is None else list(columns)
+            return pq.read_table(source, columns=selected, filters=filter, page_checksum_verification=True)
         except (OSError, pa.ArrowInvalid) as error:
             if "checksum" not in str(error) and "Parquet" not in str(error) and "Thrift" not in str(error):
                 raise
@@ -119,14 +119,14 @@ def read_manifest(
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What the sealed tables of an array were made from, so that sealing again reads only what is new.
+    """Record of the shards that the sealed tables of an array were made from; the next seal then reads only new ones.
 
     Attributes:
-        fingerprints: uint32 [shards], the crc32c of each sealed shard's trailer, 0 where there is none.
-        pixels_digests: uint8 [shards, 32], the digest of the pixel shard (of the one that tokens came from).
-        counts: ok and failed rows.
-        reasons: failed rows by kind of reason (the part before the first colon).
-        tables: what the sealed tables looked like, so that a mixture of two seals is noticed.
+        fingerprints: uint32 [shards], crc32c of each sealed shard's trailer, 0 where there is none.
+        pixels_digests: uint8 [shards, 32], digest of each pixel shard (for tokens, of the one they were computed from).
+        counts: number of ok and of failed rows.
+        reasons: number of failed rows by kind of reason (the part before the first colon).
+        tables: marks of the sealed tables, so that a mixture of two seals is noticed.
     """
 
     fingerprints: npt.NDArray[np.uint32]
@@ -137,8 +137,8 @@ class Record:
 
     def encode(self) -> bytes:
         """Return the record as a safetensors blob."""
-        ours = {"counts": self.counts, "reasons": self.reasons, "tables": self.tables}
-        metadata = {"codistill": json_bytes(ours).decode()}
+        fields = {"counts": self.counts, "reasons": self.reasons, "tables": self.tables}
+        metadata = {"codistill": json_bytes(fields).decode()}
         return encode_safetensors({"fingerprints": self.fingerprints, "pixels_digests": self.pixels_digests}, metadata)
 
 
@@ -146,13 +146,13 @@ def read_record(storage: Storage, *, dataset: str, array: str) -> Record | None:
     """Return the record of the last seal of an array; None if there is none that can be used."""
     try:
         tensors, metadata = decode_safetensors(storage.read(record_key(dataset, array)))
-        ours = json.loads(metadata["codistill"])
+        fields = json.loads(metadata["codistill"])
         return Record(
             fingerprints=tensors["fingerprints"].astype(np.uint32),
             pixels_digests=tensors["pixels_digests"].astype(np.uint8),
-            counts=ours["counts"],
-            reasons=ours["reasons"],
-            tables=ours["tables"],
+            counts=fields["counts"],
+            reasons=fields["reasons"],
+            tables=fields["tables"],
         )
     except (FileNotFoundError, KeyError, ValueError, TypeError):
-        return None  # it only saves work
+        return None  # the record is only an optimisation

@@ -1,4 +1,4 @@
-"""Writing one shard: rows are streamed to their slots as they come, then trailer and index, then published."""
+"""Writer of one shard: rows go to their slots as they come, then trailer and index follow, then it is published."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,14 +21,15 @@ from store.storage.base import Sink, Storage
 
 @dataclass(frozen=True, kw_only=True)
 class ShardPlan:
-    """What a shard will be, known before its first row.
+    """Description of a shard, known before its first row.
 
     Attributes:
-        dataset, array: where it belongs; array is `pixels` or a teacher's name.
-        shard: its number.
-        node: the array.
-        layout: the array's.
-        prefix_tokens: how many tokens lead each row; None for pixels, which have no moments.
+        dataset: name of the dataset.
+        array: `pixels` or a teacher's name.
+        shard: number of the shard.
+        node: array that the shard belongs to.
+        layout: layout of the array.
+        prefix_tokens: number of tokens before the patches; None for pixels, which have no moments.
         identity_digest, pixels_digest, provenance: as in the trailer.
     """
 
@@ -48,7 +49,7 @@ class ShardPlan:
 
 
 class ShardWriter:
-    """Takes the rows of one shard in order; nothing is visible before `finish`.
+    """Writes the rows of one shard in order; nothing is visible before `finish`.
 
     Use as a context manager: leaving it without `finish` removes what was written.
     """
@@ -79,22 +80,22 @@ class ShardWriter:
 
     @property
     def row(self) -> int:
-        """The row that comes next, in the array's numbering."""
+        """Number of the row that comes next, in the array."""
         return self._rows.start + self._next
 
     def append(self, row: npt.NDArray[Any]) -> None:
         """Write the next row.
 
         Args:
-            row: of the array's row shape and data type. May be reused when the call returns.
+            row: values, of the array's row shape and data type. May be reused when the call returns.
 
         Raises:
             errors.InvalidInput: another shape or type, a value that is not finite, or no row left.
         """
         node = self._plan.node
         if row.shape != node.row_shape or row.dtype != node.dtype:
-            found = f"{row.dtype} {row.shape}"
-            raise errors.InvalidInput(f"{self._where()}: expected {node.dtype} {node.row_shape}, found {found}")
+            given = f"{row.dtype} {row.shape}"
+            raise errors.InvalidInput(f"{self._where()}: expected {node.dtype} {node.row_shape}, found {given}")
         if not self._put(self._open_sink(), np.ascontiguousarray(row, dtype=node.dtype.newbyteorder("<"))):
             message = "a value is not finite (float16 overflow?). Call fail(reason) for such a row"
             raise errors.InvalidInput(f"{self._where()}: {message}")
@@ -102,10 +103,10 @@ class ShardWriter:
         self._next += 1
 
     def fail(self, reason: str) -> None:
-        """Leave the next row out.
+        """Record that the next row failed; its slot stays empty.
 
         Args:
-            reason: for people, `kind: details`; kinds are counted by seal.
+            reason: text for people, `kind: details`; `seal` counts the kinds.
 
         Raises:
             errors.InvalidInput: no reason, or no row left.
@@ -121,10 +122,10 @@ class ShardWriter:
         """Write trailer and index, sync and publish.
 
         Args:
-            manifest: the manifest rows of a pixel shard (`store.manifest.SCHEMA`); None for tokens.
+            manifest: manifest rows of a pixel shard (`store.format.manifest.SCHEMA`); None for tokens.
 
         Returns:
-            False if another writer published this shard first; ours is discarded.
+            False if another writer published this shard first; this one is discarded.
 
         Raises:
             errors.InvalidInput: rows are missing, or the manifest is not that of this shard.
@@ -139,7 +140,7 @@ class ShardWriter:
         return published
 
     def discard(self) -> None:
-        """Forget what was written; nothing happens after `finish`."""
+        """Remove what was written; nothing happens after `finish`."""
         if self._sink is not None:
             self._sink.discard()
             self._sink = None
@@ -164,12 +165,12 @@ class ShardWriter:
         def write() -> None:
             sink.write([data], offset)
 
-        def look() -> None:
+        def validate() -> None:
             nonlocal crc, finite
             crc = checksum(data)  # first: it reads in order, which brings the row into the processor's cache
             finite = self._moments is None or self._moments.add(row)
 
-        self._team.run([write, look])
+        self._team.run([write, validate])
         if not finite:
             sink.undo_last_write(offset)
             return False

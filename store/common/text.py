@@ -28,11 +28,11 @@ def human_duration(seconds: float) -> str:
     return f"{whole / 86400:.1f} days"
 
 
-def some(values: Iterable[object], *, limit: int = LISTED) -> str:
+def some(values: Iterable[object], *, limit: int = LISTED, separator: str = ", ") -> str:
     """Return `3, 4` or `3, 4, ... and 90 more`, with at most `limit` values spelt out."""
     texts = [str(value) for value in values]
     more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
-    return ", ".join(texts[:limit]) + more
+    return separator.join(texts[:limit]) + more
 
 
 def some_rows(rows: Iterable[int]) -> str:

@@ -1,4 +1,4 @@
-"""Sums and extremes of float16 tokens, the work that every value stored costs: compiled where numba is installed.
+"""Sums and extremes of float16 tokens, which every stored value needs: compiled where numba is installed.
 
 Both ways add in the same order and give the same bits. One pass compiled takes a third of the time of numpy's nine; no
 other library was found that reduces float16 over tokens in float64 without widening all of it first.
@@ -29,7 +29,7 @@ Measure = Callable[[Int16, Float64, Int16, UInt16], None]
 
 
 def measure(channels: int, *, values: int) -> Measure:
-    """Return the fastest function there is that measures so many values; not for several threads.
+    """Return the fastest function that measures `values` values; not for several threads.
 
     It takes the bits of finite float16 tokens [N, C] and writes the sums of values and of squares, divided by SCALE and
     its square, and the largest bits, read as signed and as unsigned integers.
@@ -38,14 +38,14 @@ def measure(channels: int, *, values: int) -> Measure:
     exponent counts from -127, that of float16 from -15. Squares are still far from the ends of float64.
 
     Args:
-        channels: C.
-        values: that will come. For few of them the second that compiling takes, once a process, is not worth it.
+        channels: values of a token, C.
+        values: number of values to come; for few of them, compiling (a second, once a process) is not worth it.
     """
     return (compiled() if values >= WORTH_COMPILING_VALUES else None) or interpreted(channels)
 
 
 def interpreted(channels: int) -> Measure:
-    """Return what numpy can do: a pass for every operation, in memory made once."""
+    """Return the numpy function: a pass for every operation, in memory made once."""
     single = np.empty((BLOCK_TOKENS, channels), np.float32)
     running = np.empty((BLOCK_TOKENS + 1, channels), np.float64)  # the sum so far, then a block
 
@@ -97,8 +97,8 @@ def compiled() -> Measure | None:
 
     bits_type = numba.types.Array(numba.int16, 2, "C", readonly=True)
     types = (bits_type, numba.float64[:, ::1], numba.int16[::1], numba.uint16[::1])
-    found: Measure = numba.njit(numba.void(*types), nogil=True)(measure)
-    return found
+    compiled_measure: Measure = numba.njit(numba.void(*types), nogil=True)(measure)
+    return compiled_measure
 
 
 def _widened(bits: Any) -> Any:
@@ -106,18 +106,18 @@ def _widened(bits: Any) -> Any:
 
 
 def _adder(widened: Any, *, tokens: int) -> Any:
-    """Return what adds a fixed number of tokens; fixed, so that the compiler unrolls them and works on channels."""
+    """Return a function that adds `tokens` tokens; a fixed number, so that the compiler unrolls them."""
 
     def add(bits: Any, first: Any, sums: Any, squares: Any, signed: Any, unsigned: Any) -> None:
         for channel in range(bits.shape[1]):
             total, square, high, far = sums[channel], squares[channel], signed[channel], unsigned[channel]
             for token in range(tokens):
-                found = bits[first + token, channel]
-                value = widened(found)
+                stored = bits[first + token, channel]
+                value = widened(stored)
                 total += value
                 square += value * value
-                high = max(high, found)
-                far = max(far, np.uint16(found))
+                high = max(high, stored)
+                far = max(far, np.uint16(stored))
             sums[channel], squares[channel], signed[channel], unsigned[channel] = total, square, high, far
 
     return add

@@ -1,7 +1,7 @@
-"""Where rows lie: pure arithmetic of shards, slots and the sharding index. No input or output.
+"""Layout of shards: pure arithmetic of shards, slots and the sharding index. No input or output.
 
 A shard object is slots, trailer, index. Slot r lies at `r * stride` with stride = row bytes + 4 (the crc32c),
-whether or not other rows failed, so that a row is found without looking at the index.
+whether or not other rows failed, so that a row is found without reading the index.
 """
 
 import math
@@ -54,11 +54,11 @@ def any_in_shard(rows: npt.NDArray[np.bool_], shard_rows: int) -> npt.NDArray[np
 
 @dataclass(frozen=True, kw_only=True)
 class ShardLayout:
-    """The arithmetic of one array of rows.
+    """Layout of one array of rows.
 
     Attributes:
         rows: rows of the array.
-        row_bytes: bytes of one decoded row.
+        row_bytes: bytes of one row.
         shard_rows: rows of a full shard; the last shard may have fewer.
     """
 
@@ -100,7 +100,7 @@ class ShardLayout:
         return rows_of_shard(shard, rows=self.rows, shard_rows=self.shard_rows, owner="the array")
 
     def slots_bytes(self, shard: int) -> int:
-        """Bytes of all slots of a shard, which is where its trailer begins."""
+        """Return the bytes of all slots of a shard; its trailer begins there."""
         return len(self.rows_of(shard)) * self.stride
 
     def index(self, present: npt.NDArray[np.bool_]) -> bytes:

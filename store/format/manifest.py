@@ -1,4 +1,4 @@
-"""The manifest: what every row shows, as a Parquet table. Its schema, and reading and writing of its files."""
+"""Manifest: a Parquet table of what every row shows. Its schema, its checks, and reading and writing of its files."""
 
 import io
 from collections.abc import Mapping
@@ -44,8 +44,28 @@ IMAGES_SCHEMA = pa.schema(
 )
 
 
-def conform(table: pa.Table, schema: pa.Schema, *, what: str) -> pa.Table:
+@dataclass(frozen=True, kw_only=True)
+class PixelsRow:
+    """One row of pixels with its manifest row, as it is made from a source image.
+
+    Attributes:
+        pixels: uint8 [H, W, 3], or None where they cannot be made.
+        error: reason why not, as `kind: details`; None for a row that was made.
+        record: manifest row, by the columns of `SCHEMA`.
+    """
+
+    pixels: npt.NDArray[np.uint8] | None
+    error: str | None
+    record: Mapping[str, Any]
+
+
+def conform(table: pa.Table, schema: pa.Schema, *, subject: str) -> pa.Table:
     """Return `table` with exactly the columns and types of `schema`.
+
+    Args:
+        table: columns in any order, of types that can be converted.
+        schema: columns and types wanted.
+        subject: name of the table, for the error.
 
     Raises:
         errors.InvalidInput: a column is absent or its values do not fit; all problems are listed.
@@ -66,7 +86,7 @@ def conform(table: pa.Table, schema: pa.Schema, *, what: str) -> pa.Table:
     extra = sorted(set(table.column_names) - set(schema.names))
     problems += [f"column '{name}' is unknown" for name in extra]
     if problems:
-        raise errors.InvalidInput(f"{what}: {'; '.join(problems)}")
+        raise errors.InvalidInput(f"{subject}: {'; '.join(problems)}")
     return pa.Table.from_arrays(columns, schema=schema)
 
 
@@ -77,7 +97,7 @@ def check_rows(table: pa.Table, *, rows: range, dataset: str, status: npt.NDArra
         errors.InvalidInput: rows, dataset or status are not those of the shard.
     """
     where = f"manifest of rows {rows.start}..{rows.stop - 1} of '{dataset}'"
-    table = conform(table, SCHEMA, what=where)
+    table = conform(table, SCHEMA, subject=where)
     if not np.array_equal(table["row"].to_numpy(), np.arange(rows.start, rows.stop)):
         raise errors.InvalidInput(f"{where}: column 'row' must be these rows in order, {table.num_rows} were given")
     if table["dataset"].unique().to_pylist() != [dataset]:
@@ -101,21 +121,6 @@ def parse_parquet(data: bytes) -> pa.Table:
     return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PixelsRow:
-    """A row of pixels made anew.
-
-    Attributes:
-        pixels: uint8 [H, W, 3], or None where it cannot be made.
-        error: why not, as `kind: details`; None for a row that was made.
-        record: its manifest row, by the columns of `store.manifest.SCHEMA`.
-    """
-
-    pixels: npt.NDArray[np.uint8] | None
-    error: str | None
-    record: Mapping[str, Any]
-
-
 def reason_kind(reason: str) -> str:
-    """Return what reasons are counted by: the part before the first colon."""
+    """Return the kind of a reason, by which reasons are counted: the part before the first colon."""
     return reason.partition(":")[0].strip()

@@ -1,4 +1,4 @@
-"""Moments of float16 tokens, computed in float64 from the sums and extremes that `store.kernels` finds."""
+"""Moments of float16 tokens, computed in float64 from the sums and extremes of `store.format.kernels`."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,16 +14,16 @@ Float16 = npt.NDArray[np.float16]
 
 
 class TokenMoments:
-    """Moments of the prefix and patch tokens of rows, taken in one row after another; not for several threads."""
+    """Moments of the prefix and patch tokens of rows, added one row after another; not for several threads."""
 
     def __init__(self, *, prefix_tokens: int, tokens: int, channels: int, rows: int) -> None:
         """Begin with no row.
 
         Args:
-            prefix_tokens: how many tokens lead each row.
-            tokens: of a row, prefix included.
-            channels: of a token.
-            rows: about how many will come; it decides what is fastest and nothing else.
+            prefix_tokens: tokens before the patches in each row.
+            tokens: tokens of a row, prefix included.
+            channels: values of a token.
+            rows: approximate number of rows to come; it only decides which kernel is fastest.
         """
         measure = kernels.measure(channels, values=rows * tokens * channels)
         self._prefix = _Part(slice(0, prefix_tokens), channels, measure) if prefix_tokens else None
@@ -31,18 +31,18 @@ class TokenMoments:
         self._parts = [part for part in (self._prefix, self._patch) if part is not None]
 
     def add(self, row: Float16) -> bool:
-        """Take in a row [N, C] if all of its values are finite, and say whether they are."""
+        """Add a row [N, C] if all of its values are finite; return whether they are."""
         row = np.ascontiguousarray(row)
         for part in self._parts:
             part.measure(row[part.tokens])
         if not all(part.finite for part in self._parts):
             return False
         for part in self._parts:
-            part.take(row[part.tokens])
+            part.add(row[part.tokens])
         return True
 
     def result(self) -> tuple[Moments | None, Moments]:
-        """Return the moments of prefix (None without) and patch tokens of all rows taken in."""
+        """Return the moments of prefix (None without) and patch tokens of all rows added."""
         return (None if self._prefix is None else self._prefix.moments()), self._patch.moments()
 
 
@@ -58,7 +58,7 @@ class _Part:
     that have both, and only the others need the least bits as well.
 
     Attributes:
-        tokens: which of a row.
+        tokens: slice of a row's tokens.
     """
 
     def __init__(self, tokens: slice, channels: int, measure: Measure) -> None:
@@ -77,11 +77,11 @@ class _Part:
 
     @property
     def finite(self) -> bool:
-        """Whether no value of the row measured is NaN or infinite."""
+        """Whether no value of the measured row is NaN or infinite."""
         return bool(self._row_max.signed.max() < 0x7C00 and self._row_max.unsigned.max() < 0xFC00)
 
-    def take(self, tokens: Float16) -> None:
-        """Take in the row measured."""
+    def add(self, tokens: Float16) -> None:
+        """Add the measured row."""
         self._count += len(tokens)
         self._sums += self._row_sums
         bits = _Bits.of_tokens(tokens)
@@ -91,7 +91,7 @@ class _Part:
         _lower(self._min.unsigned, bits.unsigned, np.flatnonzero(self._max.unsigned < 0x8000))
 
     def moments(self) -> Moments:
-        """Return the moments of all tokens taken in."""
+        """Return the moments of all tokens added."""
         if not self._count:
             return empty(self._sums.shape[1])
         total, squares = self._sums[0] * SCALE, self._sums[1] * SCALE**2
@@ -134,7 +134,7 @@ def _lower(least: npt.NDArray[Any], bits: npt.NDArray[Any], channels: npt.NDArra
 
 
 def _exact_product(a: Float64, b: Float64 | float) -> tuple[Float64, Float64]:
-    """Return (rounded product, what rounding took away) of float64 (Dekker)."""
+    """Return (rounded product, rounding error) of float64 (Dekker)."""
     product = np.asarray(a * b)
     a_high, a_low = _halves(a)
     b_high, b_low = _halves(np.asarray(b))

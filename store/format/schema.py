@@ -1,7 +1,7 @@
-"""The metadata documents of a cache: names, constants, zarr.json of groups and arrays, what a reader may accept.
+"""Metadata documents of a cache: names, paths, writing of zarr.json for groups and arrays, and checks when reading.
 
-Written by us as JSON rather than through zarr-python so that creation is one atomic put and equal input gives equal
-bytes. Everything of ours sits under the attribute `codistill`.
+They are written as JSON rather than through zarr-python, so that creation is one atomic put and equal input gives equal
+bytes. All attributes of codistill are under the attribute `codistill`.
 """
 
 import hashlib
@@ -54,20 +54,24 @@ def manifest_key(dataset: str) -> str:
 
 
 def record_key(dataset: str, array: str) -> str:
-    """Return the object that says which shards the sealed tables of an array were made from."""
+    """Return the object of the record of the shards that the sealed tables of an array were made from."""
     return f"seal/{dataset}.{array}.safetensors"
 
 
-def check_name(what: str, name: str) -> str:
-    """Return `name` if it can name a dataset or teacher.
+def check_name(kind: str, name: str) -> str:
+    """Return `name` if it is allowed for a dataset or teacher.
+
+    Args:
+        kind: `dataset` or `teacher`, for the error.
+        name: proposed name.
 
     Raises:
         errors.InvalidInput: a character is not allowed or the name is reserved.
     """
     if not re.fullmatch(r"[a-z0-9_-]+", name) or name.startswith("__"):
-        raise errors.InvalidInput(f"{what} name {name!r} is not allowed. Use {NAME_RULE}")
+        raise errors.InvalidInput(f"{kind} name {name!r} is not allowed. Use {NAME_RULE}")
     if name in RESERVED_NAMES:
-        raise errors.InvalidInput(f"{what} name {name!r} is reserved. Choose one other than {sorted(RESERVED_NAMES)}")
+        raise errors.InvalidInput(f"{kind} name {name!r} is reserved. Choose one other than {sorted(RESERVED_NAMES)}")
     return name
 
 
@@ -122,13 +126,13 @@ def array_document(
     shard_rows: int,
     attributes: Mapping[str, Any],
 ) -> bytes:
-    """Return the zarr.json of an array of rows: chunk = one row, shard = `shard_rows` rows, the `layout` promise."""
+    """Return the zarr.json of rows: one row a chunk, `shard_rows` rows a shard, and the `layout` promise."""
     layout = ShardLayout.of(shape, dtype, shard_rows)
     row = list(shape[1:])
     inner = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
     sharding = {"chunk_shape": [1, *row], "codecs": inner, "index_codecs": inner, "index_location": "end"}
-    ours = {**attributes, "layout": {"stride": layout.stride, "shard_rows": shard_rows}}
-    document = _array(shape, dtype, dimension_names, {"codistill": ours})
+    attributes = {**attributes, "layout": {"stride": layout.stride, "shard_rows": shard_rows}}
+    document = _array(shape, dtype, dimension_names, {"codistill": attributes})
     document["fill_value"] = "NaN" if dtype.kind == "f" else 0
     document["chunk_grid"] = {"name": "regular", "configuration": {"chunk_shape": [shard_rows, *row]}}
     document["codecs"] = [{"name": "sharding_indexed", "configuration": sharding}]
@@ -168,9 +172,9 @@ class Node:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """Our attributes; empty where somebody else made the node."""
-        ours = self.document.get("attributes", {}).get("codistill", {})
-        return ours if isinstance(ours, dict) else {}
+        """Attributes under `codistill`; empty where codistill did not write the node."""
+        attributes = self.document.get("attributes", {}).get("codistill", {})
+        return attributes if isinstance(attributes, dict) else {}
 
     def require(self, keys: Sequence[str]) -> dict[str, Any]:
         """Return the attributes if all `keys` are there.
@@ -186,7 +190,7 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayNode(Node):
-    """An array of rows; `layout` is None where somebody else wrote it and it must be read through zarr."""
+    """An array of rows; `layout` is None where codistill did not write it: it is then read through zarr."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -207,7 +211,7 @@ def shard_name(shard: int, dimensions: int) -> str:
 
 
 def parse_node(path: str, data: bytes) -> Node:
-    """Parse a zarr.json and refuse what this version cannot read.
+    """Parse a zarr.json.
 
     Raises:
         errors.UnsupportedFormat: not Zarr v3, a newer format, or an unknown feature under `requires`.
@@ -230,7 +234,7 @@ def parse_node(path: str, data: bytes) -> Node:
 
 
 def parse_array(path: str, data: bytes) -> ArrayNode:
-    """Parse the zarr.json of an array of rows, checking that its layout promise fits its codecs.
+    """Parse the zarr.json of an array of rows, and check that its layout promise fits its codecs.
 
     Raises:
         errors.UnsupportedFormat: not an array, an unknown data type, or a promise that its codecs do not keep.

@@ -1,4 +1,4 @@
-"""Moments of stored tokens: what is stored of them, and merging them stably over any set of datasets."""
+"""Moments of stored tokens: their stored form, and stable merging over any set of datasets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +17,9 @@ class Moments:
     """Per-channel moments of a set of tokens.
 
     Attributes:
-        count: tokens, the same in every channel.
-        mean, m2, min, max: float64 [channel]; m2 is the sum of squared deviations from the mean.
+        count: number of tokens, float64 [channel], the same in every channel.
+        mean, min, max: float64 [channel].
+        m2: sum of squared deviations from the mean, float64 [channel].
     """
 
     count: Float64
@@ -39,7 +40,7 @@ class Moments:
         return np.asarray(np.sqrt(self.var))
 
     def agrees(self, other: "Moments", *, rtol: float = 1e-9) -> bool:
-        """Whether two computations of the same moments agree to `rtol`; extremes and counts must be equal.
+        """Return whether two computations of the same moments agree to `rtol`; extremes and counts must be equal.
 
         Differences of m2 are also allowed up to what float64 can resolve of the sum of squares.
         """
@@ -104,8 +105,8 @@ def merge(parts: Sequence[Moments], weights: Sequence[float] | None = None) -> M
     """Merge the moments of several datasets.
 
     Args:
-        parts: at least one.
-        weights: how often training draws from each part (any scale); None weights by the number of tokens.
+        parts: moments of each dataset, at least one.
+        weights: how often training samples from each part (any scale); None weights by the number of tokens.
 
     Returns:
         Moments of the union, or of the mixture: its `count` is the number of tokens seen, its `m2` is such that `std`
@@ -118,13 +119,13 @@ def merge(parts: Sequence[Moments], weights: Sequence[float] | None = None) -> M
         raise errors.InvalidInput("no moments to merge: name at least one dataset that has ok rows")
     values = np.stack([stacked(None, part)[1] for part in parts])
     if weights is not None:
-        drawn = np.asarray(weights, dtype=np.float64)
-        drawn = np.where(values[:, 0, 0] > 0, drawn, 0.0) if drawn.shape == (len(parts),) else drawn
-        if drawn.shape != (len(parts),) or not np.isfinite(drawn).all() or (drawn < 0).any() or not drawn.any():
+        sampled = np.asarray(weights, dtype=np.float64)
+        sampled = np.where(values[:, 0, 0] > 0, sampled, 0.0) if sampled.shape == (len(parts),) else sampled
+        if sampled.shape != (len(parts),) or not np.isfinite(sampled).all() or (sampled < 0).any() or not sampled.any():
             message = f"weights {list(weights)} for {len(parts)} parts: one non-negative number each, not all zero"
             raise errors.InvalidInput(message)
         count = values[:, 0].copy()
-        wanted = (drawn / drawn.sum())[:, None] * count.sum(axis=0)
+        wanted = (sampled / sampled.sum())[:, None] * count.sum(axis=0)
         values[:, 2] *= np.divide(wanted, count, out=np.zeros_like(count), where=count > 0)
         values[:, 0] = wanted
     merged = merge_stacked(values)

@@ -1,4 +1,6 @@
-"""What a shard says of itself: a safetensors blob behind the slots, then its length (u64) and crc32c (u32).
+"""Shard trailer: metadata, row checksums, status, moments, as a safetensors blob behind the slots.
+
+The length of the blob (u64) and its crc32c (u32) follow it.
 
 Encoded here rather than by the safetensors library, whose metadata order is that of a hash map: equal input must give
 equal bytes.
@@ -32,17 +34,18 @@ class Trailer:
     """The trailer of one shard.
 
     Attributes:
-        dataset, array: where the shard belongs; array is `pixels` or a teacher's name.
-        shard: its number.
-        rows: its rows, in the array's numbering.
+        dataset: name of the dataset.
+        array: `pixels` or a teacher's name.
+        shard: number of the shard.
+        rows: row numbers in the array.
         crc32c: uint32 [rows], 0 where the row failed.
         status: uint8 [rows], 1 ok or 2 failed.
-        errors: reason by failed row.
-        identity_digest: what the array holds (sha256).
+        errors: reasons by failed row.
+        identity_digest: sha256 of what the array's values depend on.
         pixels_digest: digest of the pixel shard that tokens were computed from; None for pixels.
         provenance: versions, device and the like; shown, never enforced.
-        moments: prefix and patch moments (prefix is None without prefix tokens); None for pixels.
-        manifest_bytes: Parquet of the manifest rows; None for tokens.
+        moments: moments of prefix tokens (None without any) and patch tokens; None for pixels.
+        manifest_bytes: manifest rows as Parquet; None for tokens.
     """
 
     dataset: str
@@ -104,11 +107,11 @@ def decode(tail: bytes, *, where: str, index_bytes: int) -> Trailer:
 
     Args:
         tail: all bytes behind the last slot.
-        where: names the shard in errors.
+        where: name of the shard, for errors.
         index_bytes: bytes of the sharding index at the end.
 
     Raises:
-        errors.Damaged: the sizes do not fit, the checksum differs, or the blob is not what version 1 writes.
+        errors.Damaged: the sizes do not fit, the checksum differs, or the blob is not what format 1 writes.
     """
     end = len(tail) - index_bytes
     if end < ENDING.size:
@@ -128,7 +131,7 @@ def decode(tail: bytes, *, where: str, index_bytes: int) -> Trailer:
 def mismatches(
     trailer: Trailer, *, dataset: str, array: str, shard: int, rows: range, identity_digest: str
 ) -> list[str]:
-    """Return in what a trailer differs from the place it was found at, as `what: expected X, found Y`."""
+    """Return the differences between a trailer and the place of its shard, each as `name: expected X, found Y`."""
     expected = {
         "dataset": dataset,
         "array": array,
@@ -136,7 +139,7 @@ def mismatches(
         "rows": rows,
         "identity digest": identity_digest,
     }
-    found = {
+    stored = {
         "dataset": trailer.dataset,
         "array": trailer.array,
         "shard": trailer.shard,
@@ -144,12 +147,14 @@ def mismatches(
         "identity digest": trailer.identity_digest,
     }
     return [
-        f"{what}: expected {expected[what]}, found {found[what]}" for what in expected if expected[what] != found[what]
+        f"{name}: expected {expected[name]}, found {stored[name]}"
+        for name in expected
+        if expected[name] != stored[name]
     ]
 
 
 def fingerprint(tail: bytes, *, index_bytes: int) -> int:
-    """Return the trailer's recorded crc32c: one number that changes with anything in the shard, without reading it."""
+    """Return the recorded crc32c of a trailer, which changes with anything in the shard."""
     return int(ENDING.unpack_from(tail, len(tail) - index_bytes - ENDING.size)[1])
 
 
@@ -178,7 +183,7 @@ def _parse(blob: bytes) -> Trailer:
 
 
 def encode_safetensors(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
-    """Return a safetensors blob with sorted metadata, tensors in the order given (widest type first, for alignment)."""
+    """Return a safetensors blob: sorted metadata, tensors in the order given (widest type first, for alignment)."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     names = {np.dtype(kind): name for name, kind in TYPES.items()}
     parts, offset = [], 0
@@ -200,7 +205,7 @@ def decode_safetensors(blob: bytes) -> tuple[dict[str, npt.NDArray[Any]], dict[s
     """Return the tensors (owned copies) and metadata of a safetensors blob of the types in `TYPES`.
 
     Raises:
-        ValueError, KeyError: it is not one.
+        ValueError, KeyError: it is not a safetensors blob of these types.
     """
     (length,) = struct.unpack_from("<Q", blob)
     if length > len(blob) - 8:

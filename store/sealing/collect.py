@@ -1,9 +1,10 @@
-"""Reading the trailers of an array, many at a time, and adding up what they say."""
+"""Collecting of the trailers of an array, many at a time, into status, digests and moments."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,18 +20,20 @@ from store.sealing.manifest_writer import ManifestFile
 
 MERGED_AT_ONCE = 256
 
-Digests = npt.NDArray[np.uint8]  # [shards, 32]
+Digests: TypeAlias = npt.NDArray[np.uint8]  # [shards, 32]
+Fingerprints: TypeAlias = npt.NDArray[np.uint32]  # [shards]
+Trailers: TypeAlias = Callable[[list[int]], Iterator[tuple[int, Trailer | errors.Damaged]]]  # reads those of shards
 
 
 @dataclass(kw_only=True)
 class Collected:
-    """What the shards of one array say.
+    """Contents of all trailers of one array.
 
     Attributes:
         status: uint8 [rows].
         fingerprints: uint32 [shards], 0 for shards that are absent or left out.
-        digests: digests of the pixel shards (of those that tokens came from).
-        reasons: failed rows by kind of reason.
+        digests: uint8 [shards, 32], digests of the pixel shards (for tokens, of those they were computed from).
+        reasons: number of failed rows by kind of reason.
         moments: float64 [2, 5, channel] as stored; None for pixels.
         problems: sentences about shards that were left out.
     """
@@ -43,8 +46,8 @@ class Collected:
     problems: list[str]
 
     @classmethod
-    def nothing(cls, dataset: Dataset) -> "Collected":
-        """Return what no shard says."""
+    def empty(cls, dataset: Dataset) -> "Collected":
+        """Return the contents of no trailer."""
         return cls(
             status=np.full(dataset.rows, MISSING, np.uint8),
             fingerprints=np.zeros(dataset.shards, np.uint32),
@@ -54,14 +57,14 @@ class Collected:
             problems=[],
         )
 
-    def take(self, said: Trailer, digest: str, mark: int) -> None:
-        """Take in one shard."""
-        self.fingerprints[said.shard] = mark
-        self.digests[said.shard] = np.frombuffer(bytes.fromhex(digest), np.uint8)
-        self.status[said.rows.start : said.rows.stop] = said.status
+    def add(self, trailer: Trailer, *, digest: str, fingerprint: int) -> None:
+        """Add one shard."""
+        self.fingerprints[trailer.shard] = fingerprint
+        self.digests[trailer.shard] = np.frombuffer(bytes.fromhex(digest), np.uint8)
+        self.status[trailer.rows.start : trailer.rows.stop] = trailer.status
 
 
-def read_fingerprints(dataset: Dataset, array: str, *, pool: ThreadPoolExecutor) -> npt.NDArray[np.uint32]:
+def read_fingerprints(dataset: Dataset, array: str, *, pool: ThreadPoolExecutor) -> Fingerprints:
     """Return uint32 [shards]: the recorded crc32c of each shard's trailer, 0 where there is no shard.
 
     One short read per shard. Equal fingerprints mean equal trailers, hence equal row checksums.
@@ -69,7 +72,7 @@ def read_fingerprints(dataset: Dataset, array: str, *, pool: ThreadPoolExecutor)
     node = dataset.array(array)
     layout = node.layout
     assert layout is not None
-    found = np.zeros(dataset.shards, np.uint32)
+    fingerprints = np.zeros(dataset.shards, np.uint32)
 
     def read(shard: int) -> int:
         try:
@@ -81,66 +84,72 @@ def read_fingerprints(dataset: Dataset, array: str, *, pool: ThreadPoolExecutor)
         return fingerprint(tail, index_bytes=layout.index_bytes) or 1
 
     shards = sorted(dataset.present(array))
-    found[shards] = list(pool.map(read, shards))
-    return found
+    fingerprints[shards] = list(pool.map(read, shards))
+    return fingerprints
 
 
 def collect_pixels(
     dataset: Dataset,
-    found: npt.NDArray[np.uint32],
+    fingerprints: Fingerprints,
     *,
     known: Collected,
     manifest: ManifestFile,
-    trailers: Callable[[list[int]], Iterator[tuple[int, Trailer | errors.Damaged]]],
+    trailers: Trailers,
 ) -> Collected:
-    """Collect a pixels array, reading only the trailers of shards that `known` does not cover."""
-    collected = Collected.nothing(dataset)
-    same = (known.fingerprints == found) & (found != 0)
-    new = trailers(np.flatnonzero((found != 0) & ~same).tolist())
-    for shard in np.flatnonzero(found).tolist():
-        if same[shard]:
+    """Collect a pixels array, reading only the trailers of shards that changed since `known` was collected."""
+    collected = Collected.empty(dataset)
+    present = fingerprints != 0
+    unchanged = (known.fingerprints == fingerprints) & present
+    new = trailers(np.flatnonzero(present & ~unchanged).tolist())
+    for shard in np.flatnonzero(present).tolist():
+        if unchanged[shard]:
             rows = dataset.shard_rows_of(shard)
-            collected.fingerprints[shard], collected.digests[shard] = found[shard], known.digests[shard]
+            collected.fingerprints[shard], collected.digests[shard] = fingerprints[shard], known.digests[shard]
             collected.status[rows.start : rows.stop] = known.status[rows.start : rows.stop]
             manifest.add(shard, None)
             continue
-        _, said = next(new)
-        if isinstance(said, errors.Damaged):
-            collected.problems.append(str(said))
+        _, trailer = next(new)
+        if isinstance(trailer, errors.Damaged):
+            collected.problems.append(str(trailer))
             continue
-        collected.take(said, said.digest, int(found[shard]))
-        manifest.add(shard, said.manifest())
+        collected.add(trailer, digest=trailer.digest, fingerprint=int(fingerprints[shard]))
+        manifest.add(shard, trailer.manifest())
     return collected
 
 
 def collect_tokens(
     dataset: Dataset,
     array: str,
-    found: npt.NDArray[np.uint32],
+    fingerprints: Fingerprints,
     *,
     pixels_digests: Digests | None,
-    trailers: Callable[[list[int]], Iterator[tuple[int, Trailer | errors.Damaged]]],
+    trailers: Trailers,
 ) -> Collected:
     """Collect a teacher's tokens from all trailers: equal shards then give equal statistics, bit for bit.
 
-    Without digests (the pixels are somebody else's array) there is nothing to compare the tokens' with.
+    Args:
+        dataset: the dataset.
+        array: the teacher's name.
+        fingerprints: fingerprints of the shards that exist.
+        pixels_digests: digests that tokens must name; None where codistill did not write the pixels.
+        trailers: reads the trailers of shards.
     """
-    collected = Collected.nothing(dataset)
+    collected = Collected.empty(dataset)
     channels = dataset.array(array).shape[-1]
     parts = [statistics.stacked(None, statistics.empty(channels))]
     merged: list[npt.NDArray[np.float64]] = []
-    for shard, said in trailers(np.flatnonzero(found).tolist()):
-        if isinstance(said, errors.Damaged):
-            collected.problems.append(str(said))
+    for shard, trailer in trailers(np.flatnonzero(fingerprints).tolist()):
+        if isinstance(trailer, errors.Damaged):
+            collected.problems.append(str(trailer))
             continue
-        stored = said.pixels_digest if pixels_digests is None else pixels_digests[shard].tobytes().hex()
-        if said.pixels_digest is None or said.pixels_digest != stored or said.moments is None:
+        stored = trailer.pixels_digest if pixels_digests is None else pixels_digests[shard].tobytes().hex()
+        if trailer.pixels_digest is None or trailer.pixels_digest != stored or trailer.moments is None:
             where = f"shard {shard} of '{dataset.name}/{array}'"
             collected.problems.append(f"{where} was computed from other pixels than are stored")
             continue
-        collected.take(said, said.pixels_digest, int(found[shard]))
-        collected.reasons.update(reason_kind(reason) for reason in said.errors.values())
-        parts.append(statistics.stacked(*said.moments))
+        collected.add(trailer, digest=trailer.pixels_digest, fingerprint=int(fingerprints[shard]))
+        collected.reasons.update(reason_kind(reason) for reason in trailer.errors.values())
+        parts.append(statistics.stacked(*trailer.moments))
         if len(parts) >= MERGED_AT_ONCE:
             merged.append(statistics.merge_stacked(np.stack(parts)))
             parts = []

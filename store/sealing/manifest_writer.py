@@ -1,4 +1,4 @@
-"""Writing a dataset's sealed manifest: one Parquet file in row groups, streamed, reusing rows already sealed."""
+"""Writer of a dataset's sealed manifest: one Parquet file, streamed in row groups, reusing rows already sealed."""
 
 import io
 from collections import Counter
@@ -22,7 +22,7 @@ METADATA_KEY = "codistill.seal"
 
 
 def read_seal_mark(storage: Storage, dataset: str) -> str | None:
-    """Return the mark that `ManifestFile.publish` left; None if there is no readable manifest."""
+    """Return the mark that `ManifestFile.publish` stored; None if there is no readable manifest."""
     try:
         with storage.arrow_file(manifest_key(dataset)) as source:
             metadata = pq.ParquetFile(source).metadata.metadata or {}
@@ -33,10 +33,10 @@ def read_seal_mark(storage: Storage, dataset: str) -> str | None:
 
 
 class ManifestFile:
-    """Takes the manifest rows of shards in ascending order.
+    """A manifest being written, from the manifest rows of shards in ascending order.
 
     Attributes:
-        reasons: failed rows so far by kind of reason.
+        reasons: number of failed rows so far, by kind of reason.
     """
 
     def __init__(self, storage: Storage, *, dataset: str, shard_rows: int) -> None:
@@ -58,7 +58,7 @@ class ManifestFile:
         self._sink.discard()
 
     def add(self, shard: int, rows: pa.Table | None) -> None:
-        """Take in a shard; `rows` None means that those of the sealed manifest still hold."""
+        """Add a shard; `rows` None copies its rows from the sealed manifest."""
         if self._group and shard // self._shards_per_group != next(iter(self._group)) // self._shards_per_group:
             self._write_group()
         self._group[shard] = rows
@@ -67,7 +67,7 @@ class ManifestFile:
         """Put the file in place of the older one.
 
         Args:
-            mark: kept in the file's metadata under `codistill.seal`.
+            mark: text stored in the file's metadata under `codistill.seal`.
         """
         self._write_group()
         self._writer.add_key_value_metadata({METADATA_KEY: mark})
@@ -78,8 +78,8 @@ class ManifestFile:
     def _write_group(self) -> None:
         if not self._group:
             return
-        kept = self._sealed_rows(min(self._group), max(self._group)) if None in self._group.values() else {}
-        parts = [kept[shard] if rows is None else rows for shard, rows in self._group.items()]
+        sealed = self._sealed_rows(min(self._group), max(self._group)) if None in self._group.values() else {}
+        parts = [sealed[shard] if rows is None else rows for shard, rows in self._group.items()]
         try:
             table = pa.concat_tables(parts).combine_chunks()
             self._writer.write_table(table, row_group_size=GROUP_ROWS)

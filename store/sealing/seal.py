@@ -1,7 +1,7 @@
-"""Collecting what the shards say of themselves into one manifest, status and statistics: parallel, repeatable.
+"""Sealing: collecting the trailers of all shards into one manifest, status and statistics; parallel, repeatable.
 
 Sealed tables are derived: whatever the history of sealing, equal shards give equal bytes. A record of the trailers
-that a seal was made from lets the next one skip arrays without news and reuse the manifest rows of known shards.
+that a seal was made from lets the next one skip unchanged arrays and reuse the manifest rows of known shards.
 """
 
 from collections import Counter
@@ -18,13 +18,14 @@ from store.cache.cache import Cache
 from store.cache.cache import open as open_cache
 from store.cache.dataset import Dataset
 from store.cache.sealed_tables import Record
+from store.common.text import some
 from store.common.threads import IN_FLIGHT, ordered_map
 from store.format import schema
 from store.format.layout import CHECKSUM_BYTES, checksum
 from store.format.schema import FAILED, MISSING, OK, PIXELS
 from store.format.statistics import coarse_channels
 from store.format.trailer import Trailer
-from store.sealing.collect import Collected, Digests, collect_pixels, collect_tokens, read_fingerprints
+from store.sealing.collect import Collected, Digests, Fingerprints, collect_pixels, collect_tokens, read_fingerprints
 from store.sealing.manifest_writer import ManifestFile, read_seal_mark
 from store.storage.base import Location
 
@@ -34,13 +35,15 @@ LISTED = 5
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayReport:
-    """What one array holds after sealing.
+    """State of one array after sealing.
 
     Attributes:
-        dataset, array: which; array is `pixels` or a teacher's name.
-        shards, sealed_shards: in all, and sealed now.
-        ok, failed, missing: rows.
-        reasons: failed rows by kind of reason.
+        dataset: name of the dataset.
+        array: `pixels` or a teacher's name.
+        shards: shards of the array.
+        sealed_shards: shards that are sealed now.
+        ok, failed, missing: number of rows.
+        reasons: number of failed rows by kind of reason.
         changed: whether this seal wrote anything.
     """
 
@@ -57,12 +60,12 @@ class ArrayReport:
 
 @dataclass(frozen=True, kw_only=True)
 class SealReport:
-    """What a seal found.
+    """Result of a seal.
 
     Attributes:
-        arrays: one report each, by dataset, pixels first.
+        arrays: one report for each array, by dataset, pixels first.
         warnings: sentences for people.
-        removed: keys of leftovers of dead writers that were removed.
+        removed: keys of temporary objects of dead writers that were removed.
     """
 
     arrays: tuple[ArrayReport, ...]
@@ -76,17 +79,17 @@ class SealReport:
 
 
 def seal(cache_or_location: Cache | Location, progress: bool = False) -> SealReport:
-    """Write manifests, status and statistics from the shards that exist; remove what dead writers left.
+    """Write manifests, status and statistics from the shards that exist; remove temporary objects of dead writers.
 
-    May be repeated at any time; does nothing for arrays without news.
+    May be repeated at any time; does nothing for unchanged arrays.
 
     Args:
         cache_or_location: an open cache, a path or a URL.
         progress: show a progress bar.
 
     Raises:
-        errors.Damaged: shards that do not belong where they are, or tokens made from other pixels than are stored. They
-            are left out (their rows stay missing), everything else is sealed, and all are listed.
+        errors.Damaged: shards do not belong where they are, or tokens were computed from other pixels than are stored.
+            They are left out (their rows stay missing) and listed; everything else is sealed.
     """
     cache = cache_or_location if isinstance(cache_or_location, Cache) else open_cache(cache_or_location)
     reports: list[ArrayReport] = []
@@ -98,7 +101,7 @@ def seal(cache_or_location: Cache | Location, progress: bool = False) -> SealRep
             digests: Digests | None = None
             for array in (PIXELS, *dataset.teachers):
                 if dataset.array(array).layout is None:
-                    continue  # somebody else's array: its status is theirs to write
+                    continue  # not written by codistill: it has no trailers to collect
                 sealer = _ArraySealer(dataset, array, pool=pool, pixels_digests=digests, progress=progress)
                 reports.append(sealer.run())
                 problems += sealer.problems
@@ -106,9 +109,8 @@ def seal(cache_or_location: Cache | Location, progress: bool = False) -> SealRep
                 if array != PIXELS and reports[-1].ok:
                     warnings += _rounding_warnings(dataset, array)
     if problems:
-        more = f" and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
         command = f"codistill store verify {cache.location} --repair"
-        message = f"shards left out of the seal: {len(problems)}. {'; '.join(problems[:LISTED])}{more}"
+        message = f"shards left out of the seal: {len(problems)}. {some(problems, limit=LISTED, separator='; ')}"
         raise errors.Damaged(f"{message}. The rest is sealed. Run: {command}")
     return SealReport(arrays=tuple(reports), warnings=tuple(warnings), removed=tuple(removed))
 
@@ -118,7 +120,7 @@ class _ArraySealer:
 
     Attributes:
         problems: sentences about shards left out.
-        digests: of the pixel shards sealed (of those that tokens came from).
+        digests: digests of the pixel shards sealed (for tokens, of those they were computed from).
     """
 
     def __init__(
@@ -138,38 +140,39 @@ class _ArraySealer:
         self.digests: Digests = np.zeros((dataset.shards, sealed_tables.DIGEST_BYTES), np.uint8)
 
     def run(self) -> ArrayReport:
-        """Seal unless there is no news."""
-        found = read_fingerprints(self._dataset, self._array, pool=self._pool)
+        """Seal the array if any shard changed since the last seal."""
+        fingerprints = read_fingerprints(self._dataset, self._array, pool=self._pool)
         record = self._usable_record()
-        known = Collected.nothing(self._dataset)
+        known = Collected.empty(self._dataset)
         if record is not None:
             known.fingerprints, known.digests = record.fingerprints, record.pixels_digests
             known.status = self._dataset.status(self._array).copy()
             known.reasons = Counter(record.reasons)
-            here = found != 0
+            present = fingerprints != 0
             pixels = known.digests if self._pixels_digests is None else self._pixels_digests
-            if np.array_equal(known.fingerprints, found) and np.array_equal(known.digests[here], pixels[here]):
+            same_pixels = np.array_equal(known.digests[present], pixels[present])
+            if same_pixels and np.array_equal(known.fingerprints, fingerprints):
                 self.digests = known.digests
                 return self._report(known, changed=False)
-        elif not found.any() and not self._storage.exists(sealed_tables.small_array_key(self._status_path, 1)):
+        elif not fingerprints.any() and not self._storage.exists(sealed_tables.small_array_key(self._status_path, 1)):
             return self._report(known, changed=False)
-        collected = self._seal_pixels(found, known) if self._array == PIXELS else self._seal_tokens(found)
+        collected = self._seal_pixels(fingerprints, known) if self._array == PIXELS else self._seal_tokens(fingerprints)
         self.problems, self.digests = collected.problems, collected.digests
         return self._report(collected, changed=True)
 
-    def _seal_pixels(self, found: "np.ndarray[tuple[int], np.dtype[np.uint32]]", known: Collected) -> Collected:
+    def _seal_pixels(self, fingerprints: Fingerprints, known: Collected) -> Collected:
         dataset = self._dataset
         with ManifestFile(self._storage, dataset=dataset.name, shard_rows=dataset.shard_rows) as manifest:
-            collected = collect_pixels(dataset, found, known=known, manifest=manifest, trailers=self._trailers)
+            collected = collect_pixels(dataset, fingerprints, known=known, manifest=manifest, trailers=self._trailers)
             mark = schema.digest(collected.fingerprints.tolist())
             manifest.publish(mark)
             collected.reasons = manifest.reasons
         self._write_tables(collected, {"manifest": mark})
         return collected
 
-    def _seal_tokens(self, found: "np.ndarray[tuple[int], np.dtype[np.uint32]]") -> Collected:
+    def _seal_tokens(self, fingerprints: Fingerprints) -> Collected:
         collected = collect_tokens(
-            self._dataset, self._array, found, pixels_digests=self._pixels_digests, trailers=self._trailers
+            self._dataset, self._array, fingerprints, pixels_digests=self._pixels_digests, trailers=self._trailers
         )
         assert collected.moments is not None
         path = schema.statistics_path(self._dataset.name, self._array)
@@ -180,7 +183,7 @@ class _ArraySealer:
         return collected
 
     def _write_tables(self, collected: Collected, tables: dict[str, str]) -> None:
-        """Write the status, then the record that vouches for all tables."""
+        """Write the status, then the record that makes all tables valid."""
         tables["status"] = sealed_tables.write_small_array(
             self._storage, self._status_path, collected.status, names=("row",)
         )
@@ -195,7 +198,7 @@ class _ArraySealer:
         self._storage.replace(schema.record_key(self._dataset.name, self._array), record.encode())
 
     def _usable_record(self) -> Record | None:
-        """Return the record of the last seal if the tables in place are those it speaks of."""
+        """Return the record of the last seal if it describes the tables in place."""
         record = sealed_tables.read_record(self._storage, dataset=self._dataset.name, array=self._array)
         if record is None or len(record.fingerprints) != self._dataset.shards:
             return None
@@ -249,8 +252,7 @@ def _rounding_warnings(dataset: Dataset, teacher: str) -> list[str]:
     for kind, moments in (("prefix", statistics.prefix), ("patch", statistics.patch)):
         channels = [] if moments is None else coarse_channels(moments).tolist()
         if channels:
-            listed = ", ".join(str(channel) for channel in channels[:LISTED])
-            more = f" and {len(channels) - LISTED} more" if len(channels) > LISTED else ""
-            what = f"float16 rounding exceeds 1 % of the standard deviation of {kind} tokens in channels {listed}{more}"
-            warnings.append(f"'{dataset.name}/{teacher}': {what}")
+            listed = some(channels, limit=LISTED)
+            message = f"float16 rounding exceeds 1 % of the standard deviation of {kind} tokens in channels {listed}"
+            warnings.append(f"'{dataset.name}/{teacher}': {message}")
     return warnings

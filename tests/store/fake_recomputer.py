@@ -47,7 +47,7 @@ class FakeRecomputer:
 
 
 def recomputer(cache: store.Cache, *, catalogue: Path | None, device: str) -> FakeRecomputer:
-    """See `store.recompute.RecomputerFactory`."""
+    """See `store.verify.recompute.RecomputerFactory`."""
     return FakeRecomputer(catalogue)
 
 

@@ -12,6 +12,7 @@ import pytest
 import store
 from store import errors
 from store.cache.dataset import Dataset
+from store.format.manifest import SCHEMA
 from store.format.trailer import Trailer
 from store.sealing import manifest_writer
 from tests.store.builders import add_teacher, fill, make_dataset, tokens_of, write_pixels, write_tokens
@@ -97,7 +98,7 @@ def test_manifest_selects_columns_and_rows(tmp_path: Path) -> None:
     with pytest.raises(errors.InvalidInput, match=r"no column \['pth'\]"):
         dataset.manifest(columns=["pth"])
     everything = pq.read_table(tmp_path / "manifest/bedlam.parquet")
-    assert everything.schema.equals(store.manifest.SCHEMA)
+    assert everything.schema.equals(SCHEMA)
 
 
 def test_statistics_are_those_of_the_stored_values(tmp_path: Path) -> None:

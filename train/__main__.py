@@ -1,7 +1,8 @@
-"""`codistill train`: train a student from a cache, or a grid of them."""
+"""`codistill train`: train a student from a cache, train and compare a grid of students, export one."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +16,8 @@ from store.errors import CodistillError, InvalidInput
 from train.recipe.config import Recipe, from_mapping
 from train.recipe.named import RECIPES, find
 
+DEFAULT_RECIPE = "dune-base-336"  # whose values `codistill train run --help` shows
+
 RecipeName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
 CacheList = Annotated[str, tyro.conf.arg(metavar="CACHE[,CACHE]")]
 Directory = Annotated[Path, tyro.conf.arg(metavar="DIR")]
@@ -27,14 +30,27 @@ def main(argv: list[str] | None = None) -> int:
     return run_program(
         "codistill train",
         "Train students from a sealed cache: no teacher, no source image, no decoding.",
-        {"run": _run_command(_named_recipe(arguments)), "sweep": sweep, "export": export},
+        {"run": run_command(first_recipe(arguments)), "sweep": sweep, "export": export},
         argv=arguments,
     )
 
 
-def _run_command(defaults: Recipe) -> Callable[..., int]:
-    """The `run` command, whose options have the values of one recipe as defaults."""
-    options = _unchecked(defaults)
+def first_recipe(arguments: Sequence[str]) -> Recipe:
+    """Parse the beginning of a command line, `run RECIPE`, because the options that follow depend on the recipe.
+
+    Every option of `run` has the recipe's value as its default, so that `--help` shows it. Without a recipe there, or
+    with an unknown one, they are those of `DEFAULT_RECIPE`; `run` then says what is wrong.
+    """
+    match arguments:
+        case ["run", name, *_]:
+            with suppress(CodistillError):
+                return find(name)
+    return find(DEFAULT_RECIPE)
+
+
+def run_command(defaults: Recipe) -> Callable[..., int]:
+    """Return the `run` command with the values of one recipe as the defaults of its options."""
+    options = unvalidated(defaults)
 
     def run(
         recipe: RecipeName,
@@ -47,25 +63,25 @@ def _run_command(defaults: Recipe) -> Callable[..., int]:
         """Train one student. example: codistill train run demo --cache demo/cache --out demo/run --optim.lr 1e-3
 
         Args:
-            recipe: name (NAMES), or a .toml or .json file; write it right after `run`. The options below start from it.
-            cache: sealed caches, separated by commas.
-            out: run directory.
-            resume: go on from the last checkpoint in --out.
+            recipe: name of a recipe (NAMES), or a .toml or .json file; write it right after `run`. It gives the
+                defaults of the options below.
+            cache: locations of sealed caches, separated by commas.
+            out: directory to write the run to.
+            resume: continue the run in --out from its newest checkpoint.
             overwrite: delete the run in --out first.
-            values: the recipe's values.
+            values: values of the recipe.
         """
-        chosen = find(recipe)
-        if chosen != defaults:
+        if find(recipe) != defaults:
             raise InvalidInput(f"write the recipe right after run: codistill train run {recipe} --cache ...")
-        resolved = from_mapping(asdict(values), subject=f"recipe '{recipe}'")
+        chosen = from_mapping(asdict(values), subject=f"recipe '{recipe}'")
         from train.loop import train
 
-        outcome = train(resolved, caches=cache.split(","), out=out, resume=resume, overwrite=overwrite)
-        said = f"trained {outcome.step} steps into '{out}'. Next: codistill eval fidelity {out}"
+        outcome = train(chosen, caches=cache.split(","), out=out, resume=resume, overwrite=overwrite)
+        message = f"trained {outcome.step} steps into '{out}'. Next: codistill eval fidelity {out}"
         if not outcome.finished:
-            said = f"stopped after step {outcome.step} of {outcome.steps}. Go on with the same command and --resume"
+            message = f"stopped after step {outcome.step} of {outcome.steps}. Go on with the same command and --resume"
         if outcome.first:
-            print(said)
+            print(message)
         return 0 if outcome.finished else INTERRUPTED
 
     run.__annotations__["values"] = Annotated[type(options), tyro.conf.arg(name="")]
@@ -73,32 +89,51 @@ def _run_command(defaults: Recipe) -> Callable[..., int]:
     return run
 
 
+def unvalidated(section: BaseModel) -> Any:
+    """Return a dataclass instance with the fields, values and help of a recipe's section, but no validation.
+
+    All problems of a command line are then found together, in `from_mapping`, with the messages that files get.
+    """
+    fields: list[tuple[str, Any, Any]] = []
+    for name, info in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            inner = unvalidated(value)
+            fields.append((name, type(inner), field(default=inner)))
+        else:
+            fields.append((name, info.annotation, field(default=value)))
+    mirror = make_dataclass(type(section).__name__, fields, frozen=True)
+    mirror.__doc__ = type(section).__doc__
+    return mirror()
+
+
 def sweep(file: Annotated[Path, tyro.conf.Positional], cache: CacheList, out: Directory) -> int:
     """Train a grid of students and compare them. example: codistill train sweep sweeps/table1.toml --cache C --out RUNS
 
-    Runs that are finished are kept, others go on from their last checkpoint; a run that fails does not stop the rest.
+    The same command again continues: finished runs stay, others resume from their newest checkpoint. A run that fails
+    does not stop the others.
 
     Args:
-        file: TOML that says what varies.
-        cache: sealed caches, separated by commas.
-        out: directory of the runs and of comparison.md, .csv and .png.
+        file: TOML file with the recipe and the values that vary.
+        cache: locations of sealed caches, separated by commas.
+        out: directory to write the runs and comparison.md, .csv and .png to.
     """
     from train import sweep_table
-    from train.sweep import FAILED, STOPPED, check, keep, plan, run_all
+    from train.sweep import FAILED, STOPPED, check, plan, run_all, store_sweep
 
-    wanted, runs = plan(file, out)
+    planned, runs = plan(file, out)
     check(f"sweep '{file}'", runs, caches=cache.split(","))
-    keep(wanted, out)
-    done = []
+    store_sweep(planned, out)
+    ended = []
     for number, item in enumerate(run_all(runs, caches=cache.split(",")), start=1):
-        done.append(item)
-        what = f"{item.run.row.name}, seed {item.run.seed}"
-        print(f"[{number}/{len(runs)}] {what}: {item.status}{f': {item.problem}' if item.problem else ''}", flush=True)
-    files = sweep_table.write(out, title=wanted.title, rows=wanted.rows, baseline=wanted.baseline, done=done)
+        ended.append(item)
+        title = f"{item.run.row.name}, seed {item.run.seed}"
+        print(f"[{number}/{len(runs)}] {title}: {item.status}{f': {item.problem}' if item.problem else ''}", flush=True)
+    files = sweep_table.write(out, title=planned.title, rows=planned.rows, baseline=planned.baseline, ended=ended)
     print("comparison: " + ", ".join(str(path) for path in files))
     print(f"for one page with pictures: codistill eval report {out} --out REPORT")
-    ends = {item.status for item in done}
-    return INTERRUPTED if STOPPED in ends else 1 if FAILED in ends else 0
+    statuses = {item.status for item in ended}
+    return INTERRUPTED if STOPPED in statuses else 1 if FAILED in statuses else 0
 
 
 def export(
@@ -108,14 +143,15 @@ def export(
     step: int | None = None,
     image_size: int | None = None,
 ) -> None:
-    """Hand a trained student on. example: codistill train export runs/a --out students/a
+    """Export a trained student for other programs. example: codistill train export runs/a --out students/a
 
     Args:
-        run: run directory.
-        out: new directory (timm: encoder as safetensors, JSON and a model card) or file (dune: a .pth with projectors).
-        format: timm reads it as local-dir:PATH; dune is what the loader of naver/dune reads.
-        step: checkpoint to take; None takes the newest.
-        image_size: side of the images that timm's model takes, px; None takes the one trained on.
+        run: directory of the run.
+        out: new directory (timm: the encoder as safetensors, JSON and a model card) or new file (dune: a .pth with
+            encoder and projectors).
+        format: timm is read by timm as local-dir:PATH; dune is read by the loader of naver/dune.
+        step: step of the checkpoint to export; None takes the newest.
+        image_size: side in px of the images that timm's model takes; None takes the size of the training.
     """
     from train.export import export_run
     from train.run.load import load
@@ -123,32 +159,6 @@ def export(
     export_run(load(run, step=step), out, kind=format, image_size=image_size)
     use = f'timm.create_model("local-dir:{out}", pretrained=True)' if format == "timm" else "naver/dune's loader"
     print(f"exported to '{out}'. Use: {use}")
-
-
-def _named_recipe(arguments: list[str]) -> Recipe:
-    """The recipe that the command line names; DUNE's base where it names none, or one that `run` will refuse."""
-    try:
-        return find(arguments[1])
-    except (IndexError, CodistillError):
-        return RECIPES["dune-base-336"]()
-
-
-def _unchecked(model: BaseModel) -> Any:
-    """A dataclass instance with the same fields, values and help, but without validation.
-
-    So all problems of a command line are found together, in `from_mapping`, and said as for files.
-    """
-    fields: list[tuple[str, Any, Any]] = []
-    for name, info in type(model).model_fields.items():
-        value = getattr(model, name)
-        if isinstance(value, BaseModel):
-            inner = _unchecked(value)
-            fields.append((name, type(inner), field(default=inner)))
-        else:
-            fields.append((name, info.annotation, field(default=value)))
-    mirror = make_dataclass(type(model).__name__, fields, frozen=True)
-    mirror.__doc__ = type(model).__doc__
-    return mirror()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One process or many: what torchrun started, and the few things that ranks tell one another."""
+"""The ranks of a training: the processes that torchrun started, and the few messages between them."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from backbones.device import resolve_device
 from store.errors import CodistillError, InvalidInput
+
+_ENVIRONMENT = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,10 +21,10 @@ class Ranks:
     """This process among `world` equal ones.
 
     Attributes:
-        rank: 0 writes the run directory.
+        rank: number of this process; rank 0 writes the run directory.
         world: number of ranks.
-        device: of this rank.
-        host_group: for numbers in host memory, so that the GPU need not be waited for; None on one rank.
+        device: device of this rank.
+        host_group: process group for numbers in host memory, so that nothing waits for a GPU; None on one rank.
     """
 
     rank: int
@@ -35,33 +38,33 @@ class Ranks:
         return self.rank == 0
 
     def total(self, values: Tensor) -> Tensor:
-        """Sum of `values`, in host memory, over the ranks."""
+        """Sum `values`, which lie in host memory, over the ranks."""
         if self.world > 1:
             dist.all_reduce(values, group=self.host_group)
         return values
 
     def gather(self, values: Tensor) -> Tensor:
-        """Stack a vector (K,) of every rank to (W, K); on its own device."""
+        """Stack the vectors (K,) of all ranks to (W, K), on the device of `values`."""
         if self.world == 1:
             return values[None]
-        everyone = [torch.empty_like(values) for _ in range(self.world)]
-        dist.all_gather(everyone, values)
-        return torch.stack(everyone)
+        of_ranks = [torch.empty_like(values) for _ in range(self.world)]
+        dist.all_gather(of_ranks, values)
+        return torch.stack(of_ranks)
 
     def collect(self, value: Any) -> list[Any]:
-        """A small Python object of every rank, in rank order."""
+        """Return the small Python objects of all ranks, in rank order."""
         if self.world == 1:
             return [value]
-        everyone: list[Any] = [None] * self.world
-        dist.all_gather_object(everyone, value, group=self.host_group)
-        return everyone
+        of_ranks: list[Any] = [None] * self.world
+        dist.all_gather_object(of_ranks, value, group=self.host_group)
+        return of_ranks
 
     def first_alone(self, action: Callable[[], object]) -> None:
-        """Let the first rank do something that the others wait for.
+        """Run `action` on the first rank alone, while the others wait for it.
 
         Raises:
-            CodistillError: what `action` raised, on every rank, so that none is left waiting; on the others as
-                InvalidInput with the same message.
+            CodistillError: the error of `action`, on every rank, so that none is left waiting: on the first as raised,
+                on the others as InvalidInput with the same message.
         """
         problem: CodistillError | None = None
         if self.first:
@@ -69,25 +72,25 @@ class Ranks:
                 action()
             except CodistillError as error:
                 problem = error
-        told = self.collect(str(problem) if problem else None)[0]
+        message = self.collect(str(problem) if problem else None)[0]
         if problem:
             raise problem
-        if told:
-            raise InvalidInput(told)
+        if message:
+            raise InvalidInput(message)
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Ranks]:
-    """Join the ranks that torchrun started, or be the only one; a process group that exists is used and left.
+def join_ranks(device: str) -> Iterator[Ranks]:
+    """Join the ranks that torchrun started, or be the only one; a process group that exists is used and left open.
 
     Args:
-        device: "auto", "cpu", "cuda", "cuda:1"...; under torchrun a GPU is chosen by local rank.
+        device: "auto", "cpu", "cuda", "cuda:1"...; under torchrun "auto" and "cuda" are the GPU of the local rank.
 
     Raises:
-        InvalidInput: a GPU is asked for and there is none.
+        InvalidInput: this machine has no such device.
     """
-    world, rank, local = (int(os.environ.get(name, default)) for name, default in _ENVIRONMENT)
-    chosen = _device(device, local)
+    world, rank, local_rank = (int(os.environ.get(name, default)) for name, default in _ENVIRONMENT)
+    chosen = torch.device(resolve_device(device, option="machine.device", local_rank=local_rank))
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if world == 1:
@@ -102,20 +105,3 @@ def joined(device: str) -> Iterator[Ranks]:
     finally:
         if ours:
             dist.destroy_process_group()
-
-
-_ENVIRONMENT = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
-
-
-def _device(name: str, local_rank: int) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda":
-        name = f"cuda:{local_rank}"
-    try:
-        wanted = torch.device(name)
-    except RuntimeError:
-        raise InvalidInput(f"machine.device: '{name}' is no device. Use auto, cpu, cuda or cuda:0") from None
-    if wanted.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidInput(f"machine.device: '{name}', but torch sees no GPU here. Use auto or cpu")
-    return wanted

@@ -1,4 +1,4 @@
-"""The encoder alone as a folder that timm reads by itself, and a page that says what it is."""
+"""Export of a run's student: the encoder as a folder that timm reads, with a model card, or a file of naver/dune."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,26 +14,29 @@ from torch import Tensor
 from backbones.images import IMAGENET_MEAN, IMAGENET_STD
 from backbones.position import resample_pos_embed
 from backbones.vit import DinoVisionTransformer
+from store.common import atomic
 from store.errors import OutputExists
 from train.model.encoder import Encoder, TimmEncoder, has_cls
 from train.run import dune_checkpoint, log
 from train.run.load import Run
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
-TIMM_BASE = "vit_base_patch14_reg4_dinov2"  # only its class matters: every size is overridden by the arguments
+TIMM_BASE = "vit_base_patch14_reg4_dinov2"  # gives the class; every size is overridden by `model_args`
+
+Format = Literal["timm", "dune"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CardFacts:
-    """What a model card tells beside the architecture.
+    """Facts of a model card beside the architecture.
 
-    Args:
-        name: of the model.
-        recipe: of the run.
-        steps: optimiser steps done.
-        teachers: teacher -> what identifies it.
-        datasets: that it was trained on.
-        fidelity: measure -> held-out value, for example `cosine mast3r`.
+    Attributes:
+        name: name of the model.
+        recipe: name of the run's recipe.
+        steps: optimizer steps done.
+        teachers: name of a teacher -> text that identifies it.
+        datasets: names of the training datasets.
+        fidelity: name of a measure -> held-out value, for example `cosine mast3r`.
     """
 
     name: str
@@ -44,37 +47,61 @@ class CardFacts:
     fidelity: Mapping[str, float] = field(default_factory=dict)
 
 
+def export_run(run: Run, out: Path, *, kind: Format = "timm", image_size: int | None = None) -> None:
+    """Write the student of a run for other programs.
+
+    Args:
+        run: run from `train.run.load.load`.
+        out: new directory for "timm" (safetensors, JSON, model card); new file for "dune" (`.pth` with projectors and
+            statistics, as the loader of naver/dune reads it).
+        kind: format to write.
+        image_size: side of the images that timm's model takes, px; None takes the size that the encoder was trained on.
+
+    Raises:
+        OutputExists: the directory is not empty, or the file exists.
+        InvalidInput: the DUNE layout cannot hold this student.
+    """
+    if kind == "dune":
+        dune_checkpoint.save(out, run.distiller, run.target_norms)
+        return
+    if out.exists() and not out.is_dir():
+        raise OutputExists(f"output '{out}' is a file. Choose a directory")
+    encoder = run.distiller.encoder
+    size = image_size or encoder.pos_grid[0] * encoder.patch_size  # not the views' size if the patch sizes differ
+    export_encoder(encoder, out, image_size=size, card=card_facts(run))
+
+
 def export_encoder(encoder: Encoder, directory: str | Path, *, image_size: int, card: CardFacts | None = None) -> None:
     """Write the encoder as `timm.create_model("local-dir:DIRECTORY", pretrained=True)` reads it.
 
-    For the timm model `forward_features` ends with the final norm, which distillation never trains (the released
-    encoders apply it too); `forward_intermediates(norm=False)` gives the tokens that projectors read.
+    timm's `forward_features` ends with the final norm, which distillation never trains (the released encoders apply it
+    too); `forward_intermediates(norm=False)` gives the tokens that projectors read.
 
     Args:
-        encoder: to export.
-        directory: empty or new.
-        image_size: pixels per side that timm's model will take. The position embedding is resampled to it by DUNE's
-            rule here, since timm's own resampling gives other features.
-        card: writes a model card too.
+        encoder: encoder to export.
+        directory: empty or new directory.
+        image_size: side of the images that timm's model takes, px. The position embedding is resampled to it by DUNE's
+            rule, because timm's own resampling gives other features.
+        card: facts for a model card; None writes none.
 
     Raises:
         OutputExists: the directory is not empty.
-        InvalidInput: a size that is no multiple of the patch.
+        InvalidInput: the size is not a multiple of the patch size.
     """
     directory = Path(directory)
     if directory.exists() and any(directory.iterdir()):
         raise OutputExists(f"output '{directory}' is not empty. Choose another directory or delete it")
-    directory.mkdir(parents=True, exist_ok=True)
-    save_file(timm_state(encoder, image_size=image_size), directory / WEIGHTS, metadata={"format": "pt"})
+    with atomic.replacing(directory / WEIGHTS) as partial:
+        save_file(timm_state(encoder, image_size=image_size), partial, metadata={"format": "pt"})
     config = json.dumps(timm_config(encoder, image_size=image_size), indent=2)
-    (directory / CONFIG).write_text(config + "\n", encoding="utf-8")
+    atomic.write_text(directory / CONFIG, config + "\n")
     if card is not None:
-        (directory / CARD).write_text(model_card(encoder, card, image_size=image_size), encoding="utf-8")
+        atomic.write_text(directory / CARD, model_card(encoder, card, image_size=image_size))
 
 
 @torch.no_grad()
 def timm_state(encoder: Encoder, *, image_size: int) -> dict[str, Tensor]:
-    """Return the weights under timm's names, for one image size; the CLS row of the embedding joins the CLS token."""
+    """Return the weights under timm's names for one image size; the CLS token takes in its position embedding."""
     if isinstance(encoder, TimmEncoder):
         return {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.vit.state_dict().items()}
     state = dict(encoder.state_dict())
@@ -86,7 +113,7 @@ def timm_state(encoder: Encoder, *, image_size: int) -> dict[str, Tensor]:
 
 
 def timm_config(encoder: Encoder, *, image_size: int) -> dict[str, Any]:
-    """Return timm's `config.json`: an architecture, the arguments that make it this one, and the preprocessing."""
+    """Return timm's `config.json`: architecture, its arguments and the preprocessing."""
     arguments: dict[str, Any] = {"img_size": image_size}
     architecture = TIMM_BASE
     if isinstance(encoder, TimmEncoder):
@@ -118,13 +145,34 @@ def _vit_arguments(encoder: DinoVisionTransformer) -> dict[str, Any]:
         "depth": len(encoder.blocks),
         "num_heads": encoder.num_heads,
         "reg_tokens": encoder.register_tokens,
-        "init_values": 1e-4 if "blocks.0.ls1.gamma" in names else 0.0,  # timm would take its default for None
+        "init_values": 1e-4 if "blocks.0.ls1.gamma" in names else 0.0,  # with None timm takes its own default
         "no_embed_class": True,
     }
 
 
+def card_facts(run: Run) -> CardFacts:
+    """Collect the facts of a run; its fidelity is the last measurement, averaged over the held-out datasets."""
+    datasets = {name: info["split"] for cache in run.description["caches"] for name, info in cache["datasets"].items()}
+    measured = [record for record in log.read(run.directory, log.FIDELITY) if record["step"] <= run.step]
+    fidelity: dict[str, float] = {}
+    if measured:
+        by_dataset = measured[-1]["datasets"].values()
+        for teacher in run.teachers:
+            values = [measures[teacher]["cosine"] for measures in by_dataset if teacher in measures]
+            if values:
+                fidelity[f"cosine similarity to {teacher}"] = mean(values)
+    return CardFacts(
+        name=run.directory.resolve().name,
+        recipe=run.recipe.name,
+        steps=run.step,
+        teachers={name: f"identity {info.identity_digest[:12]}" for name, info in run.teachers.items()},
+        datasets=sorted(name for name, split in datasets.items() if split == "train"),
+        fidelity=fidelity,
+    )
+
+
 def model_card(encoder: Encoder, facts: CardFacts, *, image_size: int) -> str:
-    """Return one page of Markdown: what the model is, how to use it, what it was made from, and what to mind."""
+    """Return one page of Markdown: the model, its use, its origin, its fidelity and its limits."""
     parameters = sum(parameter.numel() for parameter in encoder.parameters())
     teachers = "\n".join(f"- **{name}**: {identity}" for name, identity in sorted(facts.teachers.items()))
     measured = "\n".join(f"| {measure} | {value:.4f} |" for measure, value in facts.fidelity.items())
@@ -146,69 +194,21 @@ tokens = model.forward_features(images)  # {", ".join([*order, f"{patches} patch
 raw = model.forward_intermediates(images, indices=1, norm=False, output_fmt="NLC", intermediates_only=True)[0]
 ```
 
-`raw` are the patches before the final norm, which is what the teachers were matched on.
+`raw` are the patches before the final norm, on which the student was trained to match its teachers.
 
-## Made from
+## Origin
 
 Recipe `{facts.recipe}`, {facts.steps} steps, on {", ".join(facts.datasets)}.
 
 {teachers}
 
-## How close it is to its teachers
+## Fidelity to its teachers
 
 {table}
-## Mind
+## Limits
 
 - The final norm was never trained; it only rescales, and downstream heads usually do better with it.
 - Another image size needs the position embedding resampled by DUNE's rule (export again with that size); timm's
   `dynamic_img_size` uses another rule and gives other features.
-- It inherits what its teachers and their training images got wrong, and the licences of both apply to its use.
+- It inherits the errors of its teachers and of their training images, and the licences of both apply to its use.
 """
-
-
-Format = Literal["timm", "dune"]
-
-
-def export_run(run: Run, out: Path, *, kind: Format = "timm", image_size: int | None = None) -> None:
-    """Write the student of a run for others.
-
-    Args:
-        run: from `train.runs.load`.
-        out: a new directory for "timm" (safetensors, JSON, model card); a new file for "dune" (`.pth`, with projectors
-            and statistics, as the loader of naver/dune reads it).
-        kind: which of the two.
-        image_size: side of the images that timm's model takes, px; None takes what the encoder was trained on.
-
-    Raises:
-        OutputExists: there is something already.
-        InvalidInput: the DUNE layout cannot hold this student.
-    """
-    if kind == "dune":
-        dune_checkpoint.save(out, run.distiller, run.target_norms)
-        return
-    if out.exists() and not out.is_dir():
-        raise OutputExists(f"output '{out}' is a file. Choose a directory")
-    encoder = run.distiller.encoder
-    size = image_size or encoder.pos_grid[0] * encoder.patch_size  # not the views' size, if its patch is not theirs
-    export_encoder(encoder, out, image_size=size, card=card_facts(run))
-
-
-def card_facts(run: Run) -> CardFacts:
-    """What the model card tells of a run; the fidelity is the mean over held-out datasets, last measured."""
-    datasets = {name: info["split"] for cache in run.description["caches"] for name, info in cache["datasets"].items()}
-    measured = [record for record in log.read(run.directory, log.FIDELITY) if record["step"] <= run.step]
-    fidelity: dict[str, float] = {}
-    if measured:
-        by_dataset = measured[-1]["datasets"].values()
-        for teacher in run.teachers:
-            values = [found[teacher]["cosine"] for found in by_dataset if teacher in found]
-            if values:
-                fidelity[f"cosine similarity to {teacher}"] = mean(values)
-    return CardFacts(
-        name=run.directory.resolve().name,
-        recipe=run.recipe.name,
-        steps=run.step,
-        teachers={name: f"identity {info['identity_digest'][:12]}" for name, info in run.teachers.items()},
-        datasets=sorted(name for name, split in datasets.items() if split == "train"),
-        fidelity=fidelity,
-    )

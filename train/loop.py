@@ -1,4 +1,4 @@
-"""A run from its recipe to its last checkpoint, top to bottom."""
+"""The story of a training, top to bottom: caches, student, starting point, batches, steps, curves."""
 
 import time
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import torch
 from train.data.buffers import row_bytes
 from train.data.loader import Loader
 from train.data.open_caches import describe, open_mixture
-from train.distributed import joined
+from train.distributed import join_ranks
 from train.objective.target_statistics import set_exact
 from train.recipe.config import Recipe
 from train.run import checkpoints, curves, directory, load, log
@@ -22,12 +22,12 @@ from train.validate import measure
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a training ended.
+    """End of a training.
 
     Attributes:
-        step: steps done.
-        steps: of the whole run.
-        first: whether this is the rank that reports.
+        step: optimizer steps done.
+        steps: optimizer steps of the whole run.
+        first: whether this process is the first rank, the one that reports.
     """
 
     step: int
@@ -36,7 +36,7 @@ class Outcome:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether all steps are done."""
         return self.step >= self.steps
 
 
@@ -51,134 +51,139 @@ def train(
 ) -> Outcome:
     """Train a student from sealed caches into a run directory.
 
-    Everything random is a function of (seed, step), so a run that was killed and resumed takes the steps of one that
-    was not; on the CPU, bit for bit. Under torchrun the ranks share the global batch. SIGTERM and Ctrl-C end with a
-    checkpoint.
+    Everything random is a function of (seed, step), so a run that was killed and resumed takes the same steps as an
+    uninterrupted one; on the CPU, bit for bit. Under torchrun the ranks share the global batch. SIGTERM and Ctrl-C end
+    the training with a checkpoint.
 
     Args:
-        recipe: complete.
-        caches: locations.
+        recipe: complete configuration.
+        caches: locations of the caches.
         out: run directory.
-        resume: go on from its last checkpoint, or begin if there is nothing.
-        overwrite: delete the run that is there.
-        quiet: no progress bar.
+        resume: continue the run in `out` from its newest checkpoint; begin it if there is none.
+        overwrite: delete the run in `out` first.
+        quiet: show no progress bar.
 
     Raises:
-        InvalidConfig, InvalidInput: recipe, caches and machine do not fit; all problems are listed.
-        OutputExists, Conflict: see `train.rundir.prepare`.
-        Diverged: a loss was not finite; the rows are named.
+        InvalidConfig, InvalidInput: recipe, caches and machine do not fit together; all problems are listed.
+        OutputExists, Conflict: `out` holds something else; see `train.run.directory.prepare`.
+        Diverged: a loss was not finite; its rows are named.
     """
     if recipe.machine.threads:
         torch.set_num_threads(recipe.machine.threads)
-
-    with joined(recipe.machine.device) as ranks:
-        # What is trained, on what, and who else is allowed to have begun this directory.
-        place = out / directory.CHECKPOINTS
-        begins = not (resume and checkpoints.saved(place))  # else nobody asks again for what it started from
-        mixture = open_mixture(recipe, caches, problems=load.problems_of(recipe, begins=begins))
+    with join_ranks(recipe.machine.device) as ranks:
+        # The rows that the recipe selects from the caches. A resumed run no longer needs its start checkpoint.
+        checkpoint_directory = out / directory.CHECKPOINTS
+        begins = not (resume and checkpoints.saved(checkpoint_directory))
+        mixture = open_mixture(recipe, caches, problems=load.recipe_problems(recipe, begins=begins))
         description = describe(mixture)
-        distiller, norms = (load.build if begins else load.fresh)(recipe, description)
+
+        # The student with its projectors, the statistics of its targets, the optimizer and its schedules.
+        distiller, norms = (load.build_initial if begins else load.build_from_seed)(recipe, description)
         distiller.to(ranks.device).train()
         norms.to(ranks.device)
         stepper = Stepper(recipe=recipe, mixture=mixture, distiller=distiller, norms=norms, ranks=ranks)
+
+        # The run directory. Nothing is written before here, where every problem of the configuration is known.
         ranks.first_alone(
             lambda: directory.prepare(out, recipe=recipe, description=description, resume=resume, overwrite=overwrite)
         )
 
-        # Where it begins: at step 0, or behind the newest checkpoint.
-        done = (checkpoints.saved(place) or [0])[-1]
-        if done == recipe.steps and (out / curves.FILE).exists():
-            return Outcome(step=done, steps=recipe.steps, first=ranks.first)
-        if done:
-            saved = checkpoints.load(place)
-            load.restore(distiller, norms, saved.model, source=f"checkpoint of step {done} of '{out}'")
+        # The starting point: the newest checkpoint, or step 0.
+        first_step = (checkpoints.saved(checkpoint_directory) or [0])[-1]
+        if first_step == recipe.steps and (out / curves.FILE).exists():
+            return Outcome(step=first_step, steps=recipe.steps, first=ranks.first)
+        if first_step:
+            saved = checkpoints.load(checkpoint_directory)
+            load.restore_model(distiller, norms, saved.model, source=f"checkpoint of step {first_step} of '{out}'")
             checkpoints.restore_optimizer(stepper.optimizer, distiller, saved.optimizer)
             del saved
         elif recipe.targets.norm == "exact":
             set_exact(norms, mixture, over_subset=recipe.targets.statistics == "subset")
         if ranks.first:
-            log.cut(out, done if done else -1)
+            log.truncate(out, after_step=first_step if first_step else -1)
 
-        share = recipe.data.batch // ranks.world
+        # The batches of this rank, and the log.
+        batch_of_rank = recipe.data.batch // ranks.world
         loader = Loader(
             sources=mixture.sources,
             teachers=mixture.teachers,
             image_size=mixture.image_size,
             plan=stepper.plan,
-            steps=range(done, recipe.steps),
-            batch=share,
+            steps=range(first_step, recipe.steps),
+            batch=batch_of_rank,
             device=ranks.device,
             readers=recipe.machine.readers,
             prefetch=recipe.machine.prefetch,
             verify=recipe.machine.verify,
         )
-        journal = log.RunLogger(
+        run_logger = log.RunLogger(
             out,
-            done=done,
+            done=first_step,
             steps=recipe.steps,
             tensorboard=recipe.log.tensorboard,
             silent=not ranks.first,
             quiet=quiet,
         )
-        one_row = row_bytes(mixture.teachers, image_size=mixture.image_size)
         parameters = sum(parameter.numel() for parameter in distiller.parameters())
-        journal.say(
+        bytes_per_row = row_bytes(mixture.teachers, image_size=mixture.image_size)
+        run_logger.show(
             f"{out.name}: {sum(mixture.group_rows.values()):,} rows in groups {mixture.group_rows}, teachers "
             f"{', '.join(mixture.teachers)}; {parameters / 1e6:.1f} M parameters on {ranks.device}; "
-            f"{'pinned' if ranks.device.type == 'cuda' else 'host'} memory for {share} x {one_row / 1e6:.2f} MB x "
-            f"{recipe.machine.prefetch + 1} batches: {loader.host_bytes / 1e6:.0f} MB"
+            f"{'pinned' if ranks.device.type == 'cuda' else 'host'} memory for {batch_of_rank} x "
+            f"{bytes_per_row / 1e6:.2f} MB x {recipe.machine.prefetch + 1} batches: {loader.host_bytes / 1e6:.0f} MB"
         )
+
+        def validate(step: int) -> None:
+            if mixture.held_out:
+                fidelity = measure(recipe=recipe, mixture=mixture, distiller=distiller, norms=norms, ranks=ranks)
+                run_logger.fidelity({"step": step, "datasets": fidelity})
 
         def save(step: int) -> None:
             if ranks.first:
                 checkpoint = Checkpoint(
                     step=step,
-                    model=load.state_of(distiller, norms),
+                    model=load.model_tensors(distiller, norms),
                     optimizer=checkpoints.optimizer_tensors(stepper.optimizer, distiller),
                     state={"steps": recipe.steps, "images": step * recipe.data.batch, "torch": torch.__version__},
                 )
-                checkpoints.save(place, checkpoint, keep=recipe.checkpoint.keep)
+                checkpoints.save(checkpoint_directory, checkpoint, keep=recipe.checkpoint.keep)
 
-        def look(step: int) -> None:
-            if mixture.held_out:
-                found = measure(recipe=recipe, mixture=mixture, distiller=distiller, norms=norms, ranks=ranks)
-                journal.fidelity({"step": step, "datasets": found})
-
-        # The steps. A step's record is written while the next one is being computed, so that a GPU is not waited for.
-        step = done
-        with StopRequest() as stop, loader, journal:
-            if done == 0 and recipe.log.fidelity_every_steps:
-                look(0)
-            pending, waited, began = None, 0.0, time.perf_counter()
+        # The steps. A step's record is written while the next step is computed, so that nobody waits for the GPU.
+        step = first_step
+        with StopRequest() as stop, loader, run_logger:
+            if first_step == 0 and recipe.log.fidelity_every_steps:
+                validate(0)
+            unwritten, waited_s, began_s = None, 0.0, time.perf_counter()
             for batch in loader:
                 result = stepper.step(batch, stop=stop.requested)
                 step = batch.step + 1
-                if pending is not None:
-                    journal.step(pending.record())
-                now = time.perf_counter()
-                result.numbers["step_s"] = now - began
-                result.numbers["images_per_s"] = recipe.data.batch / (now - began)
-                result.numbers["data_wait_s"] = loader.waited_s - waited
-                pending, waited, began = result, loader.waited_s, now
+                if unwritten is not None:
+                    run_logger.step(unwritten.record())
+                now_s = time.perf_counter()
+                result.numbers["step_s"] = now_s - began_s
+                result.numbers["images_per_s"] = recipe.data.batch / (now_s - began_s)
+                result.numbers["data_wait_s"] = loader.waited_s - waited_s
+                unwritten, waited_s, began_s = result, loader.waited_s, now_s
 
                 last = step == recipe.steps or result.stop
-                looks, saves = _due(step, recipe.log.fidelity_every_steps), _due(step, recipe.checkpoint.every_steps)
-                if looks or saves or last:
-                    journal.step(pending.record())
-                    pending = None
-                    if looks or step == recipe.steps:
-                        look(step)
+                validates = _due(step, recipe.log.fidelity_every_steps)
+                saves = _due(step, recipe.checkpoint.every_steps)
+                if validates or saves or last:
+                    run_logger.step(unwritten.record())
+                    unwritten = None
+                    if validates or step == recipe.steps:
+                        validate(step)
                     if saves or last:
                         save(step)
-                    began = time.perf_counter()
+                    began_s = time.perf_counter()
                 if result.stop:
                     break
 
-        # The end: pictures for people.
+        # The end: curves for people.
         if ranks.first and step == recipe.steps:
-            curves.draw(out)
+            curves.plot_curves(out)
         return Outcome(step=step, steps=recipe.steps, first=ranks.first)
 
 
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
+def _due(step: int, every_steps: int) -> bool:
+    return every_steps > 0 and step % every_steps == 0

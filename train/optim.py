@@ -1,4 +1,4 @@
-"""AdamW with the released decay rule, and gradient clipping of each parameter tensor by itself."""
+"""The optimizer and its schedules: AdamW, gradient clipping, and learning rate and momentum of every step."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from store.errors import InvalidInput
 from train.stateless_random import Float64
 
+REFERENCE_BATCH = 256  # images that a recipe's learning rate is given for
 NORM_EPS = 1e-6  # added to a norm before dividing by it
 
 
 def decays(name: str, parameter: Tensor) -> bool:
-    """Say whether weight decay applies: to tensors of two or more dimensions that are no biases.
+    """Tell whether weight decay applies: to tensors of two or more dimensions that are not biases.
 
     CLS, registers and the position embedding have three dimensions, so they decay, as in the released code.
     """
@@ -37,20 +38,20 @@ def adamw(
     betas: tuple[float, float] = (0.9, 0.99),
     eps: float = 1e-15,
     weight_decay: float = 0.03,
-    fused: bool | None = None,
+    fused: bool = True,
 ) -> torch.optim.AdamW:
     """Build AdamW over the trainable parameters.
 
     Args:
-        model: its parameters must be on their device already.
-        lr: first learning rate; `set_lr` changes it every step.
-        betas: decay rates of the moments.
-        eps: added to the root of the second moment.
-        weight_decay: of the tensors that decay.
-        fused: one kernel per step instead of many; None means yes (CPU and CUDA have it).
+        model: model whose parameters are on their device already.
+        lr: learning rate of the first step; `set_lr` changes it every step.
+        betas: decay rates of the two moments.
+        eps: number added to the root of the second moment.
+        weight_decay: decay of the tensors that `decays` names.
+        fused: use one kernel per step instead of many.
     """
     groups = parameter_groups(model, weight_decay)
-    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True if fused is None else fused)
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -61,13 +62,13 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 @torch.no_grad()
 def clip_per_tensor(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
-    """Scale each gradient tensor down to a norm of at most `max_norm`, each for itself and not all together.
+    """Scale each gradient tensor down to a norm of at most `max_norm`, tensor by tensor and not all together.
 
-    Nothing is copied to the host; parameters without a gradient are passed over.
+    Nothing is copied to the host; parameters without a gradient are skipped.
 
     Args:
-        parameters: those whose `.grad` is to be clipped in place.
-        max_norm: largest Euclidean norm that remains.
+        parameters: parameters whose `.grad` is clipped in place.
+        max_norm: largest Euclidean norm of a tensor afterwards.
 
     Returns:
         float32 (number of gradients,): the norms before clipping, in the order of `parameters`.
@@ -79,9 +80,6 @@ def clip_per_tensor(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     factors = (max_norm / (norms + NORM_EPS)).clamp_(max=1.0)
     torch._foreach_mul_(gradients, list(factors.unbind()))
     return norms
-
-
-REFERENCE_BATCH = 256
 
 
 def peak_rate(rate: float, *, batch: int) -> float:
@@ -103,17 +101,18 @@ def learning_rate(*, peak: float, steps: int, warmup: float = 0.2, minimum: floa
 
     Args:
         peak: highest rate, already scaled to the batch.
-        steps: of the run.
-        warmup: fraction of the steps, in [0, 1].
-        minimum: what the cosine tends to; not scaled with the batch.
+        steps: number of steps of the run.
+        warmup: share of the steps that warm up, in [0, 1].
+        minimum: rate that the cosine falls towards; not scaled with the batch.
 
     Returns:
         float64 (steps,).
     """
     if not 0 <= warmup <= 1:
         raise InvalidInput(f"warmup {warmup}: expected a fraction of the steps from 0 to 1")
-    rising = int(warmup * steps)
-    return np.concatenate([np.linspace(0, peak, rising), cosine(start=peak, end=minimum, steps=steps - rising)])
+    warmup_steps = int(warmup * steps)
+    rising = np.linspace(0, peak, warmup_steps)
+    return np.concatenate([rising, cosine(start=peak, end=minimum, steps=steps - warmup_steps)])
 
 
 def ema_momentum(*, steps: int, start: float = 1.0, end: float = 1e-3) -> Float64:

@@ -1,6 +1,6 @@
-"""Randomness without state: every number is a function of a key and a counter, so a resume needs only the step.
+"""Random numbers without state: each is a function of a key and a counter, so a resumption needs only the step.
 
-Nothing is stored and nothing is drawn in sequence: the n-th element of a permutation of 20 million rows, or the
+Nothing is stored and nothing is generated in sequence: the n-th element of a permutation of 20 million rows, or the
 uniform numbers of step 70,000, cost the same as the first. Not for cryptography.
 """
 
@@ -19,28 +19,29 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
 def key(*parts: int | str) -> int:
-    """A 64-bit key from a seed and names, the same on every machine and Python."""
+    """Return a 64-bit key made of a seed and names, the same on every machine and Python."""
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def uniforms(stream: int, count: int) -> Float64:
-    """The first `count` numbers, uniform in [0, 1), of the stream that `stream` (a `key`) names."""
+    """Return the first `count` numbers, uniform in [0, 1), of the stream with the key `stream`."""
     counters = np.arange(1, count + 1, dtype=np.uint64)
     bits = _mix(np.uint64(stream) + counters * np.uint64(_GOLDEN))
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def permute(index: Int64, *, size: Int64, keys: UInt64) -> Int64:
-    """Where each `index` goes under the permutation of range(size) that its key names; elementwise.
+    """Return the place of each `index` in the permutation of range(size) that belongs to its key; elementwise.
 
     A Feistel network over the smallest a x b grid that holds `size` (both near its square root), whose rounds add a
-    hash of one coordinate to the other: a bijection of the grid. The few grid cells beyond `size` are walked out of.
+    hash of one coordinate to the other: a bijection of the grid. An index that lands on one of the few grid
+    cells beyond `size` goes through the network again.
 
     Args:
         index: int64 (n,), each in range(size).
-        size: int64 (n,), how many elements each permutation has.
-        keys: uint64 (n,).
+        size: int64 (n,), number of elements of each permutation.
+        keys: uint64 (n,), key of each permutation.
 
     Returns:
         int64 (n,), each in range(size).
@@ -69,7 +70,7 @@ def _shuffle_grid(values: UInt64, rows: UInt64, columns: UInt64, keys: UInt64) -
 
 
 def _mix(values: UInt64) -> UInt64:
-    """The finaliser of splitmix64: every input bit changes every output bit half of the time."""
+    """Finaliser of splitmix64: every input bit changes every output bit half of the time."""
     values = (values ^ (values >> np.uint64(30))) * _MIX_1
     values = (values ^ (values >> np.uint64(27))) * _MIX_2
     mixed: UInt64 = values ^ (values >> np.uint64(31))

@@ -1,4 +1,4 @@
-"""One optimizer step: what DUNE computes from a batch of pixels and raw teacher tokens.
+"""One optimizer step: forward, loss, teacher dropping, backward, clipping, AdamW, as DUNE does it.
 
 Shapes: B images of the global batch, b images of this rank, m of a micro-batch, T teachers (sorted), N tokens,
 C channels, G groups.
@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
 from backbones.images import normalise
+from store.common.text import some
 from store.errors import Diverged
 from train.data import augment
 from train.data.loader import Batch
@@ -24,18 +25,18 @@ from train.data.sampler import Sampler, slice_of_rank
 from train.data.teacher_sharing import eligibility_table
 from train.distributed import Ranks
 from train.model.distiller import Distiller
-from train.objective.losses import LossWeights, TeacherLoss, combine, teacher_loss
+from train.objective.losses import TeacherLoss, combine, teacher_loss
 from train.objective.targets import TargetNorms, TeacherNorm
-from train.objective.teacher_dropping import coefficients, drop_draws, keep_mask, kept_count
+from train.objective.teacher_dropping import coefficients, keep_mask, kept_count, sample_drop_uniforms
 from train.optim import adamw, clip_per_tensor, ema_momentum, learning_rate, peak_rate, set_lr
 from train.recipe.config import Recipe
 from train.stateless_random import Int64, key
 
-PLAIN_ATTENTION_TOKENS = 200
+PLAIN_ATTENTION_TOKENS = 200  # below, the plain formula is faster on a CPU; see `arithmetic`
 
 
 class HostCopy:
-    """A small tensor on its way to host memory; the GPU goes on meanwhile."""
+    """A copy of a small tensor to host memory that the GPU makes between its other work."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
@@ -45,7 +46,7 @@ class HostCopy:
             self._event = torch.cuda.current_stream(tensor.device).record_event()
 
     def numpy(self) -> "np.ndarray[Any, np.dtype[Any]]":
-        """Wait until it is there."""
+        """Wait for the copy and return it."""
         if self._event is not None:
             self._event.synchronize()
         return self._copy.numpy()
@@ -53,11 +54,11 @@ class HostCopy:
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What a step has to say.
+    """Result of a step, as far as it is known before the GPU is done.
 
     Attributes:
-        numbers: for the log, over all ranks.
-        stop: some rank was asked to stop.
+        numbers: numbers for the log, over all ranks.
+        stop: True if some rank was asked to stop.
         gradient_norms: norm of each parameter tensor's gradient before clipping.
     """
 
@@ -66,10 +67,10 @@ class StepResult:
     gradient_norms: HostCopy
 
     def record(self) -> dict[str, Any]:
-        """The log record; waits for the whole step to have been computed.
+        """Return the record for the log, after waiting for the whole step.
 
         Raises:
-            Diverged: the gradient was not finite, so the weights now are not either.
+            Diverged: the gradient was not finite, so the weights are not either.
         """
         norm = float(np.sqrt(np.square(self.gradient_norms.numpy().astype(np.float64)).sum()))
         if not np.isfinite(norm):
@@ -81,39 +82,50 @@ class StepResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Copies:
-    """Of one micro-batch: per-image losses of all teachers and then their terms; loss, and images kept per teacher."""
+class _MicroBatchLosses:
+    """Losses of one micro-batch, for the log.
 
-    table: HostCopy  # (T + terms, m)
-    sums: HostCopy  # (1 + T,)
+    Attributes:
+        table: (T + terms, m), the loss of each image for every teacher, then their terms.
+        sums: (1 + T,), the total loss, then the number of images that each teacher was kept for.
+    """
+
+    table: HostCopy
+    sums: HostCopy
 
 
 class Stepper:
     """Holds the student, its optimizer and the target statistics, and takes steps.
 
-    What a step does depends on (recipe, step, batch) and the weights alone: masks, draws and even torch's random
-    state are functions of (seed, step), so a resumed run takes the very same steps.
+    A step depends on (recipe, step, batch) and the weights alone: masks, random numbers and torch's random state are
+    functions of (seed, step), so a resumed run takes the same steps.
     """
 
     def __init__(
         self, *, recipe: Recipe, mixture: Mixture, distiller: Distiller, norms: TargetNorms, ranks: Ranks
     ) -> None:
-        """Prepare for training; `distiller` and `norms` are on the rank's device already.
+        """Build the optimizer and the schedules.
+
+        Args:
+            recipe: complete configuration.
+            mixture: rows and teachers.
+            distiller: student and projectors, on the rank's device already.
+            norms: statistics of the targets, on the rank's device already.
+            ranks: this process among the others.
 
         Raises:
             InvalidInput: the sharing mode leaves a group without a teacher, or the batch does not divide.
         """
         self.distiller, self.norms, self.ranks = distiller, norms, ranks
-        self._recipe = recipe
+        self._recipe, self._mixture = recipe, mixture
         self.sampler = Sampler(seed=recipe.seed, batch=recipe.data.batch, groups=mixture.group_rows)
-        self._part = slice_of_rank(recipe.data.batch, ranks.rank, ranks.world)
-        self._mixture = mixture
-        self._table = eligibility_table(
+        self._slots_of_rank = slice_of_rank(recipe.data.batch, ranks.rank, ranks.world)
+        self._eligible = eligibility_table(
             recipe.sharing.mode,
             groups=tuple(mixture.groups),
-            teacher_groups=mixture.own_teachers(),
+            teacher_groups=mixture.teacher_groups(),
             generic_groups=recipe.sharing.generic_groups,
-        )
+        )  # (T, G)
         peak = peak_rate(recipe.optim.lr, batch=recipe.data.batch)
         schedule = recipe.schedule
         self._rates = learning_rate(peak=peak, steps=recipe.steps, warmup=schedule.warmup, minimum=schedule.minimum_lr)
@@ -126,22 +138,21 @@ class Stepper:
             weight_decay=recipe.optim.weight_decay,
         )
         self._parameters = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
-        self._weights = LossWeights(cosine=recipe.loss.cosine, smooth_l1=recipe.loss.smooth_l1)
-        self._model = _wrapped(distiller, recipe=recipe, ranks=ranks)
+        self._model = _compiled_and_parallel(distiller, recipe=recipe, ranks=ranks)
 
     def plan(self, step: int) -> RowSelection:
-        """The rows of `step` that are this rank's."""
-        return self._mixture.locate(self.sampler.draw(step))[self._part]
+        """Return this rank's rows of a step."""
+        return self._mixture.locate(self.sampler.sample_batch(step))[self._slots_of_rank]
 
     def step(self, batch: Batch, *, stop: bool = False) -> StepResult:
         """Take one step.
 
         Args:
             batch: this rank's part of the global batch of `batch.step`.
-            stop: this rank was asked to stop; the others learn it with the numbers of this step.
+            stop: True if this rank was asked to stop; the other ranks learn it with the numbers of this step.
 
         Raises:
-            Diverged: a loss is not finite; nothing was changed. The rows are listed.
+            Diverged: a loss is not finite; no weight was changed. The rows are listed.
         """
         torch.manual_seed(key("torch", self._recipe.seed, batch.step, self.ranks.rank) >> 1)
         set_lr(self.optimizer, float(self._rates[batch.step]))
@@ -152,46 +163,49 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         return StepResult(numbers=numbers, stop=stop_all, gradient_norms=norms)
 
-    def _backward(self, batch: Batch) -> "list[_Copies]":
-        """Forward and backward of all micro-batches; what the log needs is copied while backward runs."""
-        recipe, device = self._recipe, self.ranks.device
-        groups = self.sampler.draw(batch.step).group
-        everyone = self._table[:, groups]  # (T, B)
-        draws = drop_draws(seed=recipe.seed, step=batch.step, images=len(groups), teachers=len(everyone))  # (B, T - 1)
-        mine = batch.picks.slot
+    def _backward(self, batch: Batch) -> "list[_MicroBatchLosses]":
+        """Compute loss and gradient of all micro-batches; copy the losses for the log while backward runs."""
+        recipe, device, slots = self._recipe, self.ranks.device, batch.rows.slot
+        groups = self.sampler.sample_batch(batch.step).group  # (B,)
+        eligible = self._eligible[:, groups]  # (T, B)
+        uniforms = sample_drop_uniforms(
+            seed=recipe.seed, step=batch.step, images=len(groups), teachers=len(eligible)
+        )  # (B, T - 1)
         per_rank = recipe.sharing.normalise == "per_rank"
-        counted = mine if per_rank else slice(None)
+        counted = slots if per_rank else slice(None)
         drop = recipe.sharing.drop_probability
-        count = kept_count(everyone[:, counted], draws[counted], drop_probability=drop)
+        count = kept_count(eligible[:, counted], uniforms[counted], drop_probability=drop)
         scale = 1 if per_rank else self.ranks.world  # DDP averages over the ranks
         norms = self._norms_of(batch)
-        eligible, chance = _sent(everyone[:, mine], device), _sent(draws[mine], device)
-        copies = []
-        parts = list(_micro_batches(len(batch.picks), recipe.optim.micro_batches))
+        rank_eligible, rank_uniforms = _to_device(eligible[:, slots], device), _to_device(uniforms[slots], device)
+        losses = []
+        parts = list(_micro_batches(len(batch.rows), recipe.optim.micro_batches))
         for part in parts:
             with self._reducing(part is parts[-1]):
-                found = self._forward(batch, part, norms)
-                per_image = torch.stack([one.per_image for one in found.values()])  # (T, m)
-                keep = keep_mask(per_image.detach(), eligible[:, part], chance[part], drop_probability=drop)
+                by_teacher = self._forward(batch, part, norms)
+                per_image = torch.stack([teacher.per_image for teacher in by_teacher.values()])  # (T, m)
+                keep = keep_mask(per_image.detach(), rank_eligible[:, part], rank_uniforms[part], drop_probability=drop)
                 loss = combine(per_image, coefficients(keep, count=count))
                 sums = torch.cat([loss.detach()[None], keep.sum(dim=1)])
-                copies.append(_Copies(table=HostCopy(_table_of(found)), sums=HostCopy(sums)))
+                losses.append(_MicroBatchLosses(table=HostCopy(_table_of(by_teacher)), sums=HostCopy(sums)))
                 torch.autograd.backward(loss * scale)
-        return copies
+        return losses
 
     def _forward(self, batch: Batch, part: slice, norms: Mapping[str, TeacherNorm]) -> dict[str, TeacherLoss]:
+        """Compute the loss of each image of a micro-batch against every teacher."""
         pixels = batch.pixels[part]
         if self._recipe.data.augment == "photometric":
-            numbers = augment.parameters(seed=self._recipe.seed, step=batch.step, images=self._recipe.data.batch)
-            pixels = augment.photometric(pixels, _sent(numbers[batch.picks.slot[part]], pixels.device))
+            numbers = augment.sample_parameters(seed=self._recipe.seed, step=batch.step, images=self._recipe.data.batch)
+            pixels = augment.photometric(pixels, _to_device(numbers[batch.rows.slot[part]], pixels.device))
         with arithmetic(self._recipe, pixels):
             predicted = self._model(normalise(pixels))
         return {
-            name: teacher_loss(predicted[name], batch.tokens[name][part], norm=norms[name], weights=self._weights)
+            name: teacher_loss(predicted[name], batch.tokens[name][part], norm=norms[name], weights=self._recipe.loss)
             for name in batch.tokens
         }
 
     def _norms_of(self, batch: Batch) -> dict[str, TeacherNorm]:
+        """Return the statistics for the targets of a batch; running averages are updated with it."""
         if self._recipe.targets.norm == "exact":
             return {name: self.norms.stored(name) for name in batch.tokens}
         momentum = float(self._momenta[batch.step])
@@ -202,26 +216,30 @@ class Stepper:
         }
 
     def _reducing(self, last: bool) -> AbstractContextManager[Any]:
-        """Gradients travel between ranks with the last micro-batch."""
+        """Return the context of a micro-batch's backward: gradients are summed over ranks in the last one."""
         if isinstance(self._model, DistributedDataParallel) and not last:
             return self._model.no_sync()
         return nullcontext()
 
-    def _numbers(self, batch: Batch, copies: "list[_Copies]", *, stop: bool) -> tuple[dict[str, Any], bool]:
-        """Turn this rank's copies into numbers over all ranks, in one exchange; refuse what is not finite."""
+    def _numbers(self, batch: Batch, losses: "list[_MicroBatchLosses]", *, stop: bool) -> tuple[dict[str, Any], bool]:
+        """Sum this rank's losses over all ranks, in one exchange; refuse numbers that are not finite.
+
+        Returns:
+            numbers for the log, and whether some rank was asked to stop.
+        """
         teachers = list(batch.tokens)
-        table = np.concatenate([copy.table.numpy() for copy in copies], axis=1).astype(np.float64)
-        loss_and_kept = np.sum([copy.sums.numpy() for copy in copies], axis=0, dtype=np.float64)  # (1 + T,)
+        table = np.concatenate([part.table.numpy() for part in losses], axis=1).astype(np.float64)  # (T + terms, b)
+        loss_and_kept = np.sum([part.sums.numpy() for part in losses], axis=0, dtype=np.float64)  # (1 + T,)
         read = np.repeat(batch.read, _terms_per_teacher(self.distiller), axis=0)
-        bad = np.flatnonzero(~np.isfinite(table[: len(teachers)]).all(axis=0))  # images of this rank
-        rows = np.concatenate([batch.read, read])
-        sums, seen = np.where(rows, table, 0.0).sum(axis=1), rows.sum(axis=1)
-        mine = np.concatenate([[len(bad), stop], np.nan_to_num(loss_and_kept), sums, seen])
-        total = self.ranks.total(torch.from_numpy(mine)).numpy()
+        not_finite = np.flatnonzero(~np.isfinite(table[: len(teachers)]).all(axis=0))  # images of this rank
+        counted = np.concatenate([batch.read, read])  # (T + terms, b)
+        sums, counts = np.where(counted, table, 0.0).sum(axis=1), counted.sum(axis=1)
+        of_rank = np.concatenate([[len(not_finite), stop], np.nan_to_num(loss_and_kept), sums, counts])
+        total = self.ranks.total(torch.from_numpy(of_rank)).numpy()
         if total[0]:
-            self._refuse(batch, bad)
+            self._raise_diverged(batch, not_finite)
         kept, rest = total[3 : 3 + len(teachers)], total[3 + len(teachers) :]
-        means = [float(value / number) if number else None for value, number in zip(*np.split(rest, 2), strict=True)]
+        means = [float(value / count) if count else None for value, count in zip(*np.split(rest, 2), strict=True)]
         share = 1 / self.ranks.world if self._recipe.sharing.normalise == "per_rank" else 1.0
         numbers = {
             "step": batch.step + 1,
@@ -233,26 +251,26 @@ class Stepper:
         }
         return numbers, bool(total[1])
 
-    def _refuse(self, batch: Batch, bad: Int64) -> None:
-        places = [
+    def _raise_diverged(self, batch: Batch, not_finite: Int64) -> None:
+        of_rank = [
             f"{self._mixture.sources[source].dataset.name}/{row}"
-            for source, row in zip(batch.picks.source[bad], batch.picks.row[bad], strict=True)
+            for source, row in zip(batch.rows.source[not_finite], batch.rows.row[not_finite], strict=True)
         ]
-        everywhere = [place for places_of_rank in self.ranks.collect(places) for place in places_of_rank]
-        shown = ", ".join(everywhere[:20]) + (", ..." if len(everywhere) > 20 else "")
+        rows = [row for rows in self.ranks.collect(of_rank) for row in rows]
         raise Diverged(
-            f"step {batch.step + 1}: the loss is not finite for {len(everywhere)} of {self._recipe.data.batch} images "
-            f"(dataset/row: {shown}); nothing was changed. Look at them with: codistill store show CACHE DATASET ROW. "
-            "If they are all right, lower optim.lr or use --optim.precision fp32"
+            f"step {batch.step + 1}: the loss is not finite for {len(rows)} of {self._recipe.data.batch} images "
+            f"(dataset/row: {some(rows, limit=20)}); nothing was changed. Look at them with: codistill store show "
+            "CACHE DATASET ROW. If they are all right, lower optim.lr or use --optim.precision fp32"
         )
 
 
 @contextmanager
 def arithmetic(recipe: Recipe, pixels: Tensor) -> Iterator[None]:
-    """What the forward pass of the student on `pixels` (B, H, W, 3) is computed with.
+    """Set the arithmetic of the student's forward pass on `pixels` (B, H, W, 3): autocast and kind of attention.
 
-    Autocast as the recipe says. On the CPU torch's fused bf16 attention takes 2.7 times as long as the plain formula
-    with 65 tokens, and less than half as long with 577 (forward and backward, measured), so short ones get the latter.
+    Autocast is the recipe's. On the CPU torch's fused bf16 attention takes 2.7 times as long as the plain formula
+    with 65 tokens, and less than half as long with 577 (forward and backward, measured), so short sequences use the
+    plain formula.
     """
     device = pixels.device.type
     bf16 = recipe.optim.precision == "bf16"
@@ -266,13 +284,13 @@ def arithmetic(recipe: Recipe, pixels: Tensor) -> Iterator[None]:
             yield
 
 
-def _sent(values: "np.ndarray[Any, np.dtype[Any]]", device: torch.device) -> Tensor:
-    """Copy a small array to the device without waiting for what the device is doing."""
+def _to_device(values: "np.ndarray[Any, np.dtype[Any]]", device: torch.device) -> Tensor:
+    """Copy a small array to the device without waiting for the device's other work."""
     tensor = torch.from_numpy(values)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def _wrapped(distiller: Distiller, *, recipe: Recipe, ranks: Ranks) -> Any:
+def _compiled_and_parallel(distiller: Distiller, *, recipe: Recipe, ranks: Ranks) -> Any:
     model: Any = torch.compile(distiller) if recipe.optim.compile else distiller
     if ranks.world == 1:
         return model
@@ -288,21 +306,21 @@ def _micro_batches(images: int, parts: int) -> Iterator[slice]:
             yield slice(begin, end)
 
 
-def _table_of(found: Mapping[str, TeacherLoss]) -> Tensor:
-    """Losses of all teachers, then their terms: (T + sum of terms, m)."""
-    terms = [term for one in found.values() for term in one.terms.values()]
-    return torch.stack([*(one.per_image.detach() for one in found.values()), *terms])
+def _table_of(by_teacher: Mapping[str, TeacherLoss]) -> Tensor:
+    """Stack the losses of all teachers, then their terms: (T + terms, m)."""
+    terms = [term for teacher in by_teacher.values() for term in teacher.terms.values()]
+    return torch.stack([*(teacher.per_image.detach() for teacher in by_teacher.values()), *terms])
 
 
 def term_names(distiller: Distiller) -> dict[str, list[str]]:
-    """Names of the terms of each teacher, in the order of `teacher_loss`."""
+    """Return the names of each teacher's terms, in the order of `teacher_loss`."""
     return {
         name: [
             f"{kind}_{term}"
-            for kind in (("cls", "patch") if spec.prefix_tokens else ("patch",))
+            for kind in (("cls", "patch") if teacher.prefix_tokens else ("patch",))
             for term in ("cosine", "smooth_l1")
         ]
-        for name, spec in distiller.teachers.items()
+        for name, teacher in distiller.teachers.items()
     }
 
 

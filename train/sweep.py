@@ -1,7 +1,7 @@
-"""Ablations: a grid of runs from one TOML file, each resumable, and one table at the end. Nothing stops the rest.
+"""Ablations: a grid of runs from one TOML file, each resumable, and one table at the end. No run stops the others.
 
 base = "demo"                       # a recipe's name or file
-baseline = "tp"                     # the row that others are compared with
+baseline = "tp"                     # the row that the others are compared with
 seeds = [0, 1]
 overrides = { "schedule.steps" = 400 }
 [[row]]
@@ -27,6 +27,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from store.common import atomic
 from store.common.config import near_miss, parse, read_toml
 from store.errors import CodistillError, InvalidConfig
 from train.recipe.config import Recipe, flattened, overridden
@@ -35,7 +36,7 @@ from train.run.interrupt import StopRequest
 
 FINISHED, FAILED, STOPPED = "finished", "failed", "stopped"
 PROBLEM = "problem.txt"
-KEPT = "sweep.json"
+SWEEP = "sweep.json"
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._=,+-]+$")]
 
@@ -48,9 +49,9 @@ class Row(_Strict):
     """One student of the comparison.
 
     Attributes:
-        name: directory and key.
-        label: what the table says; the name if empty.
-        set: recipe values, by dotted key or nested.
+        name: name of the row and of its directory.
+        label: title in the table; the name if empty.
+        set: recipe values, by dotted key or in nested tables.
     """
 
     name: Name
@@ -59,7 +60,17 @@ class Row(_Strict):
 
 
 class SweepFile(_Strict):
-    """What a sweep file says; see the module's text."""
+    """Content of a sweep file; the module's docstring has an example.
+
+    Attributes:
+        title: title of the comparison.
+        base: name or file of the recipe that all rows start from.
+        baseline: name of the row that the others are compared with; empty for none.
+        seeds: seeds that every row is trained with.
+        overrides: recipe values of all rows, by dotted key or in nested tables.
+        row: rows given one by one.
+        grid: dotted key -> values; every combination is one more row.
+    """
 
     title: str = ""
     base: str
@@ -84,7 +95,7 @@ class SweepFile(_Strict):
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        """The rows, then those of the grid."""
+        """The rows given one by one, then those of the grid."""
         if not self.grid:
             return self.row
         combinations = [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
@@ -92,7 +103,7 @@ class SweepFile(_Strict):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
+class PlannedRun:
     """One run of a sweep."""
 
     row: Row
@@ -102,23 +113,23 @@ class Planned:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Done:
-    """How one run ended: `status` FINISHED, FAILED or STOPPED; `problem` says why it failed."""
+class EndedRun:
+    """A run of a sweep that has ended: `status` is FINISHED, FAILED or STOPPED, `problem` the reason of a failure."""
 
-    run: Planned
+    run: PlannedRun
     status: str
     problem: str = ""
 
 
-def plan(file: Path, out: Path) -> tuple[SweepFile, list[Planned]]:
+def plan(file: Path, out: Path) -> tuple[SweepFile, list[PlannedRun]]:
     """Read a sweep file and resolve the recipe of every run.
 
     Args:
-        file: TOML.
-        out: directory of the runs; each gets `ROW/seed-N` below it.
+        file: TOML file.
+        out: directory of the sweep; each run gets `ROW/seed-N` below it.
 
     Raises:
-        MissingFile: there is no such file.
+        MissingFile: the file does not exist.
         InvalidConfig: every problem of the file and of all recipes.
     """
     subject = f"sweep '{file}'"
@@ -132,47 +143,46 @@ def plan(file: Path, out: Path) -> tuple[SweepFile, list[Planned]]:
         except InvalidConfig as error:
             problems += [f"row '{row.name}': {problem}" for problem in error.problems]
             continue
-        runs.append(Planned(row=row, seed=seed, recipe=recipe, directory=out / row.name / f"seed-{seed}"))
+        runs.append(PlannedRun(row=row, seed=seed, recipe=recipe, directory=out / row.name / f"seed-{seed}"))
     if problems:
         raise InvalidConfig(subject, dict.fromkeys(problems))
     return sweep, runs
 
 
-def keep(sweep: SweepFile, out: Path) -> None:
-    """Leave in a sweep's directory what it compares, for whoever finds the directory alone."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / KEPT).write_text(sweep.model_dump_json(indent=2) + "\n", encoding="utf-8")
+def store_sweep(sweep: SweepFile, out: Path) -> None:
+    """Write the sweep into its directory, so that reports need the directory alone."""
+    atomic.write_text(out / SWEEP, sweep.model_dump_json(indent=2) + "\n")
 
 
-def kept(directory: Path) -> SweepFile | None:
-    """What `keep` left in a sweep's directory; None if there is nothing.
+def stored_sweep(directory: Path) -> SweepFile | None:
+    """Read the sweep that `store_sweep` wrote into a directory; None if there is none.
 
     Raises:
-        InvalidConfig: it is not a sweep's.
+        InvalidConfig: the file is not a sweep's.
     """
-    path = directory / KEPT
+    path = directory / SWEEP
     if not path.is_file():
         return None
     subject = f"sweep '{path}'"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InvalidConfig(subject, [f"not JSON: {error}"]) from None
-    return parse(SweepFile, found, subject=subject)
+    return parse(SweepFile, content, subject=subject)
 
 
 def problem_file(run: Path) -> Path:
-    """Where it is written why a run of a sweep failed."""
+    """Return the file that says why a run of a sweep failed."""
     return run.with_name(f"{run.name}.{PROBLEM}")
 
 
-def check(subject: str, runs: Sequence[Planned], *, caches: Sequence[str]) -> None:
-    """Refuse before the first run what could only fail after hours of others: rows that do not fit the caches.
+def check(subject: str, runs: Sequence[PlannedRun], *, caches: Sequence[str]) -> None:
+    """Refuse, before the first run, rows that do not fit the caches and would fail after hours of others.
 
     Args:
-        subject: what the error calls the sweep.
-        runs: from `plan`; one of each row is looked at.
-        caches: locations.
+        subject: name of the sweep in messages.
+        runs: runs from `plan`; one of each row is checked.
+        caches: locations of the caches.
 
     Raises:
         InvalidConfig: the problems of all rows.
@@ -181,83 +191,86 @@ def check(subject: str, runs: Sequence[Planned], *, caches: Sequence[str]) -> No
 
     from train.data.open_caches import describe, open_mixture
     from train.run.directory import RECIPE
-    from train.run.load import fresh, problems_of
+    from train.run.load import build_from_seed, recipe_problems
 
     problems = []
     for run in {run.row.name: run for run in runs}.values():
-        own = problems_of(run.recipe, begins=not (run.directory / RECIPE).exists())
+        own_problems = recipe_problems(run.recipe, begins=not (run.directory / RECIPE).exists())
         try:
-            description = describe(open_mixture(run.recipe, caches, problems=own))
+            description = describe(open_mixture(run.recipe, caches, problems=own_problems))
             with torch.device("meta"):  # shapes alone: no memory, no time
-                fresh(run.recipe, description)
+                build_from_seed(run.recipe, description)
         except CodistillError as error:
             problems.append(f"row '{run.row.name}': {error}")
     if problems:
         raise InvalidConfig(subject, problems)
 
 
-def run_all(runs: Sequence[Planned], *, caches: Sequence[str]) -> Iterator[Done]:
-    """Run what is not finished, one after another, each in a process of its own.
+def run_all(runs: Sequence[PlannedRun], *, caches: Sequence[str]) -> Iterator[EndedRun]:
+    """Train the unfinished runs one after another, each in a process of its own.
 
     A run that fails is reported and the next one begins. Ctrl-C and SIGTERM let the current run write a checkpoint;
-    the rest is reported as stopped.
+    the remaining runs are reported as stopped.
 
     Args:
-        runs: from `plan`.
-        caches: locations.
+        runs: runs from `plan`.
+        caches: locations of the caches.
+
+    Yields:
+        each run once it has ended.
     """
     with StopRequest() as stop:
         for run in runs:
             if stop.requested:
-                yield Done(run=run, status=STOPPED)
+                yield EndedRun(run=run, status=STOPPED)
                 continue
-            yield _run_apart(run, caches, stop)
+            yield _run_in_process(run, caches, stop)
 
 
-def _run_apart(run: Planned, caches: Sequence[str], stop: StopRequest) -> Done:
+def _run_in_process(run: PlannedRun, caches: Sequence[str], stop: StopRequest) -> EndedRun:
     problem = problem_file(run.directory)
     problem.parent.mkdir(parents=True, exist_ok=True)
     problem.unlink(missing_ok=True)
     arguments = (run.recipe.model_dump(mode="json"), list(caches), str(run.directory), str(problem))
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train.loop"])  # torch is imported once, not by every run
-    process = context.Process(target=_train_here, args=arguments)
+    context.set_forkserver_preload(["train.loop"])  # imports torch once, not in every run
+    process = context.Process(target=_train_in_child, args=arguments)
     process.start()
-    told = False
+    signalled = False
     while process.is_alive():
         process.join(0.2)
-        if stop.requested and not told and process.pid is not None:
+        if stop.requested and not signalled and process.pid is not None:
             os.kill(process.pid, signal.SIGTERM)
-            told = True
+            signalled = True
     if process.exitcode == 0:
-        return Done(run=run, status=FINISHED)
+        return EndedRun(run=run, status=FINISHED)
     if problem.exists():
-        return Done(run=run, status=FAILED, problem=problem.read_text().strip().splitlines()[-1])
+        return EndedRun(run=run, status=FAILED, problem=problem.read_text(encoding="utf-8").strip().splitlines()[-1])
     if stop.requested:
-        return Done(run=run, status=STOPPED)
-    return Done(run=run, status=FAILED, problem=f"the process ended with exit code {process.exitcode}")
+        return EndedRun(run=run, status=STOPPED)
+    return EndedRun(run=run, status=FAILED, problem=f"the process ended with exit code {process.exitcode}")
 
 
-def _train_here(recipe: Mapping[str, Any], caches: list[str], directory: str, problem: str) -> None:
-    """The child process: not in the terminal's group, so Ctrl-C reaches it through the parent alone."""
-    os.setpgrp()
+def _train_in_child(recipe: Mapping[str, Any], caches: list[str], directory: str, problem: str) -> None:
+    """Train one run, as the child process."""
+    os.setpgrp()  # leaves the terminal's group, so that Ctrl-C reaches it through the parent alone
     from train.loop import train
 
     try:
         outcome = train(Recipe.model_validate(recipe), caches=caches, out=Path(directory), resume=True)
     except CodistillError as error:
-        Path(problem).write_text(f"{error}\n")
+        atomic.write_text(Path(problem), f"{error}\n")
         raise SystemExit(1) from None
     except Exception:
-        Path(problem).write_text(traceback.format_exc())
+        atomic.write_text(Path(problem), traceback.format_exc())
         raise SystemExit(1) from None
     raise SystemExit(0 if outcome.finished else 130)
 
 
 def _grid_name(values: Mapping[str, Any]) -> str:
-    return ",".join(f"{key.split('.')[-1]}={_plain(value)}" for key, value in values.items())
+    return ",".join(f"{key.split('.')[-1]}={_file_name_part(value)}" for key, value in values.items())
 
 
-def _plain(value: Any) -> str:
+def _file_name_part(value: Any) -> str:
     text = "+".join(map(str, value)) if isinstance(value, list) else str(value)
     return "".join(letter if letter.isalnum() or letter in "._+-" else "-" for letter in text) or "none"

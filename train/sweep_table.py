@@ -1,4 +1,4 @@
-"""One table of a sweep's runs: Markdown and CSV to read, a PNG to see; differences to a baseline, spread of seeds."""
+"""Comparison of a sweep's runs as Markdown, CSV and PNG: differences to a baseline, spread over seeds."""
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
+from store.common import atomic
 from train.run import log
-from train.sweep import FINISHED, Done, Row
+from train.sweep import FINISHED, EndedRun, Row
 
 HOW_TO_READ = (
     "Cosine similarity of the projected student to the standardised teacher tokens, higher is better: mean over "
@@ -18,7 +19,7 @@ Key = tuple[str, str, str]  # row, held-out dataset, teacher
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The last held-out measurement of one run for one dataset and teacher."""
+    """Last held-out measurement of one run for one dataset and teacher."""
 
     row: str
     seed: int
@@ -30,10 +31,10 @@ class Result:
     loss: float
 
 
-def collect(done: Sequence[Done]) -> list[Result]:
+def collect(ended: Sequence[EndedRun]) -> list[Result]:
     """Read the last measurement of every finished run."""
     results = []
-    for item in done:
+    for item in ended:
         records = log.read(item.run.directory, log.FIDELITY)
         if item.status != FINISHED or not records:
             continue
@@ -54,34 +55,35 @@ def collect(done: Sequence[Done]) -> list[Result]:
     return results
 
 
-def write(out: Path, *, title: str, rows: Sequence[Row], baseline: str, done: Sequence[Done]) -> list[Path]:
-    """Write `comparison.md`, `.csv` and, where there is something to draw, `.png` into `out`.
+def write(out: Path, *, title: str, rows: Sequence[Row], baseline: str, ended: Sequence[EndedRun]) -> list[Path]:
+    """Write `comparison.md`, `.csv` and, if there is a result, `.png` into `out`.
 
     Args:
         out: directory of the sweep.
         title: heading.
-        rows: in the order of the table.
-        baseline: row that the others are compared with; empty for none.
-        done: how the runs ended.
+        rows: rows of the sweep, in the order of the table.
+        baseline: name of the row that the others are compared with; empty for none.
+        ended: runs of the sweep.
 
     Returns:
-        The files.
+        Paths of the files.
     """
-    results = collect(done)
-    out.mkdir(parents=True, exist_ok=True)
+    results = collect(ended)
     files = [out / "comparison.md", out / "comparison.csv"]
-    files[0].write_text(markdown(title, rows=rows, baseline=baseline, results=results, done=done), encoding="utf-8")
-    with files[1].open("w", newline="", encoding="utf-8") as file:
+    atomic.write_text(files[0], markdown(title, rows=rows, baseline=baseline, results=results, ended=ended))
+    with atomic.replacing(files[1]) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(Result.__dataclass_fields__)
         writer.writerows([vars(result).values() for result in results])
     if results:
-        files.append(_draw(out / "comparison.png", title=title, rows=rows, results=results))
+        files.append(_plot(out / "comparison.png", title=title, rows=rows, results=results))
     return files
 
 
-def markdown(title: str, *, rows: Sequence[Row], baseline: str, results: Sequence[Result], done: Sequence[Done]) -> str:
-    """The comparison as Markdown, one table for each held-out dataset; runs without a result are listed below."""
+def markdown(
+    title: str, *, rows: Sequence[Row], baseline: str, results: Sequence[Result], ended: Sequence[EndedRun]
+) -> str:
+    """Return the comparison as Markdown: a table for each held-out dataset, then the runs without a result."""
     values = _by_key(results)
     text = [f"# {title or 'Comparison'}", "", HOW_TO_READ + (f" Baseline: {baseline}." if baseline else ""), ""]
     for dataset in _ordered(result.dataset for result in results):
@@ -99,7 +101,7 @@ def markdown(title: str, *, rows: Sequence[Row], baseline: str, results: Sequenc
         text += ["One seed: differences smaller than the spread of seeds, which is not known here, mean nothing.", ""]
     absent = [
         f"- {item.run.row.name}, seed {item.run.seed}: {item.status}. {item.problem}".rstrip()
-        for item in done
+        for item in ended
         if item.status != FINISHED
     ]
     if absent:
@@ -108,44 +110,44 @@ def markdown(title: str, *, rows: Sequence[Row], baseline: str, results: Sequenc
 
 
 def _by_key(results: Sequence[Result]) -> dict[Key, dict[int, float]]:
-    """Cosines by seed."""
-    found: dict[Key, dict[int, float]] = {}
+    """Return the cosines by seed of every row, dataset and teacher."""
+    by_key: dict[Key, dict[int, float]] = {}
     for result in results:
-        found.setdefault((result.row, result.dataset, result.teacher), {})[result.seed] = result.cosine
-    return found
+        by_key.setdefault((result.row, result.dataset, result.teacher), {})[result.seed] = result.cosine
+    return by_key
 
 
 def _cell(values: Mapping[Key, Mapping[int, float]], key: Key, baseline: str) -> str:
-    mine = list(values.get(key, {}).values())
+    cosines = list(values.get(key, {}).values())
     reference = list(values.get((baseline, *key[1:]), {}).values())
-    return _said(mine, reference if key[0] != baseline else [])
+    return _cell_text(cosines, reference if key[0] != baseline else [])
 
 
 def _mean_cell(
     values: Mapping[Key, Mapping[int, float]], row: str, dataset: str, teachers: Sequence[str], baseline: str
 ) -> str:
-    """The mean over teachers, of each seed that has them all."""
+    """Return the mean over teachers, of each seed that has them all."""
 
     def means(name: str) -> list[float]:
         by_teacher = [values.get((name, dataset, teacher), {}) for teacher in teachers]
         seeds = set(by_teacher[0]).intersection(*by_teacher[1:])
         return [mean(cosines[seed] for cosines in by_teacher) for seed in sorted(seeds)]
 
-    return _said(means(row), means(baseline) if row != baseline else [])
+    return _cell_text(means(row), means(baseline) if row != baseline else [])
 
 
-def _said(mine: Sequence[float], reference: Sequence[float]) -> str:
-    if not mine:
+def _cell_text(cosines: Sequence[float], reference: Sequence[float]) -> str:
+    if not cosines:
         return "-"
-    text = f"{mean(mine):.4f}" + (f" ± {stdev(mine):.4f}" if len(mine) > 1 else "")
-    return text + (f" ({mean(mine) - mean(reference):+.4f})" if reference else "")
+    text = f"{mean(cosines):.4f}" + (f" ± {stdev(cosines):.4f}" if len(cosines) > 1 else "")
+    return text + (f" ({mean(cosines) - mean(reference):+.4f})" if reference else "")
 
 
 def _ordered(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _draw(path: Path, *, title: str, rows: Sequence[Row], results: Sequence[Result]) -> Path:
+def _plot(path: Path, *, title: str, rows: Sequence[Row], results: Sequence[Result]) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -157,17 +159,17 @@ def _draw(path: Path, *, title: str, rows: Sequence[Row], results: Sequence[Resu
     width = 1.5 + 0.35 * len(rows) * len(teachers)
     figure = Figure(figsize=(columns * width, 0.6 + 2.4 * lines), layout="constrained")
     FigureCanvasAgg(figure)
-    places = figure.subplots(lines, columns, squeeze=False).flatten()
-    for spare in places[len(datasets) :]:
+    panels = figure.subplots(lines, columns, squeeze=False).flatten()
+    for spare in panels[len(datasets) :]:
         spare.remove()
-    for axes, dataset in zip(places[: len(datasets)], datasets, strict=True):
-        for place, teacher in enumerate(teachers):
+    for axes, dataset in zip(panels[: len(datasets)], datasets, strict=True):
+        for position, teacher in enumerate(teachers):
             cosines = [list(values.get((row.name, dataset, teacher), {}).values()) for row in rows]
             axes.bar(
-                [number + (place - (len(teachers) - 1) / 2) * 0.8 / len(teachers) for number in range(len(rows))],
-                [mean(found) if found else 0.0 for found in cosines],
+                [number + (position - (len(teachers) - 1) / 2) * 0.8 / len(teachers) for number in range(len(rows))],
+                [mean(of_seeds) if of_seeds else 0.0 for of_seeds in cosines],
                 width=0.8 / len(teachers),
-                yerr=[stdev(found) if len(found) > 1 else 0.0 for found in cosines],
+                yerr=[stdev(of_seeds) if len(of_seeds) > 1 else 0.0 for of_seeds in cosines],
                 label=teacher,
             )
         axes.set_title(f"held-out '{dataset}'", fontsize="medium")
@@ -176,5 +178,6 @@ def _draw(path: Path, *, title: str, rows: Sequence[Row], results: Sequence[Resu
         axes.grid(axis="y", alpha=0.3)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(teachers))
     figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    with atomic.replacing(path) as partial:
+        figure.savefig(partial, dpi=120)
     return path

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 import store
 from store.format import manifest
-from store.format.schema import PIXELS
+from store.format.schema import FAILED, OK, PIXELS
 from train.recipe.config import Recipe, overridden
 from train.recipe.named import find
 
@@ -36,6 +36,19 @@ def mean_colours(pixels: np.ndarray, *, prefix: int, channels: int) -> np.ndarra
     if prefix:
         tokens = np.concatenate([tokens.mean(axis=1, keepdims=True), tokens], axis=1)
     return tokens.astype(np.float16)
+
+
+def teacher_info(name: str = "teacher", *, channels: int, prefix_tokens: int) -> store.TeacherInfo:
+    """A teacher of which the shape of its tokens alone is known, as in a DUNE checkpoint."""
+    return store.TeacherInfo(
+        name=name,
+        identity={},
+        identity_digest="",
+        groups=(),
+        patch_grid=(4, 4),
+        prefix_tokens=prefix_tokens,
+        channels=channels,
+    )
 
 
 TEACHERS = {
@@ -132,7 +145,7 @@ def _manifest(dataset: store.Dataset, rows: range, bad: set[int]) -> pa.Table:
         "view": [dataset.first_view] * len(rows),
         "source_width": [100 + row for row in rows],
         "flip": [row % 2 == 1 for row in rows],
-        "status": [store.schema.FAILED if row in bad else store.schema.OK for row in rows],
+        "status": [FAILED if row in bad else OK for row in rows],
         "error": ["decode: made to fail" if row in bad else None for row in rows],
     }
     columns = {}

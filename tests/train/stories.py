@@ -1,4 +1,4 @@
-"""What a finished run left, to compare it with another one; and runs that are stopped on the way."""
+"""Comparison of finished runs, and runs that are stopped on the way."""
 
 from pathlib import Path
 from typing import Any

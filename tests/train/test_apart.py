@@ -1,4 +1,4 @@
-"""Training apart from teachers: none is imported, and cached targets teach what live ones would."""
+"""Training without teachers: none is imported, and cached targets give the losses that live ones give."""
 
 import subprocess
 import sys
@@ -67,7 +67,7 @@ def test_cached_targets_teach_as_live_teachers_do(tmp_path: Path) -> None:
     mixture = open_mixture(recipe, [str(tmp_path / "cache")])
     losses = {}
     for kind in ("cached", "live"):
-        distiller, norms = load.build(recipe, describe(mixture))
+        distiller, norms = load.build_initial(recipe, describe(mixture))
         set_exact(norms, mixture, over_subset=False)
         ranks = Ranks(rank=0, world=1, device=torch.device("cpu"))
         stepper = Stepper(recipe=recipe, mixture=mixture, distiller=distiller.train(), norms=norms, ranks=ranks)

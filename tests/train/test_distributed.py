@@ -29,8 +29,7 @@ import pytest
 from torch import distributed
 from tests.train.stories import stop_after
 from train.loop import train
-from train.ranks import Ranks
-from train.recipes import find
+from train.recipe.named import find
 
 distributed.init_process_group("gloo")
 cache, *runs = sys.argv[1:]

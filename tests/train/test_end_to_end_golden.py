@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.train import golden
 from train.data.teacher_sharing import eligibility_table
 from train.model.distiller import Distiller
-from train.objective.losses import LossWeights, TeacherLoss, combine, teacher_loss
+from train.objective.losses import Loss, TeacherLoss, combine, teacher_loss
 from train.objective.targets import TargetNorms
 from train.objective.teacher_dropping import coefficients
 from train.optim import clip_per_tensor, decays
@@ -52,7 +52,7 @@ def run(case: str, recorded: dict[str, Tensor], targets: dict[str, Tensor]) -> S
     losses = {}
     for theirs, ours in golden.TEACHERS.items():
         norm = norms.update(ours, [targets[theirs]], momentum=momentum)
-        losses[ours] = teacher_loss(predicted[ours], targets[theirs], norm=norm, weights=LossWeights())
+        losses[ours] = teacher_loss(predicted[ours], targets[theirs], norm=norm, weights=Loss())
     table = eligibility_table(
         SHARING[case],  # type: ignore[arg-type]
         groups=list(losses),

@@ -14,7 +14,8 @@ from backbones.vit import DinoVisionTransformer
 from store.errors import InvalidInput, OutputExists
 from tests.train import golden
 from train.export import CardFacts, export_encoder
-from train.model.encoder import EncoderConfig, build_encoder
+from train.model.encoder import build_encoder
+from train.recipe.config import Student
 
 CARD = CardFacts(
     name="Tiny student",
@@ -42,13 +43,13 @@ def test_timm_alone_gives_the_same_tokens(tmp_path: Path, image_size: int, toler
 @pytest.mark.parametrize(
     "config",
     [
-        EncoderConfig(architecture="tiny", depth=1, registers=0, layer_scale=None),
-        EncoderConfig(architecture="tiny", depth=2, patch_size=16, registers=2),
-        EncoderConfig(architecture="timm:vit_tiny_patch16_224"),
+        Student(architecture="tiny", depth=1, registers=0, layer_scale=None),
+        Student(architecture="tiny", depth=2, patch_size=16, registers=2),
+        Student(architecture="timm:vit_tiny_patch16_224"),
     ],
 )
 @torch.no_grad()
-def test_other_encoders(tmp_path: Path, config: EncoderConfig) -> None:
+def test_other_encoders(tmp_path: Path, config: Student) -> None:
     encoder = build_encoder(config, pos_grid=(4, 4)).eval()
     size = 4 * encoder.patch_size
     export_encoder(encoder, tmp_path, image_size=size)
@@ -58,7 +59,7 @@ def test_other_encoders(tmp_path: Path, config: EncoderConfig) -> None:
 
 
 def test_a_process_that_has_only_timm(tmp_path: Path) -> None:
-    encoder = build_encoder(EncoderConfig(architecture="tiny", depth=1), pos_grid=(4, 4)).eval()
+    encoder = build_encoder(Student(architecture="tiny", depth=1), pos_grid=(4, 4)).eval()
     assert isinstance(encoder, DinoVisionTransformer)
     export_encoder(encoder, tmp_path / "model", image_size=56)
     images = torch.randn(1, 3, 56, 56)

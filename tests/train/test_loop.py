@@ -81,7 +81,7 @@ def test_a_signal_ends_the_command_with_a_checkpoint(number: signal.Signals, cac
     command = ["run", "tiny", "--cache", cache, "--out", str(out), "--schedule.steps", "100000"]
     never = ["--checkpoint.every-steps", "0", "--log.fidelity-every-steps", "0"]
     with subprocess.Popen(
-        [sys.executable, "-m", "train", *command, *never], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "codistill", "train", *command, *never], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:
         try:
             while len(log.read(out, log.STEP)) < 3 and process.poll() is None:
@@ -99,11 +99,9 @@ def test_a_signal_ends_the_command_with_a_checkpoint(number: signal.Signals, cac
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from train import checkpoints, log
-from train.__main__ import main
-from train.export_run import export_run
 from train.loop import train
-from train.recipes import find
+from train.recipe.named import find
+from train.run import checkpoints, log
 
 def die(owner, name, times):
     before, calls = getattr(owner, name), []
@@ -180,17 +178,17 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
         return images
 
     monkeypatch.setattr(train.step, "normalise", poisoned)
-    picked: list[Any] = []
+    batches: list[Any] = []
     fill = train.loop.Loader._fill
     monkeypatch.setattr(
-        train.loop.Loader, "_fill", lambda self, buffer, step: picked.append(fill(self, buffer, step)) or picked[-1]
+        train.loop.Loader, "_fill", lambda self, buffer, step: batches.append(fill(self, buffer, step)) or batches[-1]
     )
     recipe = tiny(schedule__steps=6, checkpoint__every_steps=1, log__fidelity_every_steps=0)
     with pytest.raises(Diverged) as caught:
         run_training(recipe, caches=[cache], out=tmp_path / "run", quiet=True)
-    picks = picked[2].picks
-    name = ("faces", "rooms")[int(picks.source[4])]
-    assert f"step 3: the loss is not finite for 1 of 6 images (dataset/row: {name}/{picks.row[4]})" in str(caught.value)
+    rows = batches[2].rows
+    name = ("faces", "rooms")[int(rows.source[4])]
+    assert f"step 3: the loss is not finite for 1 of 6 images (dataset/row: {name}/{rows.row[4]})" in str(caught.value)
     assert checkpoints.saved(tmp_path / "run" / "checkpoints") == [1, 2]
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
 

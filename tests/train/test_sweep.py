@@ -2,19 +2,20 @@
 
 import csv
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
 from store.errors import InvalidConfig
-from tests.train.builders import build_cache
+from tests.train.builders import build_cache, teacher_info
 from train import sweep_table
 from train.__main__ import main
 from train.run import log
 from train.run.interrupt import StopRequest
-from train.run.load import fresh
-from train.sweep import FINISHED, STOPPED, Done, Planned, Row, keep, kept, plan, run_all
+from train.run.load import build_from_seed
+from train.sweep import FINISHED, STOPPED, EndedRun, PlannedRun, Row, plan, run_all, store_sweep, stored_sweep
 
 ROOT = Path(__file__).parents[2]
 SWEEP = """
@@ -82,20 +83,20 @@ def test_a_sweep_stops_on_nothing_and_goes_on(tmp_path: Path, capsys: pytest.Cap
     with (tmp_path / "out" / "comparison.csv").open() as file:
         assert {row["row"] for row in csv.DictReader(file)} == {"broken", "tp"}
     assert (tmp_path / "out" / "comparison.png").stat().st_size > 1000
-    assert kept(tmp_path / "out") == plan(tmp_path / "sweep.toml", tmp_path / "out")[0]
+    assert stored_sweep(tmp_path / "out") == plan(tmp_path / "sweep.toml", tmp_path / "out")[0]
 
 
-def test_what_a_sweep_kept_is_read_back_or_refused(tmp_path: Path) -> None:
-    assert kept(tmp_path) is None
+def test_a_stored_sweep_is_read_back_or_refused(tmp_path: Path) -> None:
+    assert stored_sweep(tmp_path) is None
     sweep, _ = plan(write(tmp_path, SWEEP + '[grid]\n"sharing.mode" = ["full", "none"]\n'), tmp_path)
-    keep(sweep, tmp_path)
-    assert kept(tmp_path) == sweep
+    store_sweep(sweep, tmp_path)
+    assert stored_sweep(tmp_path) == sweep
     (tmp_path / "sweep.json").write_text('{"base": "tiny", "baseline": "x"')
     with pytest.raises(InvalidConfig, match=r"sweep\.json': 1 problem\. not JSON"):
-        kept(tmp_path)
+        stored_sweep(tmp_path)
     (tmp_path / "sweep.json").write_text('{"base": "tiny", "rows": []}')
     with pytest.raises(InvalidConfig, match="rows: unknown key"):
-        kept(tmp_path)
+        stored_sweep(tmp_path)
 
 
 def test_rows_that_can_not_run_are_refused_before_any_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,30 +120,32 @@ set = { projector.kind = "lp", projector.which_blocks = [9] }
     assert not (tmp_path / "out").exists()
 
 
-def finished(tmp_path: Path, name: str, seed: int, cosine: float) -> Done:
+def finished(tmp_path: Path, name: str, seed: int, cosine: float) -> EndedRun:
     directory = tmp_path / name / f"seed-{seed}"
     directory.mkdir(parents=True)
     values = {"cosine": cosine, "smooth_l1": 1 - cosine, "loss": 0.5}
-    with log.RunLogger(directory, done=0, steps=9, tensorboard=False, quiet=True) as journal:
-        journal.fidelity({"step": 9, "datasets": {"held": {"a": values, "b": {**values, "cosine": cosine + 0.2}}}})
+    with log.RunLogger(directory, done=0, steps=9, tensorboard=False, quiet=True) as run_logger:
+        run_logger.fidelity({"step": 9, "datasets": {"held": {"a": values, "b": {**values, "cosine": cosine + 0.2}}}})
     _, runs = plan(write(tmp_path, SWEEP), tmp_path)
-    return Done(run=Planned(row=Row(name=name), seed=seed, recipe=runs[0].recipe, directory=directory), status=FINISHED)
+    return EndedRun(
+        run=PlannedRun(row=Row(name=name), seed=seed, recipe=runs[0].recipe, directory=directory), status=FINISHED
+    )
 
 
 def test_the_table_gives_differences_to_the_baseline_and_the_spread_of_seeds(tmp_path: Path) -> None:
-    done = [
+    ended = [
         finished(tmp_path, "tp", 0, 0.50),
         finished(tmp_path, "tp", 1, 0.60),
         finished(tmp_path, "sp", 0, 0.40),
         finished(tmp_path, "sp", 1, 0.50),
     ]
-    stopped = Done(
-        run=Planned(row=Row(name="lp"), seed=0, recipe=done[0].run.recipe, directory=tmp_path), status=STOPPED
+    stopped = EndedRun(
+        run=PlannedRun(row=Row(name="lp"), seed=0, recipe=ended[0].run.recipe, directory=tmp_path), status=STOPPED
     )
     rows = [Row(name="tp"), Row(name="sp", label="simple"), Row(name="lp")]
-    everything = [*done, stopped]
+    everything = [*ended, stopped]
     found = sweep_table.markdown(
-        "t", rows=rows, baseline="tp", results=sweep_table.collect(everything), done=everything
+        "t", rows=rows, baseline="tp", results=sweep_table.collect(everything), ended=everything
     )
     assert "| tp | 0.5500 ± 0.0707 | 0.7500 ± 0.0707 | 0.6500 ± 0.0707 |" in found
     assert "| simple | 0.4500 ± 0.0707 (-0.1000) | 0.6500 ± 0.0707 (-0.1000) | 0.5500 ± 0.0707 (-0.1000) |" in found
@@ -153,12 +156,12 @@ def test_the_table_gives_differences_to_the_baseline_and_the_spread_of_seeds(tmp
 def test_nothing_begins_after_a_request_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, runs = plan(write(tmp_path, SWEEP), tmp_path / "out")
 
-    def stopped(run: Planned, caches: object, stop: StopRequest) -> Done:
+    def stopped(run: PlannedRun, caches: object, stop: StopRequest) -> EndedRun:
         stop.requested = True
-        return Done(run=run, status=STOPPED)
+        return EndedRun(run=run, status=STOPPED)
 
-    monkeypatch.setattr("train.sweep._run_apart", stopped)
-    assert [done.status for done in run_all(runs, caches=["c"])] == [STOPPED, STOPPED]
+    monkeypatch.setattr("train.sweep._run_in_process", stopped)
+    assert [ended.status for ended in run_all(runs, caches=["c"])] == [STOPPED, STOPPED]
     assert not (tmp_path / "out").exists()
 
 
@@ -168,7 +171,7 @@ def test_shipped_sweeps_resolve(name: str, tmp_path: Path) -> None:
     assert sweep.baseline in [row.name for row in sweep.rows]
     assert len(runs) == len(sweep.rows) * len(sweep.seeds)
     assert {run.recipe.targets.statistics for run in runs} == {"cache"}
-    teacher = {"channels": 8, "prefix_tokens": 1, "patch_grid": [4, 4]}
+    teacher = asdict(teacher_info(channels=8, prefix_tokens=1))
     with torch.device("meta"):
         for run in runs:
-            fresh(run.recipe, {"image_size": 56, "teachers": {"a": teacher}})
+            build_from_seed(run.recipe, {"image_size": 56, "teachers": {"a": teacher}})

@@ -1,6 +1,6 @@
-"""Colour changes for the student's input alone: it then has to match teachers that saw the original colours.
+"""Colour changes of the student's input alone, so that it must match teachers that saw the original colours.
 
-Not part of DUNE, whose photometric changes are in the stored pixels and seen by teachers and student alike.
+Not part of DUNE, whose colour changes are in the stored pixels: teachers and student see the same ones.
 Shapes: B images, H W pixels.
 """
 
@@ -12,24 +12,24 @@ from train.stateless_random import key, uniforms
 
 BRIGHTNESS, CONTRAST, SATURATION, GREY_PROBABILITY = 0.4, 0.4, 0.2, 0.2
 LUMA = (0.299, 0.587, 0.114)
-_NUMBERS = 4
+NUMBERS_PER_IMAGE = 4
 
 
-def parameters(*, seed: int, step: int, images: int) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
-    """Brightness, contrast and saturation factors and the grey flag of each image of the global batch.
+def sample_parameters(*, seed: int, step: int, images: int) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
+    """Sample brightness, contrast and saturation factors and the grey flag of each image of the global batch.
 
     Args:
-        seed: of the run.
-        step: from 0.
+        seed: seed of the run.
+        step: number of the step, from 0.
         images: size of the global batch; a rank or a micro-batch takes its own rows.
 
     Returns:
         float32 (images, 4), a pure function of the arguments.
     """
-    drawn = uniforms(key("augment", seed, step), images * _NUMBERS).reshape(images, _NUMBERS)
+    numbers = uniforms(key("augment", seed, step), images * NUMBERS_PER_IMAGE).reshape(images, NUMBERS_PER_IMAGE)
     strength = np.array([BRIGHTNESS, CONTRAST, SATURATION])
-    factors = 1 + strength * (2 * drawn[:, :3] - 1)
-    grey = drawn[:, 3:] < GREY_PROBABILITY
+    factors = 1 + strength * (2 * numbers[:, :3] - 1)
+    grey = numbers[:, 3:] < GREY_PROBABILITY
     return np.concatenate([factors, grey], axis=1).astype(np.float32)
 
 
@@ -38,14 +38,14 @@ def photometric(pixels: Tensor, numbers: Tensor) -> Tensor:
 
     Args:
         pixels: uint8 (B, H, W, 3).
-        numbers: float32 (B, 4) of `parameters`, on the same device.
+        numbers: float32 (B, 4) from `sample_parameters`, on the same device.
 
     Returns:
         uint8 (B, H, W, 3).
     """
     brightness, contrast, saturation, grey = (column.view(-1, 1, 1, 1) for column in numbers.unbind(1))
     image = pixels.float() * brightness
-    # filled, not sent: numbers copied to a GPU wait for everything that it has still to do
+    # `full`, not `tensor`: copying numbers to a GPU waits for all of its unfinished work
     weights = torch.cat([torch.full((1,), share, device=pixels.device) for share in LUMA])
     luma = (image * weights).sum(dim=-1, keepdim=True)
     centre = luma.mean(dim=(1, 2, 3), keepdim=True)

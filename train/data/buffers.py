@@ -1,4 +1,4 @@
-"""Memory of a batch, in one piece, and its way from the host to a GPU.
+"""Memory of a batch, in one piece, and the stream that copies it from the host to a GPU.
 
 Shapes: B images of the rank's batch, H W pixels, N tokens (prefix and patches), C channels.
 """
@@ -15,13 +15,13 @@ from torch import Tensor
 from store import TeacherInfo
 from store.format.schema import PIXELS
 
-ALIGNMENT_BYTES = 4096  # of each array within its batch
+ALIGNMENT_BYTES = 4096  # of each array in its batch
 
 Shapes = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 
 def batch_shapes(teachers: Mapping[str, TeacherInfo], *, image_size: int, batch: int) -> Shapes:
-    """Shape and dtype of each array of a batch: pixels (B, H, W, 3), tokens of each teacher (B, N, C)."""
+    """Return shape and dtype of each array of a batch: pixels (B, H, W, 3), tokens of each teacher (B, N, C)."""
     shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {PIXELS: ((batch, image_size, image_size, 3), torch.uint8)}
     for name, teacher in teachers.items():
         tokens = teacher.prefix_tokens + teacher.patch_grid[0] * teacher.patch_grid[1]
@@ -30,14 +30,14 @@ def batch_shapes(teachers: Mapping[str, TeacherInfo], *, image_size: int, batch:
 
 
 def row_bytes(teachers: Mapping[str, TeacherInfo], *, image_size: int) -> int:
-    """Bytes of one row with the tokens of all teachers."""
+    """Return the bytes of one row with the tokens of all teachers."""
     shapes = batch_shapes(teachers, image_size=image_size, batch=1)
     return sum(_bytes(shape, dtype) for shape, dtype in shapes.values())
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchLayout:
-    """Where the arrays of a batch lie in one piece of memory, which a single copy then takes to a GPU."""
+    """Positions of the arrays of a batch in one piece of memory, so that one copy takes them to a GPU."""
 
     shapes: Shapes
 
@@ -52,12 +52,12 @@ class BatchLayout:
 
     @property
     def bytes(self) -> int:
-        """Of the whole."""
+        """Size of the whole piece of memory."""
         name, (shape, dtype) = list(self.shapes.items())[-1]
         return self.begins[name] + _bytes(shape, dtype)
 
     def arrays(self, memory: Tensor) -> dict[str, Tensor]:
-        """The arrays that lie in `memory` (uint8), on its device, without a copy."""
+        """Return the arrays that lie in `memory` (uint8), on its device, without a copy."""
         arrays = {}
         for name, (shape, dtype) in self.shapes.items():
             begin = self.begins[name]
@@ -67,7 +67,15 @@ class BatchLayout:
 
 @dataclass(kw_only=True)
 class Buffer:
-    """Host memory of one batch, used again and again; `copied` is when a GPU has it."""
+    """Host memory of one batch, used for many batches in turn.
+
+    Attributes:
+        memory: uint8, the whole piece.
+        layout: positions of the arrays in it.
+        arrays: name -> array in `memory`.
+        views: the same as NumPy arrays.
+        copied: event of the last copy to a GPU; the memory may be overwritten after it.
+    """
 
     memory: Tensor
     layout: BatchLayout
@@ -81,31 +89,31 @@ class Buffer:
 
 
 class CopyStream:
-    """Copies to a GPU beside what it computes, on a stream of its own."""
+    """A CUDA stream that copies batches to the GPU while the GPU computes."""
 
     def __init__(self, device: torch.device) -> None:
         new_stream: Any = torch.cuda.Stream  # untyped in torch
         self._device, self._stream = device, new_stream(device)
 
     def memory(self, size_bytes: int) -> Tensor:
-        """Host memory that the GPU copies from without the processor's help."""
+        """Return pinned host memory, which the GPU copies from without the processor."""
         return torch.empty(size_bytes, dtype=torch.uint8, pin_memory=True)
 
     def send(self, memory: Tensor) -> tuple[Tensor, Any]:
-        """Begin to copy; returns the memory on the GPU and the event of its arrival."""
+        """Start a copy; return the memory on the GPU and the event of its arrival."""
         with torch.cuda.stream(self._stream):
             sent = memory.to(self._device, non_blocking=True)
             return sent, self._stream.record_event()
 
     def receive(self, sent: Tensor, arrived: Any) -> None:
-        """Make the GPU's computation wait for a copy, and keep its memory until it has used it."""
+        """Make the GPU's computation wait for a copy, and keep the memory until it has been used."""
         stream = torch.cuda.current_stream(self._device)
         stream.wait_event(arrived)
         sent.record_stream(stream)
 
 
 def pinned_bytes(size_bytes: int) -> int:
-    """What torch takes for pinned memory of this size: it rounds each piece up to a power of two."""
+    """Return the pinned memory that torch allocates for this size: the next power of two."""
     return 1 << (size_bytes - 1).bit_length()
 
 

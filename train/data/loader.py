@@ -1,4 +1,4 @@
-"""From the cache into the device's memory: reader threads, bounded read-ahead, copies that overlap with compute.
+"""Batches from the cache to the device: reader threads, bounded read-ahead, copies that overlap with compute.
 
 Shapes: B images of the rank's batch, H W pixels, N tokens (prefix and patches), C channels, T teachers.
 """
@@ -21,26 +21,26 @@ from store.format.schema import PIXELS
 from train.data.buffers import BatchLayout, Buffer, CopyStream, batch_shapes, pinned_bytes
 from train.data.mixture import RowSelection, Source
 
-DEVICE_BATCHES = 2  # batches that wait on a GPU, copied before they are needed
-PATIENCE_S = 0.05  # between looks at whether the consumer has left
+DEVICE_BATCHES = 2  # batches that wait in the memory of a GPU
+STOP_CHECK_S = 0.05  # between checks whether the consumer has stopped
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What one step trains on, on the device; valid until the next batch is asked for.
+    """Pixels and tokens of one step on the device; valid until the next batch is asked for.
 
     Attributes:
-        step: from 0.
-        picks: where the rows come from.
+        step: number of the step, from 0.
+        rows: the rows that the batch holds, in its order.
         pixels: uint8 (B, H, W, 3), as stored.
-        tokens: raw tokens of each teacher, float16 (B, N, C), prefix first; zeros where `read` is False.
-        read: bool (T, B), which teachers' tokens were read for which image.
+        tokens: name of a teacher -> raw tokens, float16 (B, N, C), prefix first; zeros where `read` is False.
+        read: bool (T, B), True where a teacher's tokens were read for an image.
     """
 
     step: int
-    picks: RowSelection
+    rows: RowSelection
     pixels: Tensor
     tokens: Mapping[str, Tensor]
     read: "np.ndarray[tuple[int, int], np.dtype[np.bool_]]"
@@ -48,23 +48,23 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class _Ready:
-    """A batch and the host buffer that it lies in, or how it comes to the GPU."""
+    """A batch in a host buffer, or on its way to a GPU: the memory there and the event of its arrival."""
 
     batch: Batch
     buffer: Buffer | None = None
-    sent: tuple[Tensor, Any] | None = None
+    copy: tuple[Tensor, Any] | None = None
 
 
 class Loader:
     """Iterates over batches in order, reading ahead.
 
-    One thread reads: it takes a free buffer and lets the pool fill it with the rows of the next batch. For a GPU,
-    another copies filled buffers, at most two batches ahead. Buffers are made once, so memory does not grow.
+    One thread feeds: it takes a free buffer and lets a pool fill it with the rows of the next batch. For a GPU, another
+    thread copies filled buffers, at most two batches ahead. Buffers are allocated once, so memory does not grow.
 
     Use as a context manager.
 
     Attributes:
-        waited_s: how long the consumer has waited for data, in all.
+        waited_s: total time that the consumer has waited for data.
         host_bytes: memory of the buffers; pinned if the device is a GPU.
     """
 
@@ -82,34 +82,36 @@ class Loader:
         prefetch: int = 2,
         verify: bool = True,
     ) -> None:
-        """Prepare; reading starts with the first batch asked for.
+        """Allocate the buffers; reading starts with the first batch asked for.
 
         Args:
-            sources: what `plan` refers to.
-            teachers: whose tokens a batch holds.
+            sources: sources that `plan` refers to by number.
+            teachers: name -> teacher whose tokens a batch holds.
             image_size: side of the stored pixels, px.
-            plan: rows of each step, at most `batch` of them.
-            steps: to go through, in order.
+            plan: function that returns the rows of a step, at most `batch` of them.
+            steps: numbers of the steps, in order.
             batch: largest number of rows of a step.
-            device: where batches are wanted.
-            readers: datasets read at once; the store reads each with threads of its own.
-            prefetch: batches read ahead.
+            device: device that batches are delivered on.
+            readers: number of datasets read at once; the store reads each with threads of its own.
+            prefetch: number of batches read ahead.
             verify: check the checksum of every row.
         """
         self._sources, self._plan, self._steps, self._verify = sources, plan, steps, verify
         self._names = list(teachers)
-        self._lane = CopyStream(device) if device.type == "cuda" else None
+        self._copy_stream = CopyStream(device) if device.type == "cuda" else None
         self._layout = BatchLayout(shapes=batch_shapes(teachers, image_size=image_size, batch=batch))
         self._free: queue.Queue[Buffer] = queue.Queue()
         for _ in range(prefetch + 1):
             self._free.put(Buffer(memory=self._allocate(), layout=self._layout))
-        self.host_bytes = (prefetch + 1) * (pinned_bytes(self._layout.bytes) if self._lane else self._layout.bytes)
+        self.host_bytes = (prefetch + 1) * (
+            pinned_bytes(self._layout.bytes) if self._copy_stream else self._layout.bytes
+        )
         self._filled: queue.Queue[_Ready | BaseException] = queue.Queue()
-        self._ready: queue.Queue[_Ready | BaseException] = queue.Queue() if self._lane else self._filled
-        self._room = threading.Semaphore(DEVICE_BATCHES)
+        self._ready: queue.Queue[_Ready | BaseException] = queue.Queue() if self._copy_stream else self._filled
+        self._device_slots = threading.Semaphore(DEVICE_BATCHES)
         self._stop = threading.Event()
-        self._pool = ThreadPoolExecutor(readers, thread_name_prefix="codistill-read")
-        jobs = {"codistill-feed": self._feed, **({"codistill-send": self._send} if self._lane else {})}
+        self._readers = ThreadPoolExecutor(readers, thread_name_prefix="codistill-read")
+        jobs = {"codistill-feed": self._feed, **({"codistill-send": self._send} if self._copy_stream else {})}
         self._threads = [threading.Thread(target=job, name=name, daemon=True) for name, job in jobs.items()]
         self.waited_s = 0.0
 
@@ -121,7 +123,7 @@ class Loader:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join()
-        self._pool.shutdown(cancel_futures=True)
+        self._readers.shutdown(cancel_futures=True)
 
     def __iter__(self) -> Iterator[Batch]:
         for thread in self._threads:
@@ -132,22 +134,22 @@ class Loader:
             self.waited_s += time.perf_counter() - begin
             if isinstance(item, BaseException):
                 raise item
-            if self._lane and item.sent:
-                self._lane.receive(*item.sent)
-                self._room.release()
+            if self._copy_stream and item.copy:
+                self._copy_stream.receive(*item.copy)
+                self._device_slots.release()
             yield item.batch
             if item.buffer is not None:
                 self._free.put(item.buffer)
 
     def _allocate(self) -> Tensor:
         size = self._layout.bytes
-        return self._lane.memory(size) if self._lane else torch.empty(size, dtype=torch.uint8)
+        return self._copy_stream.memory(size) if self._copy_stream else torch.empty(size, dtype=torch.uint8)
 
     def _feed(self) -> None:
-        """Runs in its own thread until all steps are read, the consumer leaves, or a read fails."""
+        """Fill buffers, in a thread, until all steps are read, the consumer stops or a read fails."""
         try:
             for step in self._steps:
-                buffer = self._unless_stopped(lambda: self._free.get(timeout=PATIENCE_S))
+                buffer = self._unless_stopped(lambda: self._free.get(timeout=STOP_CHECK_S))
                 if buffer is None:
                     return
                 if buffer.copied is not None:
@@ -157,62 +159,62 @@ class Loader:
             self._filled.put(error)
 
     def _send(self) -> None:
-        """Runs in its own thread on a machine with a GPU: from filled buffers to device memory, in order."""
-        assert self._lane is not None
+        """Copy filled buffers to the GPU in order, in a thread."""
+        assert self._copy_stream is not None
         try:
             for _ in self._steps:
-                item = self._unless_stopped(lambda: self._filled.get(timeout=PATIENCE_S))
+                item = self._unless_stopped(lambda: self._filled.get(timeout=STOP_CHECK_S))
                 if isinstance(item, BaseException):
                     self._ready.put(item)
                 if not isinstance(item, _Ready) or item.buffer is None:
                     return
-                if self._unless_stopped(lambda: self._room.acquire(timeout=PATIENCE_S) or None) is None:
+                if self._unless_stopped(lambda: self._device_slots.acquire(timeout=STOP_CHECK_S) or None) is None:
                     return
-                memory, arrived = self._lane.send(item.buffer.memory)
+                memory, arrived = self._copy_stream.send(item.buffer.memory)
                 item.buffer.copied = arrived
-                self._ready.put(_Ready(batch=self._on_device(item.batch, memory), sent=(memory, arrived)))
+                self._ready.put(_Ready(batch=self._on_device(item.batch, memory), copy=(memory, arrived)))
                 self._free.put(item.buffer)
         except BaseException as error:
             self._ready.put(error)
 
     def _unless_stopped(self, attempt: "Callable[[], T | None]") -> "T | None":
-        """What `attempt` gives, tried again and again until the consumer leaves; None then."""
+        """Repeat `attempt` until it gives something, and return that; None once the consumer has stopped."""
         while not self._stop.is_set():
             try:
-                found = attempt()
+                result = attempt()
             except queue.Empty:
                 continue
-            if found is not None:
-                return found
+            if result is not None:
+                return result
         return None
 
     def _on_device(self, batch: Batch, memory: Tensor) -> Batch:
-        arrays, part = self._layout.arrays(memory), slice(0, len(batch.picks))
+        arrays, part = self._layout.arrays(memory), slice(0, len(batch.rows))
         tokens = {name: arrays[name][part] for name in self._names}
         return replace(batch, pixels=arrays[PIXELS][part], tokens=tokens)
 
     def _fill(self, buffer: Buffer, step: int) -> Batch:
-        picks = self._plan(step).by_source()
-        reads = [self._sources[source].reads for source in picks.source]
-        begins = np.flatnonzero(np.diff(picks.source, prepend=-1))
-        parts = [slice(begin, end) for begin, end in pairwise([*begins.tolist(), len(picks)])]
-        for _ in self._pool.map(lambda part: self._read(buffer, picks, part), parts):
+        rows = self._plan(step).by_source()
+        begins = np.flatnonzero(np.diff(rows.source, prepend=-1))
+        parts = [slice(begin, end) for begin, end in pairwise([*begins.tolist(), len(rows)])]
+        for _ in self._readers.map(lambda part: self._read(buffer, rows, part), parts):
             pass
-        part = slice(0, len(picks))
+        whole = slice(0, len(rows))
+        reads = [self._sources[source].reads for source in rows.source]
         return Batch(
             step=step,
-            picks=picks,
-            pixels=buffer.arrays[PIXELS][part],
-            tokens={name: buffer.arrays[name][part] for name in self._names},
-            read=np.array([[name in wanted for wanted in reads] for name in self._names], dtype=np.bool_),
+            rows=rows,
+            pixels=buffer.arrays[PIXELS][whole],
+            tokens={name: buffer.arrays[name][whole] for name in self._names},
+            read=np.array([[name in names for names in reads] for name in self._names], dtype=np.bool_),
         )
 
-    def _read(self, buffer: Buffer, picks: RowSelection, part: slice) -> None:
-        """Read neighbouring rows of one source; the store spreads them over its own threads."""
-        source = self._sources[int(picks.source[part.start])]
-        wanted = [PIXELS, *source.reads]
+    def _read(self, buffer: Buffer, rows: RowSelection, part: slice) -> None:
+        """Read the part of a batch that comes from one source; the store spreads it over threads of its own."""
+        source = self._sources[int(rows.source[part.start])]
+        arrays = [PIXELS, *source.reads]
         for name in self._names:
-            if name not in wanted:
+            if name not in arrays:
                 buffer.views[name][part] = 0
-        out = {name: buffer.views[name][part] for name in wanted}
-        source.dataset.read(picks.row[part], wanted, out=out, verify=self._verify)
+        out = {name: buffer.views[name][part] for name in arrays}
+        source.dataset.read(rows.row[part], arrays, out=out, verify=self._verify)

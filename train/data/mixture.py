@@ -1,4 +1,4 @@
-"""What a run trains on: the usable rows of one or several caches, by group, checked to belong together.
+"""The mixture of a run: the usable rows of one or several caches, by group, and the teachers of their tokens.
 
 Shapes: B images of the global batch, C channels.
 """
@@ -10,23 +10,22 @@ from functools import cached_property
 import numpy as np
 
 from store import Cache, Dataset, TeacherInfo
-from train.data.sampler import Draw
+from train.data.sampler import BatchSample
 from train.stateless_random import Int64
 
-RowList = (
-    range | np.ndarray[tuple[int, ...], np.dtype[np.uint32]]
-)  # a range where no row is left out: it costs no memory
+# A range where no row is left out: it takes no memory.
+RowList = range | np.ndarray[tuple[int, ...], np.dtype[np.uint32]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Rows of one dataset that may be read together.
+    """The usable rows of one dataset, and the teachers whose tokens are read for them.
 
     Attributes:
-        cache: which of the mixture's caches.
-        dataset: the dataset.
-        rows: the usable rows, ascending.
-        reads: teachers whose tokens are read for these rows.
+        cache: number of the cache in the mixture.
+        dataset: dataset of that cache.
+        rows: usable rows, ascending.
+        reads: names of the teachers whose tokens are read for these rows.
     """
 
     cache: int
@@ -34,11 +33,11 @@ class Source:
     rows: RowList
     reads: tuple[str, ...]
 
-    def rows_at(self, places: Int64) -> Int64:
-        """The rows at `places` in the list of usable rows."""
+    def rows_at(self, indices: Int64) -> Int64:
+        """Return the rows at `indices` of the list of usable rows."""
         if isinstance(self.rows, range):
-            return places + self.rows.start
-        return self.rows[places].astype(np.int64)
+            return indices + self.rows.start
+        return self.rows[indices].astype(np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +45,9 @@ class RowSelection:
     """Rows to read, in order.
 
     Attributes:
-        source: int64 (B,), which of the sources.
+        source: int64 (B,), number of the source.
         row: int64 (B,), row of that source's dataset.
-        slot: int64 (B,), place in the global batch.
+        slot: int64 (B,), position in the global batch.
     """
 
     source: Int64
@@ -62,7 +61,7 @@ class RowSelection:
         return len(self.row)
 
     def by_source(self) -> "RowSelection":
-        """The same rows with those of a dataset side by side, so that they are read in one go."""
+        """Return the same rows sorted by source, so that the rows of a dataset are read together."""
         return self[np.argsort(self.source, kind="stable")]
 
 
@@ -71,12 +70,12 @@ class Mixture:
     """The training rows, the held-out rows and the teachers of one or several caches.
 
     Attributes:
-        caches: opened.
-        image_size: of the stored pixels, px.
-        teachers: by name, sorted.
-        groups: sources of each group, by name, sorted; datasets of one name lie side by side whatever their cache.
+        caches: opened caches.
+        image_size: side of the stored pixels, px.
+        teachers: name -> teacher, sorted.
+        groups: name of a group -> its sources, sorted; datasets of one name are neighbours whatever their cache.
         held_out: sources that fidelity is measured on, with all their usable rows.
-        reference: sources that the exact statistics of the targets are over, by group.
+        reference: name of a group -> the sources that the exact statistics of the targets are computed over.
     """
 
     caches: tuple[Cache, ...]
@@ -88,12 +87,12 @@ class Mixture:
 
     @cached_property
     def sources(self) -> tuple[Source, ...]:
-        """The sources of all groups, in group order."""
+        """Sources of all groups, in group order."""
         return tuple(source for sources in self.groups.values() for source in sources)
 
     @cached_property
     def group_rows(self) -> dict[str, int]:
-        """Usable rows of each group."""
+        """Number of usable rows of each group."""
         return {name: sum(len(source.rows) for source in sources) for name, sources in self.groups.items()}
 
     @cached_property
@@ -103,36 +102,42 @@ class Mixture:
 
     @cached_property
     def _ends(self) -> list[tuple[int, Int64]]:
-        """For each group, the number of its first source and where each of its sources ends."""
+        """For each group, the number of its first source, and the end of each source in the group's list of rows."""
         first, ends = 0, []
         for sources in self.groups.values():
             ends.append((first, np.cumsum([len(source.rows) for source in sources], dtype=np.int64)))
             first += len(sources)
         return ends
 
-    def locate(self, draw: Draw) -> RowSelection:
-        """Find the source and row of each image of a batch."""
-        source, row = np.empty_like(draw.group), np.empty_like(draw.group)
+    def locate(self, sample: BatchSample) -> RowSelection:
+        """Return the source and the row of each image of a batch."""
+        source, row = np.empty_like(sample.group), np.empty_like(sample.group)
         for group, (first, ends) in enumerate(self._ends):
-            mine = np.flatnonzero(draw.group == group)
-            inside = np.searchsorted(ends, draw.index[mine], side="right")
-            source[mine] = first + inside
+            of_group = np.flatnonzero(sample.group == group)
+            number = np.searchsorted(ends, sample.index[of_group], side="right")  # of the source within the group
+            source[of_group] = first + number
             begins = np.concatenate([[0], ends[:-1]])
-            places = draw.index[mine] - begins[inside]
-            for number in np.unique(inside):
-                here = inside == number
-                row[mine[here]] = self.sources[first + number].rows_at(places[here])
+            indices = sample.index[of_group] - begins[number]
+            for one in np.unique(number):
+                of_source = number == one
+                row[of_group[of_source]] = self.sources[first + one].rows_at(indices[of_source])
         return RowSelection(source=source, row=row, slot=np.arange(len(row), dtype=np.int64))
 
-    def own_teachers(self) -> dict[str, tuple[str, ...]]:
-        """The groups that each teacher calls its own, as noted with its tokens."""
+    def teacher_groups(self) -> dict[str, tuple[str, ...]]:
+        """Groups that each teacher specialises in, as recorded with its tokens."""
         return {name: teacher.groups for name, teacher in self.teachers.items()}
 
 
-def even_picks(source: int, held_out: Source, *, rows: int) -> RowSelection:
-    """At most `rows` of a source's usable rows, spread evenly."""
-    count = min(rows, len(held_out.rows))
-    places = np.arange(count, dtype=np.int64) * len(held_out.rows) // max(count, 1)
+def select_evenly(source: Source, *, number: int, rows: int) -> RowSelection:
+    """Return at most `rows` of a source's usable rows, spread evenly.
+
+    Args:
+        source: source to select from.
+        number: number of that source, for the selection.
+        rows: largest number of rows.
+    """
+    count = min(rows, len(source.rows))
+    indices = np.arange(count, dtype=np.int64) * len(source.rows) // max(count, 1)
     return RowSelection(
-        source=np.full(count, source, dtype=np.int64), row=held_out.rows_at(places), slot=np.arange(count)
+        source=np.full(count, number, dtype=np.int64), row=source.rows_at(indices), slot=np.arange(count)
     )

@@ -1,4 +1,4 @@
-"""From a recipe and locations to a mixture: everything that does not fit is found and said at once."""
+"""Open the caches of a training and select its rows; everything that does not fit is reported at once."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,56 +21,61 @@ from train.data.teacher_sharing import eligibility_table
 from train.recipe.config import Recipe
 from train.stateless_random import Int64
 
-Member = tuple[int, Dataset]  # which cache, and one of its datasets
+Description = dict[str, Any]
+Member = tuple[int, Dataset]  # number of a cache, and one of its datasets
 
 
 def open_mixture(recipe: Recipe, locations: Sequence[str], *, problems: Iterable[str] = ()) -> Mixture:
-    """Open sealed caches and find the rows to train and to measure on.
+    """Open sealed caches and select the rows to train on and to measure on.
 
     Rows are usable if they are ok in pixels and in the tokens of every teacher that the sharing mode uses for them.
-    The sealed status is believed; no shard is looked at.
+    The sealed status decides; no shard is read.
 
     Args:
-        recipe: what is wanted.
-        locations: of the caches.
-        problems: that the caller has found already, to be listed with those found here.
+        recipe: configuration of the training.
+        locations: locations of the caches.
+        problems: problems of the recipe that are known already, to be listed with those found here.
 
     Raises:
         InvalidConfig: recipe and caches do not fit; every problem is listed.
         MissingCache, NotSealed: from the caches.
     """
     caches = tuple(store.open(location) for location in locations)
-    choice = _Choice(recipe=recipe, caches=caches, problems=list(problems))
-    choice.check_subset()
-    choice.check_caches()
-    training, held_out = choice.datasets()
-    teachers = choice.teachers(training)
-    choice.raise_problems()
-    reads = choice.reads(training, teachers)
-    choice.raise_problems()
+    matcher = _Matcher(recipe=recipe, caches=caches, problems=list(problems))
+    matcher.check_subset()
+    matcher.check_caches()
+    training, held_out = matcher.datasets()
+    teachers = matcher.teachers(training)
+    matcher.raise_problems()
+    reads = matcher.reads(training, teachers)
+    matcher.raise_problems()
     sources = [
-        _source(cache, dataset, reads=reads[dataset.group], subset=choice.subset)
-        for cache, dataset in _in_order(training)
+        _source(cache, dataset, reads=reads[dataset.group], subset=matcher.subset)
+        for cache, dataset in _sorted(training)
     ]
-    choice.check_rows(sources)
-    choice.raise_problems()
-    everything = sources
+    matcher.check_rows(sources)
+    matcher.raise_problems()
+    reference = sources
     if recipe.targets.statistics == "cache":
-        everything = [_source(*member, reads=_held(member, teachers)) for member in _in_order(choice.members("train"))]
+        reference = [
+            _source(*member, reads=_available(member, teachers)) for member in _sorted(matcher.members("train"))
+        ]
     return Mixture(
         caches=caches,
-        image_size=choice.image_size,
+        image_size=matcher.image_size,
         teachers=teachers,
         groups=_by_group(sources),
         held_out=tuple(
-            _source(*member, reads=_held(member, teachers)) for member in _in_order(held_out) if _held(member, teachers)
+            _source(*member, reads=_available(member, teachers))
+            for member in _sorted(held_out)
+            if _available(member, teachers)
         ),
-        reference=_by_group(everything),
+        reference=_by_group(reference),
     )
 
 
-def describe(mixture: Mixture) -> dict[str, Any]:
-    """What a run was trained on, as its `cache.json` has it: uuids, digests of the status, identities of teachers."""
+def describe(mixture: Mixture) -> Description:
+    """Return the content of a run's `cache.json`: uuids of the caches, status digests, identities of the teachers."""
     by_cache: list[dict[str, Any]] = [
         {"location": cache.location, "uuid": cache.uuid, "datasets": {}} for cache in mixture.caches
     ]
@@ -97,9 +102,25 @@ def describe(mixture: Mixture) -> dict[str, Any]:
     return {"image_size": mixture.image_size, "teachers": teachers, "caches": by_cache}
 
 
+def described_teachers(description: Description) -> dict[str, TeacherInfo]:
+    """Return the teachers that `describe` wrote down, by name."""
+    return {
+        name: TeacherInfo(
+            name=name,
+            identity=teacher["identity"],
+            identity_digest=teacher["identity_digest"],
+            groups=tuple(teacher["groups"]),
+            patch_grid=(teacher["patch_grid"][0], teacher["patch_grid"][1]),
+            prefix_tokens=teacher["prefix_tokens"],
+            channels=teacher["channels"],
+        )
+        for name, teacher in description["teachers"].items()
+    }
+
+
 @dataclass(kw_only=True)
-class _Choice:
-    """Matches a recipe against caches, collecting what does not fit."""
+class _Matcher:
+    """Matches a recipe with caches and collects the problems."""
 
     recipe: Recipe
     caches: tuple[Cache, ...]
@@ -137,7 +158,7 @@ class _Choice:
             self.problems.append("the same cache is given twice")
 
     def datasets(self) -> tuple[list[Member], list[Member]]:
-        """Those to train on and those to measure on."""
+        """Return the datasets to train on and those to measure on."""
         training = self._named("data.datasets", self.recipe.data.datasets, split="train")
         held_out = self._named("data.val_datasets", self.recipe.data.val_datasets, split="val")
         if not training and not self.problems:
@@ -145,45 +166,45 @@ class _Choice:
         return training, held_out
 
     def members(self, split: str) -> list[Member]:
-        """All datasets of a split."""
-        found = [(number, dataset) for number, cache in enumerate(self.caches) for dataset in cache]
-        return [member for member in found if member[1].split == split]
+        """Return all datasets of a split."""
+        members = [(number, dataset) for number, cache in enumerate(self.caches) for dataset in cache]
+        return [member for member in members if member[1].split == split]
 
     def _named(self, key: str, names: Sequence[str], *, split: str) -> list[Member]:
         available = {dataset.name: dataset.split for cache in self.caches for dataset in cache}
-        for place, name in enumerate(names):
+        for position, name in enumerate(names):
             if name not in available:
-                self._unknown(f"{key}[{place}]", name, available)
+                self._unknown(f"{key}[{position}]", name, available)
             elif available[name] != split:
-                self.problems.append(f"{key}[{place}]: '{name}' has split '{available[name]}', not '{split}'")
+                self.problems.append(f"{key}[{position}]: '{name}' has split '{available[name]}', not '{split}'")
         return [member for member in self.members(split) if not names or member[1].name in names]
 
     def teachers(self, training: Sequence[Member]) -> dict[str, TeacherInfo]:
-        """Those wanted, each the same network everywhere and all with one patch grid."""
+        """Return the teachers to learn from; each must be the same network everywhere, and all have one patch grid."""
         available = sorted({name for _, dataset in training for name in dataset.teachers})
         wanted = sorted(set(self.recipe.data.teachers) or available)
-        for place, name in enumerate(self.recipe.data.teachers):
+        for position, name in enumerate(self.recipe.data.teachers):
             if name not in available:
-                self._unknown(f"data.teachers[{place}]", name, available)
+                self._unknown(f"data.teachers[{position}]", name, available)
         if not available and training:
             self.problems.append("no teacher's tokens in these datasets. Run: codistill extract run")
-        found: dict[str, TeacherInfo] = {}
+        teachers: dict[str, TeacherInfo] = {}
         for _, dataset in training:
             for name in (name for name in wanted if name in dataset.teachers):
-                self._check_same(found.setdefault(name, dataset.teacher(name)), dataset.teacher(name), dataset)
-        grids = {name: teacher.patch_grid for name, teacher in found.items()}
+                self._check_same(teachers.setdefault(name, dataset.teacher(name)), dataset.teacher(name), dataset)
+        grids = {name: teacher.patch_grid for name, teacher in teachers.items()}
         if len(set(grids.values())) > 1:
             listed = ", ".join(f"{name} {rows}x{columns}" for name, (rows, columns) in sorted(grids.items()))
             self.problems.append(f"patch grids of the teachers differ: {listed}")
-        return dict(sorted(found.items()))
+        return dict(sorted(teachers.items()))
 
     def reads(self, training: Sequence[Member], teachers: Mapping[str, TeacherInfo]) -> dict[str, tuple[str, ...]]:
-        """The teachers whose tokens are read, by group."""
+        """Return the teachers whose tokens are read, by group."""
         groups = sorted({dataset.group for _, dataset in training})
         generic = self.recipe.sharing.generic_groups
         if self.recipe.sharing.mode == "generic" and not set(generic) & set(groups):
-            wanted, here = ", ".join(generic) or "nothing", ", ".join(groups)
-            self.problems.append(f"sharing.generic_groups: none of {wanted} is here; groups: {here}")
+            asked, here = ", ".join(generic) or "nothing", ", ".join(groups)
+            self.problems.append(f"sharing.generic_groups: none of {asked} is here; groups: {here}")
         try:
             table = eligibility_table(
                 self.recipe.sharing.mode,
@@ -195,7 +216,7 @@ class _Choice:
             self.problems.append(str(error))
             return {}
         if self.recipe.targets.norm == "ema":
-            table = np.ones_like(table)  # the released statistics are over all images of a batch
+            table = np.ones_like(table)  # running averages are over all images of a batch, as released
         reads = {
             group: tuple(name for name, used in zip(teachers, column, strict=True) if used)
             for group, column in zip(groups, table.T, strict=True)
@@ -217,11 +238,11 @@ class _Choice:
                 self.problems.append(f"group '{name}': no row is ok in pixels, {', '.join(needed)}{subset}")
 
     def _check_same(self, first: TeacherInfo, other: TeacherInfo, dataset: Dataset) -> None:
-        for what in ("identity_digest", "patch_grid", "prefix_tokens", "channels", "groups"):
-            ours, theirs = getattr(first, what), getattr(other, what)
+        for attribute in ("identity_digest", "patch_grid", "prefix_tokens", "channels", "groups"):
+            ours, theirs = getattr(first, attribute), getattr(other, attribute)
             if ours != theirs:
                 self.problems.append(
-                    f"teacher '{first.name}' in '{dataset.name}': {what} is {theirs}, elsewhere {ours}"
+                    f"teacher '{first.name}' in '{dataset.name}': {attribute} is {theirs}, elsewhere {ours}"
                 )
 
     def _unknown(self, where: str, name: str, available: Iterable[str]) -> None:
@@ -230,13 +251,13 @@ class _Choice:
         self.problems.append(f"{where}: '{name}' is not in this cache{near_miss(name, known)}; available: {listed}")
 
 
-def _in_order(members: Iterable[Member]) -> list[Member]:
-    """By name and then cache, so that datasets of one name are concatenated."""
+def _sorted(members: Iterable[Member]) -> list[Member]:
+    """Sort by name and then cache, so that datasets of one name are neighbours."""
     return sorted(members, key=lambda member: (member[1].name, member[0]))
 
 
-def _held(member: Member, teachers: Iterable[str]) -> tuple[str, ...]:
-    """Those of `teachers` whose tokens a dataset has."""
+def _available(member: Member, teachers: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of `teachers` whose tokens a dataset has."""
     available = member[1].teachers
     return tuple(name for name in teachers if name in available)
 
@@ -262,7 +283,7 @@ def _usable_rows(dataset: Dataset, teachers: Sequence[str], *, subset: Expressio
 def _subset_rows(dataset: Dataset, subset: Expression) -> Int64:
     try:
         table = dataset.manifest(["row"], subset)
-    except pa.ArrowException as error:  # such as a product that int32 cannot hold
+    except pa.ArrowException as error:  # such as a product too large for int32
         raise InvalidConfig("data.subset", [f"on the rows of '{dataset.name}': {error}"]) from None
     return np.asarray(table.column("row").to_numpy(), dtype=np.int64)
 

@@ -1,4 +1,4 @@
-"""A subset of the rows, said as an expression over the manifest: `view < 4 and not grayscale and dataset in ["a"]`."""
+"""Row filters: `view < 4 and not grayscale and dataset in ["a"]`, a condition on the manifest's columns."""
 
 import ast
 from collections.abc import Callable
@@ -26,23 +26,23 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Expression, Any], Expression]] =
     ast.Add: lambda left, right: left + right,
     ast.Sub: lambda left, right: left - right,
     ast.Mult: lambda left, right: left * right,
-    ast.Div: lambda left, right: left.cast(pa.float64()) / right,  # as Python, not as integers
+    ast.Div: lambda left, right: left.cast(pa.float64()) / right,  # divides as Python does: integers give a fraction
 }
 
 
 def parse(text: str, schema: pa.Schema) -> Expression:
-    """Translate `text` into a pyarrow expression that is true or false for a row; nothing of it is ever executed.
+    """Translate `text` into a pyarrow expression that is true or false for a row; no part of it is executed.
 
-    Known are column names, numbers, strings, True, False, lists of these after `in`, the comparisons, `+ - * /`,
-    `and`, `or`, `not` and brackets, with Python's precedence. A row where the answer is null (a parameter that was
-    not applied) is left out.
+    It may use column names, numbers, strings, True, False, lists of these after `in`, the comparisons, `+ - * /`,
+    `and`, `or`, `not` and brackets, with Python's precedence. Rows where the result is null (a parameter that was not
+    applied to the view) are left out.
 
     Args:
-        text: the expression.
+        text: condition to translate.
         schema: columns of the manifest and their types.
 
     Raises:
-        InvalidConfig: naming what is not understood, or what cannot be compared.
+        InvalidConfig: naming the part that is not understood, or that cannot be compared.
     """
     subject = f"data.subset {text!r}"
     try:
@@ -66,10 +66,10 @@ class _Translator:
         match node:
             case ast.BoolOp(op=operator, values=values):
                 parts = [self.expression(value) for value in values]
-                joined = parts[0]
+                combined = parts[0]
                 for part in parts[1:]:
-                    joined = joined & part if isinstance(operator, ast.And) else joined | part
-                return joined
+                    combined = combined & part if isinstance(operator, ast.And) else combined | part
+                return combined
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 return ~self.expression(operand)
             case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
@@ -85,15 +85,15 @@ class _Translator:
         raise self._unknown(node)
 
     def _comparison(self, left: ast.expr, operators: list[ast.cmpop], others: list[ast.expr]) -> Expression:
-        joined = None
+        combined = None
         for operator, other in zip(operators, others, strict=True):
             if type(operator) not in _COMPARISONS:
                 raise self._unknown(other)
             right = self._list(other) if isinstance(operator, ast.In | ast.NotIn) else self.expression(other)
             compared = _COMPARISONS[type(operator)](self.expression(left), right)
-            joined = compared if joined is None else joined & compared
+            combined = compared if combined is None else combined & compared
             left = other
-        return joined
+        return combined
 
     def _list(self, node: ast.expr) -> list[Any]:
         if not isinstance(node, ast.List | ast.Tuple | ast.Set):
@@ -112,7 +112,7 @@ class _Translator:
         return pc.field(name)
 
     def _unknown(self, node: ast.expr) -> InvalidConfig:
-        found = ast.unparse(node)
+        text = ast.unparse(node)
         return InvalidConfig(
-            self._subject, [f"'{found}' is not understood; use columns, values, comparisons, and, or, not, in [...]"]
+            self._subject, [f"'{text}' is not understood; use columns, values, comparisons, and, or, not, in [...]"]
         )

@@ -1,4 +1,7 @@
-"""DOC train.data.teacher_sharing."""
+"""Data sharing: the teachers that an image may learn from, by the group of its dataset.
+
+Shapes: T teachers (sorted by name), G groups.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
@@ -8,26 +11,26 @@ import numpy as np
 from store.errors import InvalidInput
 
 Bool = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
-Sharing = Literal["full", "generic", "none"]
+SharingMode = Literal["full", "generic", "none"]
 
 
 def eligibility_table(
-    sharing: Sharing,
+    mode: SharingMode,
     *,
     groups: Sequence[str],
     teacher_groups: Mapping[str, Sequence[str]],
     generic_groups: Sequence[str],
 ) -> Bool:
-    """Say which teachers an image may learn from, by the group of its dataset.
+    """Tell which teachers the images of each group may learn from.
 
-    `full`: from all. `none` (released as `own_data`): from the teachers that its group belongs to. `generic` (released
-    as `own+generic_data`): the same, but images of generic groups go to all teachers.
+    `full`: all. `none` (released as `own_data`): the teachers that specialise in the group. `generic` (released as
+    `own+generic_data`): the same, but images of generic groups learn from all teachers.
 
     Args:
-        sharing: one of the three modes.
+        mode: sharing mode of the recipe.
         groups: names of the G groups of the mixture.
-        teacher_groups: teacher -> the groups that are its own.
-        generic_groups: groups whose images everyone learns from under `generic` (DUNE: the one of DINOv2).
+        teacher_groups: name of a teacher -> groups that it specialises in.
+        generic_groups: groups whose images learn from all teachers in mode `generic` (DUNE: the group of DINOv2).
 
     Returns:
         bool (T, G); the mask of a batch is `table[:, group_of_image]`.
@@ -35,25 +38,23 @@ def eligibility_table(
     Raises:
         InvalidInput: unknown mode, or a group that no teacher would learn from.
     """
-    if sharing not in get_args(Sharing):
-        raise InvalidInput(f"sharing {sharing!r}: expected one of {', '.join(get_args(Sharing))}")
+    if mode not in get_args(SharingMode):
+        raise InvalidInput(f"sharing {mode!r}: expected one of {', '.join(get_args(SharingMode))}")
     table = np.array(
         [
             [
-                sharing == "full"
-                or group in teacher_groups[teacher]
-                or (sharing == "generic" and group in generic_groups)
+                mode == "full" or group in teacher_groups[teacher] or (mode == "generic" and group in generic_groups)
                 for group in groups
             ]
             for teacher in sorted(teacher_groups)
         ],
         dtype=np.bool_,
     ).reshape(len(teacher_groups), len(groups))
-    orphans = [group for number, group in enumerate(groups) if not table[:, number].any()]
-    if orphans:
+    without_teacher = [group for number, group in enumerate(groups) if not table[:, number].any()]
+    if without_teacher:
         owned = "; ".join(f"{teacher}: {', '.join(own) or 'none'}" for teacher, own in sorted(teacher_groups.items()))
         raise InvalidInput(
-            f"sharing {sharing!r}: no teacher learns from group {', '.join(orphans)} (groups of each teacher: {owned})"
-            ". Leave these datasets out, add their teacher, or choose sharing 'full'"
+            f"sharing {mode!r}: no teacher learns from group {', '.join(without_teacher)} (groups of each teacher: "
+            f"{owned}). Leave these datasets out, add their teacher, or choose sharing 'full'"
         )
     return table

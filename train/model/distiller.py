@@ -8,31 +8,32 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from store import TeacherInfo
 from store.errors import InvalidInput
-from train.model.encoder import Encoder, EncoderConfig, build_encoder, depth, has_cls, resized_to_grid
-from train.model.projectors import EncoderShape, Projector, ProjectorConfig, build_projector
-from train.objective.targets import TeacherSpec
+from train.model.encoder import Encoder, build_encoder, depth, has_cls, resized_to_grid
+from train.model.projectors import EncoderShape, ProjectorModule, build_projector
+from train.recipe.config import Projector, Student
 
 DEFAULT_CELL_PX = 14
 
 
 class Distiller(nn.Module):
-    """Predicts every teacher's tokens from an image.
+    """Encoder and projectors: predicts every teacher's tokens from an image.
 
     Args:
-        encoder: the student itself, all that is kept after training.
-        projectors: teacher -> its projector.
-        teachers: teacher -> what its tokens look like.
-        cell_px: pixels of the stored views per cell of the teachers' patch grid. Where the encoder's patch differs,
-            images are resized by the ratio, so that its grid is the teachers'.
+        encoder: the student itself; all that stays after training.
+        projectors: name of a teacher -> its projector.
+        teachers: name -> teacher, as the cache or a checkpoint describes it.
+        cell_px: pixels of the stored views per cell of the teachers' patch grid. Where the encoder has another patch
+            size, images are resized by the ratio, so that its grid is the teachers'.
     """
 
     def __init__(
         self,
         encoder: Encoder,
-        projectors: Mapping[str, Projector],
+        projectors: Mapping[str, ProjectorModule],
         *,
-        teachers: Mapping[str, TeacherSpec],
+        teachers: Mapping[str, TeacherInfo],
         cell_px: int = DEFAULT_CELL_PX,
     ) -> None:
         super().__init__()
@@ -44,12 +45,15 @@ class Distiller(nn.Module):
         self.cell_px = cell_px
 
     def features(self, images: Tensor) -> dict[int, Tensor]:
-        """Return what projectors read: for each tapped block (B, 1 + N, D), CLS and patches, before any final norm.
+        """Return the tokens that projectors read: CLS and patches of each tapped block, before any final norm.
 
         Registers have no counterpart in a teacher and are left out.
 
         Args:
             images: normalised float (B, 3, H, W).
+
+        Returns:
+            number of the block -> (B, 1 + N, D).
         """
         images = resized_to_grid(images, patch_size=self.encoder.patch_size, cell_px=self.cell_px)
         _, tapped = self.encoder.forward_tokens(images, taps=self.taps)
@@ -73,7 +77,7 @@ class Distiller(nn.Module):
         return self.project(self.features(images))
 
     def project(self, features: Mapping[int, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        """Predict the tokens of every teacher, as `forward`, from what `features` found."""
+        """Predict the tokens of every teacher, as `forward` does, from the tokens that `features` returned."""
         return {
             name: projector([features[tap] for tap in self.taps_of[name]])
             for name, projector in self.projectors.items()
@@ -82,9 +86,9 @@ class Distiller(nn.Module):
 
 def build_distiller(
     *,
-    encoder: EncoderConfig,
-    projector: ProjectorConfig,
-    teachers: Mapping[str, TeacherSpec],
+    student: Student,
+    projector: Projector,
+    teachers: Mapping[str, TeacherInfo],
     image_size: int,
     patch_grid: tuple[int, int],
     seed: int,
@@ -92,12 +96,12 @@ def build_distiller(
     """Build a student with fresh weights that depend on `seed` alone; torch's global random state is left as it was.
 
     Args:
-        encoder: which encoder.
-        projector: which projectors.
-        teachers: teacher -> what its tokens look like, as the cache says.
-        image_size: pixels per side of the stored views.
-        patch_grid: (rows, cols) of the teachers' tokens.
-        seed: of the weights.
+        student: section `student` of the recipe.
+        projector: section `projector` of the recipe.
+        teachers: name -> teacher, as the cache describes it.
+        image_size: side of the stored views, px.
+        patch_grid: (rows, cols) of the teachers' patch tokens.
+        seed: seed of the weights.
 
     Raises:
         InvalidInput: no teachers, a grid that does not divide the image, or configurations that do not fit.
@@ -111,16 +115,19 @@ def build_distiller(
         )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        built = build_encoder(encoder, pos_grid=patch_grid)
-        shape = encoder_shape(built)
+        encoder = build_encoder(student, pos_grid=patch_grid)
+        shape = encoder_shape(encoder)
         projectors = {
-            name: build_projector(projector, encoder=shape, teacher=spec) for name, spec in sorted(teachers.items())
+            name: build_projector(
+                projector, encoder=shape, prefix_tokens=teacher.prefix_tokens, channels=teacher.channels
+            )
+            for name, teacher in sorted(teachers.items())
         }
-    return Distiller(built, projectors, teachers=teachers, cell_px=cell_px)
+    return Distiller(encoder, projectors, teachers=teachers, cell_px=cell_px)
 
 
 def encoder_shape(encoder: Encoder) -> EncoderShape:
-    """Return what projectors need to know of an encoder."""
+    """Return the sizes of an encoder that its projectors depend on."""
     return EncoderShape(
         embed_dim=encoder.embed_dim, depth=depth(encoder), num_heads=encoder.num_heads, has_cls=has_cls(encoder)
     )

@@ -4,7 +4,6 @@ Shapes: B images, H W pixels, N patches, R registers, D channels.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from backbones.position import resample_pos_embed
 from backbones.vit import DinoVisionTransformer
 from store.common.config import near_miss
 from store.errors import InvalidInput
+from train.recipe.config import Student
 
 ARCHITECTURES = {
     "tiny": (192, 12, 3),
@@ -23,31 +23,7 @@ ARCHITECTURES = {
     "large": (1024, 24, 16),
 }  # embed_dim, depth, num_heads
 TIMM_PREFIX = "timm:"
-UNUSED_OF_TIMM = ("norm", "fc_norm", "attn_pool", "head")  # what comes after the last block
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
-    """An encoder, complete but for its patch grid.
-
-    Args:
-        architecture: `tiny`, `small`, `base`, `large`, or `timm:<model name>`, which brings its own settings and leaves
-            all others here at their defaults.
-        patch_size: pixels per side.
-        registers: tokens between CLS and patches; 4 as released, 0 in the paper.
-        layer_scale: initial LayerScale value; None for none.
-        embed_dim: other than the architecture's.
-        depth: other than the architecture's.
-        num_heads: other than the architecture's.
-    """
-
-    architecture: str = "base"
-    patch_size: int = 14
-    registers: int = 4
-    layer_scale: float | None = 1e-4
-    embed_dim: int | None = None
-    depth: int | None = None
-    num_heads: int | None = None
+UNUSED_TIMM_PARTS = ("norm", "fc_norm", "attn_pool", "head")  # modules after the last block
 
 
 class TimmEncoder(nn.Module):
@@ -55,10 +31,10 @@ class TimmEncoder(nn.Module):
 
     Args:
         name: timm's name of the model, without `timm:`.
-        pos_grid: (rows, cols) of patches that its position embedding is made for.
+        pos_grid: (rows, cols) of patches that the position embedding is made for.
 
     Raises:
-        InvalidInput: unknown name, or a model that is no ViT or takes one input size only.
+        InvalidInput: unknown name, or a model that is not a ViT or takes one input size only.
     """
 
     def __init__(self, name: str, *, pos_grid: tuple[int, int]) -> None:
@@ -75,7 +51,7 @@ class TimmEncoder(nn.Module):
         self.register_tokens = self.prefix_tokens - int(has_cls)
         attention = getattr(self.vit.blocks[0], "attn", None)
         self.num_heads = int(getattr(attention, "num_heads", self.embed_dim // 64))
-        for part in UNUSED_OF_TIMM:
+        for part in UNUSED_TIMM_PARTS:
             if isinstance(module := getattr(self.vit, part, None), nn.Module):
                 module.requires_grad_(False)
 
@@ -89,16 +65,16 @@ class TimmEncoder(nn.Module):
 
         Args:
             images: normalised float (B, 3, H, W).
-            taps: block numbers from 0.
+            taps: numbers of the tapped blocks, from 0.
         """
         last = len(self.vit.blocks) - 1
-        wanted = sorted({*taps, last})
-        found = self.vit.forward_intermediates(
-            images, indices=wanted, return_prefix_tokens=True, norm=False, output_fmt="NLC", intermediates_only=True
+        blocks = sorted({*taps, last})
+        outputs = self.vit.forward_intermediates(
+            images, indices=blocks, return_prefix_tokens=True, norm=False, output_fmt="NLC", intermediates_only=True
         )
         # without prefix tokens timm returns the patches alone
-        tokens = [torch.cat([item[1], item[0]], dim=1) if self.prefix_tokens else item for item in found]
-        by_block = dict(zip(wanted, tokens, strict=True))
+        tokens = [torch.cat([item[1], item[0]], dim=1) if self.prefix_tokens else item for item in outputs]
+        by_block = dict(zip(blocks, tokens, strict=True))
         return by_block[last], tuple(by_block[tap] for tap in taps)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -115,38 +91,38 @@ class TimmEncoder(nn.Module):
 Encoder = DinoVisionTransformer | TimmEncoder
 
 
-def build_encoder(config: EncoderConfig, *, pos_grid: tuple[int, int]) -> Encoder:
+def build_encoder(student: Student, *, pos_grid: tuple[int, int]) -> Encoder:
     """Build an encoder with fresh weights from torch's global random state.
 
-    What comes after its last block (the final norm) is frozen: projectors read un-normalised tokens, so it would never
-    get a gradient; the released students keep it untrained too.
+    The final norm is frozen: projectors read the tokens before it, so it would never get a gradient; the released
+    students keep it untrained too.
 
     Args:
-        config: which one.
-        pos_grid: (rows, cols) of patches that it is trained on.
+        student: section `student` of the recipe.
+        pos_grid: (rows, cols) of patches of the training views.
 
     Raises:
         InvalidInput: unknown architecture, or settings that do not fit together.
 
     Source: naver/dune.
     """
-    if config.architecture.startswith(TIMM_PREFIX):
-        _refuse_overrides(config)
-        return TimmEncoder(config.architecture.removeprefix(TIMM_PREFIX), pos_grid=pos_grid)
-    if config.architecture not in ARCHITECTURES:
+    if student.architecture.startswith(TIMM_PREFIX):
+        _refuse_overrides(student)
+        return TimmEncoder(student.architecture.removeprefix(TIMM_PREFIX), pos_grid=pos_grid)
+    if student.architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise InvalidInput(
-            f"architecture '{config.architecture}': expected one of {known}, or timm:<model name>"
-            + near_miss(config.architecture, ARCHITECTURES)
+            f"architecture '{student.architecture}': expected one of {known}, or timm:<model name>"
+            + near_miss(student.architecture, ARCHITECTURES)
         )
-    embed_dim, depth, num_heads = ARCHITECTURES[config.architecture]
+    embed_dim, depth, num_heads = ARCHITECTURES[student.architecture]
     encoder = DinoVisionTransformer(
-        embed_dim=config.embed_dim or embed_dim,
-        depth=config.depth or depth,
-        num_heads=config.num_heads or num_heads,
-        patch_size=config.patch_size,
-        register_tokens=config.registers,
-        layer_scale=config.layer_scale,
+        embed_dim=student.embed_dim or embed_dim,
+        depth=student.depth or depth,
+        num_heads=student.num_heads or num_heads,
+        patch_size=student.patch_size,
+        register_tokens=student.registers,
+        layer_scale=student.layer_scale,
         pos_grid=pos_grid,
         pos_rule="dune",
     )
@@ -157,11 +133,11 @@ def build_encoder(config: EncoderConfig, *, pos_grid: tuple[int, int]) -> Encode
 def resized_to_grid(images: Tensor, *, patch_size: int, cell_px: int) -> Tensor:
     """Resize images so that an encoder of another patch size has as many patches as the teachers' grid has cells.
 
-    By the rule that DUNE has for its teachers: bicubic, align_corners=True, no antialias.
+    The rule is DUNE's for its teachers: bicubic, align_corners=True, no antialias.
 
     Args:
         images: normalised float (B, 3, H, W).
-        patch_size: of the encoder, px; equal to `cell_px`, the images are returned as they are.
+        patch_size: patch size of the encoder, px; if it equals `cell_px`, the images are returned as they are.
         cell_px: pixels of a stored view per cell of the grid.
     """
     if patch_size == cell_px:
@@ -171,12 +147,12 @@ def resized_to_grid(images: Tensor, *, patch_size: int, cell_px: int) -> Tensor:
 
 
 def has_cls(encoder: Encoder) -> bool:
-    """Say whether the encoder has a CLS token."""
+    """Tell whether the encoder has a CLS token."""
     return encoder.prefix_tokens > encoder.register_tokens
 
 
 def depth(encoder: Encoder) -> int:
-    """Return the number of blocks."""
+    """Return the number of transformer blocks."""
     return len(list(encoder.blocks.children()))
 
 
@@ -187,8 +163,8 @@ def resize_position(encoder: Encoder, pos_grid: tuple[int, int]) -> None:
     A third rule besides those of the forward pass: bicubic to a target size, no antialias. timm's models use timm's.
 
     Args:
-        encoder: whose embedding is replaced.
-        pos_grid: (rows, cols) of patches of the new resolution.
+        encoder: encoder whose embedding is replaced.
+        pos_grid: (rows, cols) of patches at the new resolution.
     """
     if isinstance(encoder, TimmEncoder):
         encoder.vit.set_input_size(img_size=(pos_grid[0] * encoder.patch_size, pos_grid[1] * encoder.patch_size))
@@ -223,15 +199,15 @@ def _patch_size(model: Any, name: str) -> int:
     return int(model.patch_embed.patch_size[0])
 
 
-def _refuse_overrides(config: EncoderConfig) -> None:
-    default = EncoderConfig()
+def _refuse_overrides(student: Student) -> None:
+    default = Student()
     changed = [
         f"{key} = {value!r}"
-        for key, value in vars(config).items()
-        if key != "architecture" and value != getattr(default, key)
+        for key, value in student
+        if key not in ("architecture", "image_size") and value != getattr(default, key)
     ]
     if changed:
         raise InvalidInput(
-            f"architecture '{config.architecture}': {', '.join(changed)} would have no effect, the timm model "
+            f"architecture '{student.architecture}': {', '.join(changed)} would have no effect, the timm model "
             "brings its own. Leave it out"
         )

@@ -1,4 +1,4 @@
-"""Projectors: what turns the student's tokens into predictions of one teacher's; dropped after training.
+"""Projectors: networks that predict one teacher's tokens from the student's; dropped after training.
 
 Shapes: B images, N patches, P prefix tokens of the teacher (0 or 1), D student channels, C teacher channels.
 """
@@ -6,7 +6,6 @@ Shapes: B images, N patches, P prefix tokens of the teacher (0 or 1), D student 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
-from typing import Literal
 
 import torch
 from timm.models.vision_transformer import Block
@@ -14,38 +13,12 @@ from torch import Tensor, nn
 
 from backbones.vit import INIT_STD, NORM_EPS
 from store.errors import InvalidInput
-from train.objective.targets import TeacherSpec
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProjectorConfig:
-    """How student tokens become a teacher's; the same for every teacher, each with its own weights.
-
-    Args:
-        kind: `tp` transformer blocks and a Linear on the last output (DUNE); `lp` ladder of MLPs on intermediate
-            blocks, summed (UNIC); `sp` one MLP per token type on the last output (a ladder of one rung).
-        blocks: number of transformer blocks (tp).
-        layer_scale: initial LayerScale value of those blocks (tp); None for none.
-        which_blocks: encoder blocks that have a rung, from 0 (lp); None means all. The paper takes every third.
-        hidden_dim: hidden width of a rung (lp).
-        last_hidden_dim: hidden width of the rung on the last block (lp, sp).
-        prenorm: LayerNorm before the first Linear of a rung (lp, sp).
-        midnorm: LayerNorm before the GELU of a rung (lp, sp).
-    """
-
-    kind: Literal["tp", "lp", "sp"] = "tp"
-    blocks: int = 1
-    layer_scale: float | None = 1e-4
-    which_blocks: tuple[int, ...] | None = None
-    hidden_dim: int = 768
-    last_hidden_dim: int = 3072
-    prenorm: bool = False
-    midnorm: bool = False
+from train.recipe.config import Projector
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderShape:
-    """What a projector needs to know of its encoder."""
+    """Sizes of an encoder that its projectors depend on."""
 
     embed_dim: int
     depth: int
@@ -59,11 +32,11 @@ class TransformerProjector(nn.Module):
     Weights start at PyTorch's defaults, unlike the encoder's.
     """
 
-    def __init__(self, config: ProjectorConfig, *, encoder: EncoderShape, teacher: TeacherSpec) -> None:
+    def __init__(self, config: Projector, *, encoder: EncoderShape, prefix_tokens: int, channels: int) -> None:
         super().__init__()
         self.taps: tuple[int, ...] = (encoder.depth - 1,)
         self.cls_tokens = int(encoder.has_cls)
-        self.prefix_tokens = teacher.prefix_tokens
+        self.prefix_tokens = prefix_tokens
         self.blocks = nn.Sequential(
             *(
                 Block(
@@ -77,7 +50,7 @@ class TransformerProjector(nn.Module):
                 for _ in range(config.blocks)
             )
         )
-        self.linear = nn.Linear(encoder.embed_dim, teacher.channels)
+        self.linear = nn.Linear(encoder.embed_dim, channels)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Predict a teacher's tokens.
@@ -89,7 +62,7 @@ class TransformerProjector(nn.Module):
             (B, P, C) and (B, N, C).
         """
         tokens = self.blocks(features[0])
-        if not self.prefix_tokens:  # the teacher has no CLS, so nobody would look at its prediction
+        if not self.prefix_tokens:  # the teacher has no CLS token to compare a prediction with
             patches: Tensor = self.linear(tokens[:, self.cls_tokens :])
             return patches[:, :0], patches
         prefix, patches = self.linear(tokens).split([self.prefix_tokens, tokens.shape[1] - self.prefix_tokens], dim=1)
@@ -99,13 +72,13 @@ class TransformerProjector(nn.Module):
 class LadderProjector(nn.Module):
     """UNIC's ladder: per token type one MLP on the un-normalised output of each tapped block, summed."""
 
-    def __init__(self, config: ProjectorConfig, *, encoder: EncoderShape, teacher: TeacherSpec) -> None:
+    def __init__(self, config: Projector, *, encoder: EncoderShape, prefix_tokens: int, channels: int) -> None:
         super().__init__()
         last = encoder.depth - 1
         self.taps = _rungs(config, depth=encoder.depth)
         self.cls_tokens = int(encoder.has_cls)
-        self.channels = teacher.channels
-        kinds = ("cls", "patch") if teacher.prefix_tokens else ("patch",)
+        self.channels = channels
+        kinds = ("cls", "patch") if prefix_tokens else ("patch",)
         self.heads = nn.ModuleDict(
             {
                 kind: nn.ModuleDict(
@@ -113,7 +86,7 @@ class LadderProjector(nn.Module):
                         str(tap): _mlp(
                             encoder.embed_dim,
                             config.last_hidden_dim if tap == last else config.hidden_dim,
-                            teacher.channels,
+                            channels,
                             prenorm=config.prenorm,
                             midnorm=config.midnorm,
                         )
@@ -126,38 +99,43 @@ class LadderProjector(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Predict a teacher's tokens; arguments and returns as `TransformerProjector.forward`."""
-        patches = self._climb("patch", [tokens[:, self.cls_tokens :] for tokens in features])
+        patches = self._sum_of_rungs("patch", [tokens[:, self.cls_tokens :] for tokens in features])
         if "cls" not in self.heads:
             return patches[:, :0], patches
-        return self._climb("cls", [tokens[:, : self.cls_tokens] for tokens in features]), patches
+        return self._sum_of_rungs("cls", [tokens[:, : self.cls_tokens] for tokens in features]), patches
 
-    def _climb(self, kind: str, features: Sequence[Tensor]) -> Tensor:
+    def _sum_of_rungs(self, kind: str, features: Sequence[Tensor]) -> Tensor:
         rungs = self.heads[kind].children()
         outputs = (rung(tokens) for rung, tokens in zip(rungs, features, strict=True))
-        climbed: Tensor = reduce(torch.add, outputs)  # one at a time: a stack of them would hold a batch per rung
-        return climbed
+        total: Tensor = reduce(torch.add, outputs)  # one at a time: a stack of them would hold a batch per rung
+        return total
 
 
-Projector = TransformerProjector | LadderProjector
+ProjectorModule = TransformerProjector | LadderProjector
 
 
-def build_projector(config: ProjectorConfig, *, encoder: EncoderShape, teacher: TeacherSpec) -> Projector:
+def build_projector(config: Projector, *, encoder: EncoderShape, prefix_tokens: int, channels: int) -> ProjectorModule:
     """Build one teacher's projector with fresh weights from torch's global random state.
+
+    Args:
+        config: section `projector` of the recipe.
+        encoder: sizes of the student's encoder.
+        prefix_tokens: 1 if the teacher has a CLS token, 0 if it has patches alone.
+        channels: width C of the teacher's tokens.
 
     Raises:
         InvalidInput: a teacher with more prefix tokens than the student can predict, or blocks that do not exist.
     """
-    if teacher.prefix_tokens > int(encoder.has_cls):
+    if prefix_tokens > int(encoder.has_cls):
         raise InvalidInput(
-            f"teacher with {teacher.prefix_tokens} prefix tokens: the student predicts at most {int(encoder.has_cls)} "
+            f"teacher with {prefix_tokens} prefix tokens: the student predicts at most {int(encoder.has_cls)} "
             "(its CLS token). Cache this teacher with fewer, or choose a student with a CLS token"
         )
-    if config.kind == "tp":
-        return TransformerProjector(config, encoder=encoder, teacher=teacher)
-    return LadderProjector(config, encoder=encoder, teacher=teacher)
+    kind = TransformerProjector if config.kind == "tp" else LadderProjector
+    return kind(config, encoder=encoder, prefix_tokens=prefix_tokens, channels=channels)
 
 
-def _rungs(config: ProjectorConfig, *, depth: int) -> tuple[int, ...]:
+def _rungs(config: Projector, *, depth: int) -> tuple[int, ...]:
     if config.kind == "sp":
         return (depth - 1,)
     rungs = tuple(range(depth)) if config.which_blocks is None else tuple(sorted(set(config.which_blocks)))

@@ -11,22 +11,15 @@ from torch import Tensor
 
 from store.errors import InvalidInput
 from train.objective.targets import MIN_STD, Standardisation, TeacherNorm
+from train.recipe.config import Loss
 
-COSINE_EPS = 1e-8  # smallest norm that a vector is divided by
+COSINE_EPS = 1e-8  # vectors are divided by at least this norm
 CPU_CHUNK_ELEMENTS = 1 << 20  # float32 working set of one pass: fits the caches
-GPU_CHUNK_ELEMENTS = 1 << 25  # enough to fill the device, little beside the activations
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossWeights:
-    """Weights of the two distances: 0.5 and 0.5 as released, 1 and 1 in the paper's equation."""
-
-    cosine: float = 0.5
-    smooth_l1: float = 0.5
+GPU_CHUNK_ELEMENTS = 1 << 25  # fills the device, small beside the activations
 
 
 class TokenLosses(NamedTuple):
-    """Distances per token; only `loss` carries a gradient."""
+    """Distances per token; `loss` alone carries a gradient."""
 
     loss: Tensor  # (B, N) weighted sum
     cosine: Tensor  # (B, N) 1 - cosine similarity
@@ -35,11 +28,11 @@ class TokenLosses(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherLoss:
-    """One teacher's loss.
+    """Loss of the images of a batch against one teacher.
 
-    Args:
+    Attributes:
         per_image: (B,) differentiable; mean over tokens, then over token types.
-        terms: `cls_cosine`, `cls_smooth_l1`, `patch_cosine`, `patch_smooth_l1`, each (B,) detached; those of `cls`
+        terms: `cls_cosine`, `cls_smooth_l1`, `patch_cosine`, `patch_smooth_l1`, each (B,) detached; the `cls` terms
             only where the teacher has a CLS token.
     """
 
@@ -47,20 +40,18 @@ class TeacherLoss:
     terms: dict[str, Tensor]
 
 
-def token_losses(
-    prediction: Tensor, target: Tensor, *, norm: Standardisation | None, weights: LossWeights
-) -> TokenLosses:
-    """Compare predicted with teacher tokens.
+def token_losses(prediction: Tensor, target: Tensor, *, norm: Standardisation | None, weights: Loss) -> TokenLosses:
+    """Compute the distances of predicted and teacher tokens.
 
-    The targets stay as cached (raw, half precision) and are standardised on the way; distances and gradient come out
-    of one pass over small pieces, so nothing of the size of the batch is ever held in float32. What is kept for the
-    backward pass is one tensor like `prediction`.
+    The targets stay as cached (raw, half precision) and are standardised piece by piece. Distances and gradient come
+    out of one pass over small pieces, so no tensor of the size of the batch is held in float32, and the backward pass
+    needs one tensor like `prediction`.
 
     Args:
         prediction: (B, N, C), any float dtype.
         target: (B, N, C), any float dtype; gets no gradient.
-        norm: statistics to standardise `target` with; None takes it as it is.
-        weights: of the two distances in `loss`.
+        norm: statistics to standardise `target` with; None compares with `target` itself.
+        weights: weights of the two distances in `loss`.
 
     Raises:
         InvalidInput: the shapes differ.
@@ -75,15 +66,15 @@ def token_losses(
 
 
 def teacher_loss(
-    prediction: tuple[Tensor, Tensor], target: Tensor, *, norm: TeacherNorm | None, weights: LossWeights
+    prediction: tuple[Tensor, Tensor], target: Tensor, *, norm: TeacherNorm | None, weights: Loss
 ) -> TeacherLoss:
-    """Return one teacher's loss per image: mean over patches, then mean over its token types.
+    """Return the loss of each image against one teacher: mean over tokens, then mean over token types.
 
     Args:
-        prediction: (B, P, C) and (B, N, C) of the student.
+        prediction: predicted prefix (B, P, C) and patches (B, N, C).
         target: (B, P + N, C) raw tokens as cached, prefix first.
-        norm: statistics to standardise `target` with.
-        weights: of the two distances.
+        norm: statistics to standardise `target` with; None compares with `target` itself.
+        weights: weights of the two distances.
     """
     prefix, patches = prediction
     split = prefix.shape[1]
@@ -92,11 +83,11 @@ def teacher_loss(
         parts = {"cls": (prefix, target[:, :split], norm.prefix if norm else None), **parts}
     terms: dict[str, Tensor] = {}
     per_type = []
-    for kind, (predicted, wanted, statistics) in parts.items():
-        found = token_losses(predicted, wanted, norm=statistics, weights=weights)
-        terms[f"{kind}_cosine"] = found.cosine.mean(dim=1)
-        terms[f"{kind}_smooth_l1"] = found.smooth_l1.mean(dim=1)
-        per_type.append(found.loss.mean(dim=1))
+    for kind, (predicted, raw, statistics) in parts.items():
+        tokens = token_losses(predicted, raw, norm=statistics, weights=weights)
+        terms[f"{kind}_cosine"] = tokens.cosine.mean(dim=1)
+        terms[f"{kind}_smooth_l1"] = tokens.smooth_l1.mean(dim=1)
+        per_type.append(tokens.loss.mean(dim=1))
     return TeacherLoss(per_image=torch.stack(per_type).mean(dim=0), terms=terms)
 
 
@@ -106,7 +97,7 @@ def combine(per_image: Tensor, coefficients: Tensor) -> Tensor:
 
 
 class _TokenDistances(torch.autograd.Function):
-    """Distances per token with their analytic gradient, computed together while the operands are at hand."""
+    """Distances per token and their analytic gradient, computed together in one pass over the operands."""
 
     @staticmethod
     def forward(
@@ -128,7 +119,7 @@ class _TokenDistances(torch.autograd.Function):
             piece = slice(start, start + step)
             student = prediction[piece].float()
             if mean is not None and std is not None:
-                teacher = torch.sub(target[piece], mean).div_(std)  # in float32, as `mean` is: no pass to convert first
+                teacher = torch.sub(target[piece], mean).div_(std)  # float32 because `mean` is
             else:
                 teacher = target[piece].float()
             cosine[piece], smooth_l1[piece], slope = _distances(
@@ -152,12 +143,12 @@ class _TokenDistances(torch.autograd.Function):
 def _distances(
     student: Tensor, teacher: Tensor, weights: tuple[float, float] | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Cosine distance, smooth-L1 (beta 1) and, given weights, the gradient of their weighted sum.
+    """Compute cosine distance, smooth-L1 (beta 1) and, given weights, the gradient of their weighted sum.
 
     Args:
         student: float32 (b, N, C).
         teacher: float32 (b, N, C).
-        weights: of cosine and smooth-L1 in the gradient; None computes no gradient.
+        weights: weights of cosine and smooth-L1 in the gradient; None computes no gradient.
 
     Returns:
         (b, N), (b, N) and (b, N, C) or None.

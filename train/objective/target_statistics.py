@@ -1,4 +1,4 @@
-"""The exact statistics of a run's targets, put where the loss takes them from."""
+"""Exact statistics of a run's targets: mean and std of every teacher's tokens over the training mixture."""
 
 import numpy as np
 import torch
@@ -13,15 +13,15 @@ ROWS_AT_ONCE = 64
 
 
 def set_exact(norms: TargetNorms, mixture: Mixture, *, over_subset: bool) -> None:
-    """Set mean and std of every teacher to those under the training mixture.
+    """Set mean and std of every teacher to those over the training mixture.
 
-    Each group counts alike, as in a batch, and its datasets by their usable rows.
+    Every group has the same weight, as in a batch; inside a group, a dataset's weight is its number of usable rows.
 
     Args:
-        norms: changed in place.
-        mixture: its `reference` datasets that hold the teacher's tokens are taken, with the sealed statistics of all
-            their ok rows. A subset changes how much each dataset counts, not its moments.
-        over_subset: read the usable rows and compute their own moments instead; as slow as one pass over them.
+        norms: statistics to set, in place.
+        mixture: mixture whose `reference` datasets count, each with the sealed statistics of all its ok rows. A subset
+            changes the weight of a dataset, not its statistics.
+        over_subset: compute the statistics of the usable rows alone instead, by reading them all once.
 
     Raises:
         InvalidInput: a teacher without a single ok row.
@@ -62,9 +62,9 @@ def _computed(source: Source, teacher: str) -> tuple[Moments | None, Moments]:
     tokens = prefix_tokens + grid[0] * grid[1]
     moments = TokenMoments(prefix_tokens=prefix_tokens, tokens=tokens, channels=info.channels, rows=len(source.rows))
     for begin in range(0, len(source.rows), ROWS_AT_ONCE):
-        places = np.arange(begin, min(begin + ROWS_AT_ONCE, len(source.rows)))
-        for row in source.dataset.read(source.rows_at(places), [teacher])[teacher]:
-            moments.add(row)
+        indices = np.arange(begin, min(begin + ROWS_AT_ONCE, len(source.rows)))
+        for tokens_of_row in source.dataset.read(source.rows_at(indices), [teacher])[teacher]:
+            moments.add(tokens_of_row)
     return moments.result()
 
 

@@ -1,4 +1,4 @@
-"""What a run is: one typed, complete, immutable configuration. Imports no torch, so `--help` is quick."""
+"""A recipe: one typed, complete, immutable configuration of a training. Imports no torch, so `--help` is quick."""
 
 import json
 import math
@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from store.common.config import parse
 from store.format.schema import differences
 
-# What may differ between a run and its resumption, because no number of the training depends on it.
+# May differ between a run and its resumption, because no number of the training depends on them.
 FREE_SECTIONS = ("checkpoint", "log", "machine")
+IMAGENET_IMAGES = 1_281_167  # the "epoch" that budgets are counted in
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -31,14 +32,16 @@ class Student(Section):
     """The network that is trained.
 
     Attributes:
-        architecture: "tiny", "small", "base", "large", or "timm:NAME" for any ViT of timm.
-        image_size: side of the training views in px that this recipe is made for; None takes what the cache has.
+        architecture: "tiny", "small", "base", "large", or "timm:NAME" for any ViT of timm, which brings its own patch
+            size, registers, LayerScale and width.
+        image_size: side in px of the training views that this recipe is made for; None accepts any cache.
         patch_size: side of a patch in px.
-        registers: register tokens (the paper's text says 0, the released models have 4).
-        layer_scale: initial LayerScale; None has none.
-        embed_dim: instead of the architecture's.
-        depth: blocks, instead of the architecture's.
-        num_heads: instead of the architecture's.
+        registers: number of register tokens, between CLS and patches (the paper's text says 0, the released models
+            have 4).
+        layer_scale: initial LayerScale value; None leaves LayerScale out.
+        embed_dim: channels of a token; None takes the architecture's.
+        depth: number of transformer blocks; None takes the architecture's.
+        num_heads: number of attention heads; None takes the architecture's.
     """
 
     architecture: str = "base"
@@ -52,17 +55,18 @@ class Student(Section):
 
 
 class Projector(Section):
-    """The student-to-teacher heads, dropped at export.
+    """The student-to-teacher heads: one configuration, weights for each teacher, dropped at export.
 
     Attributes:
-        kind: "tp" transformer projector (DUNE), "lp" ladder of MLPs (UNIC), "sp" MLP on the last output (AM-RADIO).
-        blocks: transformer blocks of a TP.
-        layer_scale: initial LayerScale of a TP's blocks.
-        hidden_dim: hidden width of the ladder's MLPs.
-        last_hidden_dim: hidden width of the MLP on the last block.
-        which_blocks: encoder blocks that the ladder reads, counted from 0; None reads all.
-        prenorm: LayerNorm before each MLP.
-        midnorm: LayerNorm inside each MLP.
+        kind: "tp" transformer projector (DUNE), "lp" ladder of MLPs on several blocks (UNIC), "sp" one MLP on the last
+            block (AM-RADIO).
+        blocks: number of transformer blocks (tp).
+        layer_scale: initial LayerScale value of the transformer blocks (tp); None leaves LayerScale out.
+        hidden_dim: hidden width of the MLPs (lp).
+        last_hidden_dim: hidden width of the MLP on the last block (lp, sp).
+        which_blocks: encoder blocks that have an MLP, counted from 0 (lp); None means all.
+        prenorm: put a LayerNorm before each MLP (lp, sp).
+        midnorm: put a LayerNorm inside each MLP (lp, sp).
     """
 
     kind: Literal["tp", "lp", "sp"] = "tp"
@@ -76,7 +80,12 @@ class Projector(Section):
 
 
 class Loss(Section):
-    """Weights of the two terms: 0.5 and 0.5 as released, 1 and 1 as in the paper's equation."""
+    """Weights of the two distances between predicted and teacher tokens: 0.5 and 0.5 as released, 1 and 1 in the paper.
+
+    Attributes:
+        cosine: weight of the cosine distance.
+        smooth_l1: weight of the smooth-L1 distance.
+    """
 
     cosine: NotNegativeFloat = 0.5
     smooth_l1: NotNegativeFloat = 0.5
@@ -89,15 +98,16 @@ class Loss(Section):
 
 
 class Sharing(Section):
-    """Which teachers an image is for, and which of those count in a step.
+    """Data sharing (which teachers an image may learn from) and teacher dropping (which of them a step uses).
 
     Attributes:
-        mode: "full" all images to all teachers; "none" an image to the teacher of its own group; "generic" that, and
-            images of `generic_groups` to all teachers.
-        generic_groups: see `mode`.
-        drop_probability: teacher dropping; each teacher but the one with an image's highest loss is dropped with this
-            probability. 0 drops none.
-        normalise: divide the 0/1 coefficients by their count over the "global" batch, or "per_rank" as released.
+        mode: "full" every image learns from every teacher; "none" only from the teacher of the image's group; "generic"
+            as "none", but images of `generic_groups` learn from every teacher.
+        generic_groups: groups of datasets whose images learn from every teacher in mode "generic".
+        drop_probability: probability that a step drops a teacher for an image; the teacher with the image's highest
+            loss is never dropped. 0 drops none.
+        normalise: what the loss is divided by: the number of (image, teacher) pairs kept in the "global" batch, or in
+            the batch of each rank ("per_rank", as released).
     """
 
     mode: Literal["full", "generic", "none"] = "full"
@@ -107,14 +117,14 @@ class Sharing(Section):
 
 
 class Targets(Section):
-    """How teacher tokens become targets.
+    """Standardisation of teacher tokens: subtract a mean, divide by a standard deviation, per teacher and channel.
 
     Attributes:
-        norm: "exact" mean and std over the training mixture, or "ema" over batches as released.
-        statistics: what the exact ones are over: the datasets that are "used"; all of the "cache", so that students
-            of different datasets have the same targets; or the rows of data.subset alone ("subset").
-        ema_start: momentum of the first step.
-        ema_end: momentum of the last step.
+        norm: "exact" mean and deviation over the training rows, or "ema", running averages over batches as released.
+        statistics: rows of the exact statistics: those of the "used" datasets; of all training datasets of the "cache",
+            so that students of different datasets have the same targets; or those that data.subset selects ("subset").
+        ema_start: momentum of the running averages at the first step.
+        ema_end: momentum of the running averages at the last step.
     """
 
     norm: Literal["exact", "ema"] = "exact"
@@ -127,14 +137,14 @@ class Optim(Section):
     """AdamW and the arithmetic of a step.
 
     Attributes:
-        lr: peak learning rate for a batch of 256; multiplied by batch / 256.
-        betas: of AdamW.
-        eps: of AdamW.
-        weight_decay: on tensors of two and more dimensions that are not biases.
-        clip_norm: every parameter tensor's gradient is scaled to at most this norm; 0 clips nothing.
+        lr: peak learning rate for a batch of 256 images; multiplied by batch / 256.
+        betas: decay rates of AdamW's two moments.
+        eps: AdamW's epsilon.
+        weight_decay: AdamW's weight decay; only on tensors of two and more dimensions that are not biases.
+        clip_norm: largest norm of each parameter tensor's gradient; larger ones are scaled down. 0 clips nothing.
         precision: "bf16" autocast or "fp32".
-        micro_batches: parts that a rank's batch is worked through in (gradient accumulation).
-        compile: torch.compile the student.
+        micro_batches: number of parts that a rank's batch is processed in (gradient accumulation).
+        compile: compile the student with torch.compile.
     """
 
     lr: PositiveFloat = 3e-4
@@ -148,13 +158,13 @@ class Optim(Section):
 
 
 class Schedule(Section):
-    """How long, and how the learning rate moves: linear from 0, then cosine.
+    """Length of the training, and the learning rate over it: linear from 0, then cosine.
 
     Attributes:
         epochs: length in units of 1,281,167 images, as the paper counts.
-        steps: length in steps instead; None goes by `epochs`.
-        warmup: share of the steps.
-        minimum_lr: floor of the cosine, not scaled with the batch.
+        steps: length in optimizer steps; None computes it from `epochs`.
+        warmup: share of the steps during which the learning rate rises.
+        minimum_lr: learning rate that the cosine falls to; not scaled with the batch.
     """
 
     epochs: PositiveFloat = 100.0
@@ -164,16 +174,17 @@ class Schedule(Section):
 
 
 class Data(Section):
-    """What is trained on.
+    """Choice of the rows to train on and to measure on.
 
     Attributes:
         batch: images per step over all ranks, equally many of each group.
-        datasets: training datasets; none named means all with split "train".
-        teachers: none named means all in the cache.
-        subset: expression over the manifest that rows must meet, such as "view < 4 and not grayscale"; empty for all.
-        augment: "photometric" changes colours of the student's input alone, so it no longer sees what its teachers saw.
-        val_datasets: held-out datasets; none named means all with split "val".
-        val_rows: rows of each held-out dataset that fidelity is measured on, spread evenly.
+        datasets: names of the training datasets; none means all with split "train".
+        teachers: names of the teachers; none means all in the cache.
+        subset: condition on the manifest's columns that rows must meet, such as "view < 4 and not grayscale"; empty
+            means all rows.
+        augment: "photometric" changes the colours of the student's input; its teachers saw the original ones.
+        val_datasets: names of the held-out datasets; none means all with split "val".
+        val_rows: number of rows of each held-out dataset that fidelity is measured on, spread evenly.
     """
 
     batch: Positive = 512
@@ -186,12 +197,12 @@ class Data(Section):
 
 
 class Start(Section):
-    """Where the weights come from.
+    """Weights that the training starts from.
 
     Attributes:
-        checkpoint: a run directory or a DUNE checkpoint to fine-tune (student, projectors, EMA statistics; not the
-            optimizer); empty starts from random weights.
-        required: refuse to train without one.
+        checkpoint: run directory or DUNE checkpoint to fine-tune: its student, projectors and target statistics, not
+            its optimizer; empty starts from random weights.
+        required: refuse to train without a checkpoint.
     """
 
     checkpoint: str = ""
@@ -199,11 +210,11 @@ class Start(Section):
 
 
 class Checkpoint(Section):
-    """Saving. Free to change when resuming.
+    """Saving. May change when a run is resumed.
 
     Attributes:
-        every_steps: between checkpoints; 0 saves at the end alone.
-        keep: checkpoints kept, the newest.
+        every_steps: steps between checkpoints; 0 saves at the end alone.
+        keep: number of checkpoints that stay, the newest.
     """
 
     every_steps: NotNegative = 2502
@@ -211,11 +222,11 @@ class Checkpoint(Section):
 
 
 class Log(Section):
-    """Reporting. Free to change when resuming.
+    """Reporting. May change when a run is resumed.
 
     Attributes:
-        fidelity_every_steps: between measurements on held-out rows; 0 measures at the end alone.
-        tensorboard: write event files too.
+        fidelity_every_steps: steps between measurements on held-out rows; 0 measures at the end alone.
+        tensorboard: write TensorBoard event files too.
     """
 
     fidelity_every_steps: NotNegative = 2502
@@ -223,14 +234,14 @@ class Log(Section):
 
 
 class Machine(Section):
-    """What this machine has. Free to change when resuming.
+    """Use of this machine. May change when a run is resumed.
 
     Attributes:
-        device: "auto" takes a GPU if there is one.
-        readers: datasets read at once; each is read with several threads.
-        prefetch: batches read ahead; memory is batch x bytes per row x (this + 1).
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+        readers: number of datasets read at once; each is read with several threads.
+        prefetch: number of batches read ahead; memory is batch x bytes per row x (this + 1).
         verify: check the checksum of every row read.
-        threads: of torch on the CPU; 0 leaves torch's choice.
+        threads: torch's threads on the CPU; 0 leaves the choice to torch.
     """
 
     device: str = "auto"
@@ -241,11 +252,11 @@ class Machine(Section):
 
 
 class Recipe(Section):
-    """A complete training configuration; `recipes.py` has the named ones.
+    """A complete training configuration; `train.recipe.named` has the named ones.
 
     Attributes:
-        name: what the run is called where it is shown.
-        seed: of the first weights, the order of rows and all that is drawn.
+        name: name of the run in tables and titles.
+        seed: seed of the first weights, the order of rows and everything else that is random.
     """
 
     name: str = "recipe"
@@ -276,14 +287,20 @@ class Recipe(Section):
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the whole run: as given, or the budget in images over the batch, made even."""
+        """Optimizer steps of the whole run: as given, or computed from the budget in images."""
         if self.schedule.steps is not None:
             return self.schedule.steps
         return iterations(self.schedule.epochs, batch=self.data.batch)
 
     def to_json(self) -> str:
-        """As `recipe.json` of a run has it."""
+        """Return the text of a run's `recipe.json`."""
         return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
+
+
+def iterations(epochs: float, *, batch: int, epoch_images: int = IMAGENET_IMAGES) -> int:
+    """Return the number of steps of a budget: images over batch, rounded up, then up to an even number."""
+    steps = math.ceil(epochs * epoch_images / batch)
+    return steps + steps % 2
 
 
 def from_mapping(data: Mapping[str, Any], *, subject: str) -> Recipe:
@@ -296,12 +313,12 @@ def from_mapping(data: Mapping[str, Any], *, subject: str) -> Recipe:
 
 
 def overridden(recipe: Recipe, overrides: Mapping[str, Any], *, subject: str) -> Recipe:
-    """Another recipe with some values replaced.
+    """Return a recipe with some values replaced.
 
     Args:
         recipe: stays as it is.
         overrides: dotted key -> value (`{"optim.lr": 1e-3}`), or nested tables, or both.
-        subject: for messages.
+        subject: name of the recipe in messages.
 
     Raises:
         InvalidConfig: listing all problems.
@@ -320,7 +337,7 @@ def overridden(recipe: Recipe, overrides: Mapping[str, Any], *, subject: str) ->
 
 
 def flattened(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of nested tables with its dotted key."""
+    """Yield every value of nested tables with its dotted key."""
     for name, value in data.items():
         if isinstance(value, Mapping):
             yield from flattened(value, f"{prefix}{name}.")
@@ -329,18 +346,9 @@ def flattened(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def changed(stored: Recipe, asked: Recipe) -> list[str]:
-    """What a resumption may not change and did, each as `key: stored value, asked value`."""
-    kept, wanted = (
+    """Return the differences that forbid a resumption, each as `key: stored value, asked value`."""
+    ours, theirs = (
         {name: value for name, value in recipe.model_dump(mode="json").items() if name not in FREE_SECTIONS}
         for recipe in (stored, asked)
     )
-    return differences(kept, wanted)
-
-
-IMAGENET_IMAGES = 1_281_167  # the "epoch" that budgets are counted in
-
-
-def iterations(epochs: float, *, batch: int, epoch_images: int = IMAGENET_IMAGES) -> int:
-    """Return the number of steps of a budget: images over batch, rounded up, then made even."""
-    steps = math.ceil(epochs * epoch_images / batch)
-    return steps + steps % 2
+    return differences(ours, theirs)

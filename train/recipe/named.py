@@ -1,4 +1,4 @@
-"""The named recipes. Each is a function that returns a complete `Recipe`; DUNE's follow its released code."""
+"""Named recipes: functions that return a complete `Recipe`. DUNE's follow its released code."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ def dune_small_336() -> Recipe:
 
 
 def demo() -> Recipe:
-    """A ViT of six narrow blocks at 112 px on two CPU cores, in minutes: 16 photographs are enough to see it learn.
+    """A ViT of six narrow blocks at 112 px that learns from 16 photographs on two CPU cores in minutes.
 
     LayerScale starts at 1: from the released 1e-4 the blocks would still be growing when these few steps are over.
     """
@@ -61,7 +61,7 @@ def demo() -> Recipe:
 
 
 def tiny() -> Recipe:
-    """For tests and for trying out flags: two small blocks, a few steps, any cache."""
+    """Two small blocks and a few steps on any cache, for tests and for trying out flags."""
     return Recipe(
         name="tiny",
         student=Student(architecture="tiny", embed_dim=32, depth=2, num_heads=2, registers=1, layer_scale=1.0),
@@ -85,16 +85,16 @@ RECIPES = {
 
 
 def find(name: str) -> Recipe:
-    """The recipe called `name`, or that of a file.
+    """Return the recipe of a name or of a file.
 
     Args:
-        name: a name in `RECIPES`; or a `.json` file (as a run's `recipe.json`, complete or not) or a `.toml` file,
-            where a top-level `base = "dune-base-336"` names the recipe whose values the file replaces.
+        name: a name in `RECIPES`, or the path of a `.json` or `.toml` file. A file may leave values out; a top-level
+            `base = "dune-base-336"` then names the recipe that they come from.
 
     Raises:
-        InvalidInput: if no recipe is called so; the nearest is suggested.
+        InvalidInput: no recipe has this name; the nearest is suggested.
         InvalidConfig: listing every problem of a file.
-        MissingFile: if the file does not exist.
+        MissingFile: the file does not exist.
     """
     if name.endswith((".json", ".toml")):
         return _from_file(Path(name))

@@ -1,4 +1,4 @@
-"""Checkpoints: a directory of safetensors and JSON, whole or absent, the newest few kept. Nothing is pickled."""
+"""Checkpoints: directories of safetensors and JSON, whole or absent; the newest few stay. Nothing is pickled."""
 
 import json
 import os
@@ -24,13 +24,13 @@ _NAME = re.compile(r"step-(\d{8,})")
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What one checkpoint holds, in host memory.
+    """Content of one checkpoint, in host memory.
 
     Attributes:
         step: optimizer steps done.
         model: the distiller's state dict under `distiller.`, the target statistics under `norms.`.
         optimizer: `PART/PARAMETER` -> state tensor, for example `exp_avg/encoder.cls_token`.
-        state: the JSON beside them.
+        state: content of `state.json`.
     """
 
     step: int
@@ -42,16 +42,16 @@ class Checkpoint:
 def save(directory: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     """Write a checkpoint and remove all but the newest `keep`.
 
-    A directory appears under its final name once everything in it is on the disk; a crash leaves a hidden temporary
+    A directory gets its final name once everything in it is on the disk; a crash leaves a hidden temporary directory
     that the next save removes.
 
     Args:
-        directory: `checkpoints/` of a run; made if absent.
-        checkpoint: to write.
-        keep: at least 1.
+        directory: `checkpoints/` of a run; created if absent.
+        checkpoint: content to write.
+        keep: number of checkpoints that stay, at least 1.
 
     Returns:
-        Where it is.
+        Directory of the checkpoint.
     """
     directory.mkdir(parents=True, exist_ok=True)
     for leftover in directory.glob(".step-*"):
@@ -59,12 +59,12 @@ def save(directory: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     final = directory / f"step-{checkpoint.step:08d}"
     temporary = directory / f".{final.name}"
     temporary.mkdir()
-    save_file(_plain(checkpoint.model), temporary / MODEL)
-    save_file(_plain(checkpoint.optimizer), temporary / OPTIMIZER)
+    save_file(_on_host(checkpoint.model), temporary / MODEL)
+    save_file(_on_host(checkpoint.optimizer), temporary / OPTIMIZER)
     (temporary / STATE).write_text(json.dumps({"step": checkpoint.step, **checkpoint.state}, indent=2) + "\n")
     for path in (*temporary.iterdir(), temporary):
         _sync(path)
-    if final.exists():  # written before a crash by a run that had got further
+    if final.exists():  # of a run that was further before a crash
         shutil.rmtree(final)
     temporary.rename(final)
     _sync(directory)
@@ -74,7 +74,7 @@ def save(directory: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
 
 
 def saved(directory: Path) -> list[int]:
-    """Steps of the checkpoints in `directory`, ascending."""
+    """Return the steps of the checkpoints in `directory`, ascending."""
     if not directory.is_dir():
         return []
     matches = (_NAME.fullmatch(path.name) for path in directory.iterdir())
@@ -86,34 +86,34 @@ def load(directory: Path, step: int | None = None, *, optimizer: bool = True) ->
 
     Args:
         directory: `checkpoints/` of a run.
-        step: which; None takes the newest.
-        optimizer: read the optimizer's tensors too; without, `optimizer` is empty.
+        step: step of the checkpoint; None takes the newest.
+        optimizer: read the optimizer's tensors too; otherwise the result's are empty.
 
     Raises:
-        MissingFile: there is none, or none of that step; the available ones are listed.
-        Damaged: it cannot be read.
+        MissingFile: there is no checkpoint, or none of that step; the available steps are listed.
+        Damaged: the checkpoint cannot be read.
     """
     available = saved(directory)
-    wanted = available[-1] if step is None and available else step
-    if wanted is None or wanted not in available:
-        what = "no checkpoint" if step is None else f"no checkpoint of step {step}"
-        raise MissingFile(f"'{directory}': {what}; available steps: {', '.join(map(str, available)) or 'none'}")
-    place = directory / f"step-{wanted:08d}"
+    chosen = available[-1] if step is None and available else step
+    if chosen is None or chosen not in available:
+        missing = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+        raise MissingFile(f"'{directory}': {missing}; available steps: {', '.join(map(str, available)) or 'none'}")
+    path = directory / f"step-{chosen:08d}"
     try:
         return Checkpoint(
-            step=wanted,
-            model=load_file(place / MODEL),
-            optimizer=load_file(place / OPTIMIZER) if optimizer else {},
-            state=json.loads((place / STATE).read_text()),
+            step=chosen,
+            model=load_file(path / MODEL),
+            optimizer=load_file(path / OPTIMIZER) if optimizer else {},
+            state=json.loads((path / STATE).read_text()),
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise Damaged(
-            f"checkpoint '{place}' cannot be read ({error}). Remove that directory to go on from the one before it"
+            f"checkpoint '{path}' cannot be read ({error}). Remove that directory to go on from the one before it"
         ) from error
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """The optimizer's state by parameter name, as `PART/PARAMETER`."""
+    """Return the optimizer's state as `PART/PARAMETER` -> tensor."""
     return {
         f"{part}/{name}": value
         for name, parameter in model.named_parameters()
@@ -122,7 +122,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave; on the devices that a fused optimizer wants."""
+    """Restore the state that `optimizer_tensors` returned, each tensor on the device of its parameter."""
     by_name = dict(model.named_parameters())
     for path, value in tensors.items():
         part, _, name = path.partition("/")
@@ -130,7 +130,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensor
         optimizer.state[parameter][part] = value.to(parameter.device)
 
 
-def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 

@@ -1,4 +1,4 @@
-"""Curves of a run as one PNG: loss, and per teacher the training loss and the held-out cosine similarity."""
+"""Curves of a run as one PNG: the loss, and each teacher's training loss and held-out cosine similarity."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from store.common import atomic
 from store.errors import MissingExtra
 from train.run import log
 
@@ -13,15 +14,15 @@ FILE = "curves.png"
 SMOOTHING = 0.02  # window of the running mean, as a share of the steps
 
 
-def draw(run: Path, out: Path | None = None) -> Path:
-    """Draw the curves of `run` from its log.
+def plot_curves(run: Path, out: Path | None = None) -> Path:
+    """Plot the curves of a run from its log.
 
     Args:
         run: run directory.
-        out: PNG to write; None writes `FILE` in the run.
+        out: PNG file to write; None writes `FILE` in the run directory.
 
     Returns:
-        The file.
+        Path of the file.
 
     Raises:
         MissingExtra: matplotlib is not installed.
@@ -35,28 +36,29 @@ def draw(run: Path, out: Path | None = None) -> Path:
     figure = Figure(figsize=(13, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     loss, teachers, held_out = figure.subplots(1, 3)
-    _draw_losses(loss, steps)
-    _draw_teachers(teachers, steps)
-    _draw_fidelity(held_out, fidelity)
+    _plot_losses(loss, steps)
+    _plot_teachers(teachers, steps)
+    _plot_fidelity(held_out, fidelity)
     for axes in (loss, teachers, held_out):
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
     figure.suptitle(run.name)
     path = out or run / FILE
-    figure.savefig(path, dpi=120)
+    with atomic.replacing(path) as partial:
+        figure.savefig(partial, dpi=120)
     return path
 
 
 def running_mean(values: Sequence[float], window: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Mean over the last `window` values at each place; over fewer at the beginning."""
+    """Return the mean over the last `window` values at each position; over fewer at the beginning."""
     sums = np.cumsum(np.asarray(values, dtype=np.float64))
     ends = np.arange(1, len(sums) + 1)
     begins = np.maximum(ends - window, 0)
     return (sums - np.where(begins > 0, sums[begins - 1], 0.0)) / (ends - begins)
 
 
-def _draw_losses(axes: Any, steps: Sequence[log.Record]) -> None:
-    axes.set_title("loss (what is minimised)")
+def _plot_losses(axes: Any, steps: Sequence[log.Record]) -> None:
+    axes.set_title("loss (minimised)")
     x, y = [record["step"] for record in steps], [record["loss"] for record in steps]
     axes.plot(x, y, alpha=0.3, color="black", linewidth=0.6)
     axes.plot(x, running_mean(y, window(steps)), color="black")
@@ -65,7 +67,7 @@ def _draw_losses(axes: Any, steps: Sequence[log.Record]) -> None:
     rate.set_ylabel("learning rate (dotted)")
 
 
-def _draw_teachers(axes: Any, steps: Sequence[log.Record]) -> None:
+def _plot_teachers(axes: Any, steps: Sequence[log.Record]) -> None:
     axes.set_title("training loss per teacher, before dropping")
     for name in steps[0]["loss_per_teacher"] if steps else ():
         points = [
@@ -77,7 +79,7 @@ def _draw_teachers(axes: Any, steps: Sequence[log.Record]) -> None:
         axes.legend()
 
 
-def _draw_fidelity(axes: Any, records: Sequence[log.Record]) -> None:
+def _plot_fidelity(axes: Any, records: Sequence[log.Record]) -> None:
     axes.set_title("held-out cosine similarity to the targets")
     curves: dict[tuple[str, str], list[tuple[int, float]]] = {}
     for record in records:
@@ -93,5 +95,5 @@ def _draw_fidelity(axes: Any, records: Sequence[log.Record]) -> None:
 
 
 def window(steps: Sequence[log.Record]) -> int:
-    """How many steps the running mean of a log goes over."""
+    """Return the number of steps that the running mean of a log goes over."""
     return max(1, round(SMOOTHING * len(steps)))

@@ -1,4 +1,4 @@
-"""A run directory: what lies where, and who may write into it.
+"""The run directory: its files, and the checks before a training writes into it.
 
 recipe.json      the resolved recipe
 cache.json       uuids and status digests of the caches, identities of the teachers
@@ -13,32 +13,32 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from store.common import atomic
 from store.errors import Conflict, Damaged, InvalidInput, MissingFile, OutputExists
 from store.format.schema import differences
+from train.data.open_caches import Description
 from train.recipe.config import Recipe, changed, from_mapping
 
 RECIPE = "recipe.json"
 CACHE = "cache.json"
 CHECKPOINTS = "checkpoints"
 
-Description = dict[str, Any]
-
 
 def prepare(
     out: Path, *, recipe: Recipe, description: Description, resume: bool = False, overwrite: bool = False
 ) -> None:
-    """Make a run directory, or accept the one that is there.
+    """Create a run directory, or accept an existing run to resume.
 
     Args:
-        out: the directory.
-        recipe: of the run.
-        description: of the caches, from `train.opening.describe`.
-        resume: go on with what is there; an empty directory is a new run.
-        overwrite: delete the run that is there.
+        out: run directory.
+        recipe: recipe of the run.
+        description: description of the caches, from `train.data.open_caches.describe`.
+        resume: accept an existing run of the same recipe and caches.
+        overwrite: delete an existing run.
 
     Raises:
-        OutputExists: there is something and neither way out was chosen, or it is no run.
-        Conflict: the run there has another recipe or other caches; every difference is shown with both values.
+        OutputExists: the directory is not empty and neither option was chosen, or it is not a run.
+        Conflict: the existing run has another recipe or other caches; every difference is shown with both values.
     """
     if resume and overwrite:
         raise InvalidInput("--resume and --overwrite exclude each other. Choose one")
@@ -55,30 +55,30 @@ def prepare(
             )
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
-    (out / CACHE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-    (out / RECIPE).write_text(recipe.to_json(), encoding="utf-8")
+    atomic.write_text(out / CACHE, json.dumps(description, indent=2) + "\n")
+    atomic.write_text(out / RECIPE, recipe.to_json())
 
 
 def _is_blank(out: Path) -> bool:
-    """Whether nothing is there but what a run leaves that was killed before it wrote its recipe."""
-    return out.is_dir() and all(path.name == CACHE for path in out.iterdir())
+    """Tell whether a directory is empty but for the files of a run that was killed before it wrote its recipe."""
+    return out.is_dir() and all(path.name == CACHE or ".partial" in path.suffixes for path in out.iterdir())
 
 
 def read_recipe(run: Path) -> Recipe:
-    """The recipe of a run.
+    """Read the recipe of a run.
 
     Raises:
-        MissingFile: there is no run.
-        InvalidConfig: it is not a recipe that this version knows.
+        MissingFile: the directory is not a run.
+        InvalidConfig: this version does not know the recipe's values.
     """
     return from_mapping(_read(run, RECIPE), subject=f"recipe of run '{run}'")
 
 
 def read_description(run: Path) -> Description:
-    """What `train.opening.describe` said of the caches when the run began.
+    """Read the description of the caches that the run was started with.
 
     Raises:
-        MissingFile: there is no run.
+        MissingFile: the directory is not a run.
     """
     return _read(run, CACHE)
 
@@ -94,23 +94,23 @@ def _read(run: Path, name: str) -> dict[str, Any]:
 
 
 def _refuse_another(out: Path, *, recipe: Recipe, description: Description) -> None:
-    found = [f"recipe: {line}" for line in changed(read_recipe(out), recipe)]
-    found += [f"cache: {line}" for line in differences(_compared(read_description(out)), _compared(description))]
-    if found:
+    problems = [f"recipe: {line}" for line in changed(read_recipe(out), recipe)]
+    problems += [f"cache: {line}" for line in differences(_compared(read_description(out)), _compared(description))]
+    if problems:
         raise Conflict(
-            f"run '{out}' cannot be resumed with something else. {'. '.join(found)}. Give what it was started with, or "
-            "choose another --out"
+            f"run '{out}' was started with another recipe or other caches. {'. '.join(problems)}. Give those it was "
+            "started with, or choose another --out"
         )
 
 
 def _compared(description: Description) -> dict[str, Any]:
-    """What a resumption must find again: a cache may have moved, and `identity` is in its digest."""
+    """Return the part of a description that a resumption must not change: a cache may have moved."""
     caches = {
         str(number): {key: value for key, value in cache.items() if key != "location"}
         for number, cache in enumerate(description["caches"])
     }
     teachers = {
-        name: {key: value for key, value in teacher.items() if key != "identity"}
+        name: {key: value for key, value in teacher.items() if key != "identity"}  # its digest stays
         for name, teacher in description["teachers"].items()
     }
     return {"image_size": description["image_size"], "teachers": teachers, "caches": caches}

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a polite request: finish the step, write a checkpoint, leave."""
+"""Ctrl-C and SIGTERM as a request to stop: finish the step, write a checkpoint, exit."""
 
 import signal
 import threading
@@ -9,9 +9,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """While entered, a signal sets `requested`; Ctrl-C after that interrupts at once, as without it.
+    """Context manager in which a signal sets `requested`; a Ctrl-C after that interrupts at once.
 
-    A second SIGTERM does nothing more: launchers and schedulers send several.
+    A second SIGTERM has no effect: launchers and schedulers send several.
     """
 
     def __init__(self) -> None:
@@ -20,14 +20,14 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            self._before = {number: signal.signal(number, self._request) for number in _SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _request(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True

@@ -1,7 +1,6 @@
-"""What a run says: one JSON line per step, TensorBoard, a progress bar. Reading the log back needs no torch."""
+"""The log of a run: one JSON line per step, TensorBoard, a progress bar. Reading it back needs no torch."""
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,20 +8,21 @@ from typing import Any
 
 from tqdm import tqdm
 
+from store.common import atomic
 from store.errors import MissingExtra
 
 LOG = "log.jsonl"
 STEP = "step"
 FIDELITY = "fidelity"
-LOG_FILE_INTERVAL_S = 15.0  # between progress lines where stderr is no terminal
+LOG_FILE_INTERVAL_S = 15.0  # between progress lines where stderr is not a terminal
 
 Record = dict[str, Any]
 
 
 def read(run: Path, kind: str | None = None) -> list[Record]:
-    """The records of a run's log, in order; those of one kind (`STEP`, `FIDELITY`) if it is given.
+    """Return the records of a run's log in order, all or those of one kind (`STEP`, `FIDELITY`).
 
-    A last line that a crash cut short is left out.
+    An incomplete last line, as a crash leaves it, is left out.
     """
     path = run / LOG
     if not path.exists():
@@ -38,16 +38,14 @@ def read(run: Path, kind: str | None = None) -> list[Record]:
     return records
 
 
-def cut(run: Path, step: int) -> None:
-    """Remove what was logged after `step`, so that a resumed run's log is that of an undisturbed one."""
-    kept = [record for record in read(run) if record["step"] <= step]
-    temporary = run / f".{LOG}"
-    temporary.write_text("".join(_line(record) for record in kept), encoding="utf-8")
-    os.replace(temporary, run / LOG)
+def truncate(run: Path, *, after_step: int) -> None:
+    """Remove the records after a step, so that the log of a resumed run equals that of an uninterrupted one."""
+    records = [record for record in read(run) if record["step"] <= after_step]
+    atomic.write_text(run / LOG, "".join(_line(record) for record in records))
 
 
 def flat(record: Record, prefix: str = "") -> dict[str, float]:
-    """The numbers of a record, nested names joined by `/`."""
+    """Return the numbers of a record, nested names joined by `/`."""
     numbers: dict[str, float] = {}
     for name, value in record.items():
         if isinstance(value, dict):
@@ -63,18 +61,18 @@ class RunLogger:
     def __init__(
         self, run: Path, *, done: int, steps: int, tensorboard: bool, silent: bool = False, quiet: bool = False
     ) -> None:
-        """Open for appending; close it by leaving it as a context manager.
+        """Open the log for appending; use as a context manager, which closes it.
 
         Args:
             run: run directory.
-            done: steps done already.
-            steps: of the whole run.
+            done: number of steps done already.
+            steps: number of steps of the whole run.
             tensorboard: write events below `run/tensorboard`.
-            silent: write nothing at all, for ranks other than the first.
-            quiet: no progress bar.
+            silent: write and show nothing, for ranks other than the first.
+            quiet: show no progress bar.
 
         Raises:
-            MissingExtra: TensorBoard is wanted and not installed.
+            MissingExtra: TensorBoard is not installed.
         """
         self._file = None if silent else (run / LOG).open("a", encoding="utf-8")
         self._events = _event_writer(run, purge_step=done + 1) if tensorboard and not silent else None
@@ -116,9 +114,9 @@ class RunLogger:
         self._write({"kind": FIDELITY, **record})
         for dataset, teachers in record["datasets"].items():
             cosines = ", ".join(f"{name} {values['cosine']:.3f}" for name, values in teachers.items())
-            self.say(f"step {record['step']}, held-out '{dataset}': cosine {cosines}")
+            self.show(f"step {record['step']}, held-out '{dataset}': cosine {cosines}")
 
-    def say(self, text: str) -> None:
+    def show(self, text: str) -> None:
         """Show a line without breaking the bar."""
         if not self._bar.disable:
             self._bar.write(text, file=self._bar.fp)

@@ -21,10 +21,10 @@ def pixels(images: int = 2) -> torch.Tensor:
 
 
 def test_parameters_depend_on_seed_step_and_slot_alone() -> None:
-    whole = augment.parameters(seed=3, step=9, images=5000)
-    assert np.array_equal(whole[:7], augment.parameters(seed=3, step=9, images=7))
-    assert not np.array_equal(whole[:7], augment.parameters(seed=3, step=10, images=7))
-    assert not np.array_equal(whole[:7], augment.parameters(seed=4, step=9, images=7))
+    whole = augment.sample_parameters(seed=3, step=9, images=5000)
+    assert np.array_equal(whole[:7], augment.sample_parameters(seed=3, step=9, images=7))
+    assert not np.array_equal(whole[:7], augment.sample_parameters(seed=3, step=10, images=7))
+    assert not np.array_equal(whole[:7], augment.sample_parameters(seed=4, step=9, images=7))
     assert whole.min(axis=0) == pytest.approx([0.6, 0.6, 0.8, 0.0], abs=1e-3)
     assert whole.max(axis=0) == pytest.approx([1.4, 1.4, 1.2, 1.0], abs=1e-3)
     assert whole[:, 3].mean() == pytest.approx(0.2, abs=0.02)
@@ -43,7 +43,7 @@ def test_each_number_does_what_it_is_called() -> None:
 
 
 def test_an_image_is_changed_by_its_own_numbers_alone() -> None:
-    images, numbers = pixels(4), torch.from_numpy(augment.parameters(seed=0, step=0, images=4))
+    images, numbers = pixels(4), torch.from_numpy(augment.sample_parameters(seed=0, step=0, images=4))
     together = augment.photometric(images, numbers)
     assert together.dtype == torch.uint8
     for place in range(4):

@@ -1,4 +1,4 @@
-"""Memory of batches and their way to a GPU, played through with a GPU that is none: its copies arrive late."""
+"""Memory of batches and their copies to a GPU, with a stand-in for the GPU whose copies arrive late."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import train.data
+import train.data.loader
 from store.errors import MissingShard
 from tests.train.builders import build_cache, tiny
 from train.data.buffers import ALIGNMENT_BYTES, BatchLayout, Buffer, pinned_bytes
@@ -23,7 +23,7 @@ BATCH, STEPS = 6, 20
 
 
 class Arrival:
-    """A copy that happens when somebody waits for it, and not before."""
+    """A copy that happens once somebody waits for it."""
 
     def __init__(self, source: Tensor, target: Tensor) -> None:
         self._source, self._target, self._lock, self._done = source, target, threading.Lock(), False
@@ -35,8 +35,8 @@ class Arrival:
             self._done = True
 
 
-class LateLane:
-    """Takes the place of `train.buffers.CopyStream`."""
+class LateCopyStream:
+    """Takes the place of `train.data.buffers.CopyStream`."""
 
     def __init__(self, device: torch.device) -> None:
         assert device == GPU
@@ -56,7 +56,7 @@ class LateLane:
 
 @pytest.fixture
 def mixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mixture:
-    monkeypatch.setattr(train.data, "CopyStream", LateLane)
+    monkeypatch.setattr(train.data.loader, "CopyStream", LateCopyStream)
     build_cache(tmp_path / "cache")
     return open_mixture(tiny(), [str(tmp_path / "cache")])
 
@@ -66,8 +66,8 @@ def loader(mixture: Mixture, planned: list[int], *, device: torch.device = GPU, 
 
     def plan(step: int) -> RowSelection:
         planned.append(step)
-        picks = mixture.locate(sampler.draw(step))
-        return picks[: BATCH - step % 3]  # not all of the same size
+        rows = mixture.locate(sampler.sample_batch(step))
+        return rows[: BATCH - step % 3]  # not all of the same size
 
     return Loader(
         sources=mixture.sources,
@@ -117,11 +117,11 @@ def test_reading_ahead_is_as_deep_as_asked_and_no_deeper(mixture: Mixture, prefe
             time.sleep(0.01)
         time.sleep(0.2)
         assert len(planned) == expected
-        assert over._lane.sent == 1 + DEVICE_BATCHES  # type: ignore[union-attr]
+        assert over._copy_stream.sent == 1 + DEVICE_BATCHES  # type: ignore[union-attr]
     assert not threads()
 
 
-def test_a_failing_read_passes_the_lane(mixture: Mixture, tmp_path: Path) -> None:
+def test_a_failing_read_passes_the_copy_stream(mixture: Mixture, tmp_path: Path) -> None:
     for shard in (tmp_path / "cache" / "features.zarr" / "rooms" / "beta" / "tokens").glob("c.*"):
         shard.unlink()
     with pytest.raises(MissingShard), loader(mixture, []) as over:
@@ -130,10 +130,10 @@ def test_a_failing_read_passes_the_lane(mixture: Mixture, tmp_path: Path) -> Non
 
 
 def test_a_failing_copy_reaches_the_consumer(mixture: Mixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(self: LateLane, memory: Tensor) -> tuple[Tensor, Arrival]:
+    def lost(self: LateCopyStream, memory: Tensor) -> tuple[Tensor, Arrival]:
         raise RuntimeError("the GPU has gone")
 
-    monkeypatch.setattr(LateLane, "send", lost)
+    monkeypatch.setattr(LateCopyStream, "send", lost)
     with pytest.raises(RuntimeError, match="the GPU has gone"), loader(mixture, []) as over:
         list(over)
     assert not threads()

@@ -11,14 +11,14 @@ import torch
 
 import store
 from store.errors import InvalidConfig, MissingShard, NotSealed
-from tests.train.builders import DATASETS, TEACHERS, Seer, build_cache, mean_colours, tiny
+from tests.train.builders import DATASETS, TEACHERS, Seer, build_cache, mean_colours, teacher_info, tiny
 from train.data.buffers import row_bytes
 from train.data.loader import Batch, Loader
 from train.data.mixture import Mixture, RowSelection
 from train.data.open_caches import describe, open_mixture
 from train.data.sampler import Sampler
 from train.objective.target_statistics import set_exact
-from train.objective.targets import TargetNorms, TeacherSpec
+from train.objective.targets import TargetNorms
 from train.recipe.config import Recipe
 
 FAILED = {("faces", "pixels"): [3], ("faces", "alpha"): [0, 9], ("rooms", "beta"): [1, 2]}
@@ -49,18 +49,18 @@ def loader(mixture: Mixture, *, steps: int, batch: int = 6, **options: Any) -> L
 def copied(batch: Batch) -> Batch:
     """A batch is valid until the next one; this stays."""
     tokens = {name: tensor.clone() for name, tensor in batch.tokens.items()}
-    return Batch(step=batch.step, picks=batch.picks, pixels=batch.pixels.clone(), tokens=tokens, read=batch.read)
+    return Batch(step=batch.step, rows=batch.rows, pixels=batch.pixels.clone(), tokens=tokens, read=batch.read)
 
 
 def plan_of(mixture: Mixture, *, batch: int = 6) -> Callable[[int], RowSelection]:
     sampler = Sampler(seed=0, batch=batch, groups=mixture.group_rows)
-    return lambda step: mixture.locate(sampler.draw(step))
+    return lambda step: mixture.locate(sampler.sample_batch(step))
 
 
-def drawn(mixture: Mixture, found: list[Batch]) -> dict[str, list[int]]:
+def rows_of(mixture: Mixture, found: list[Batch]) -> dict[str, list[int]]:
     rows: dict[str, list[int]] = {}
     for batch in found:
-        for source, row in zip(batch.picks.source, batch.picks.row, strict=True):
+        for source, row in zip(batch.rows.source, batch.rows.row, strict=True):
             rows.setdefault(mixture.sources[source].dataset.name, []).append(int(row))
     return rows
 
@@ -68,12 +68,12 @@ def drawn(mixture: Mixture, found: list[Batch]) -> dict[str, list[int]]:
 def test_batches_hold_the_stored_bytes_of_every_usable_row_once_per_pass(tmp_path: Path) -> None:
     mixture = opened(tmp_path, failed=FAILED)
     found = batches(mixture, steps=7)  # 21 of each group: three passes of 7 faces, more than four of 5 rooms
-    rows = drawn(mixture, found)
+    rows = rows_of(mixture, found)
     assert sorted(rows["faces"]) == sorted(3 * [1, 2, 4, 5, 6, 7, 8])
     assert set(rows["rooms"]) == {0, 3, 4, 5, 6}
     for batch in found:
-        assert sorted(batch.picks.slot) == list(range(6))
-        for place, (source, row) in enumerate(zip(batch.picks.source, batch.picks.row, strict=True)):
+        assert sorted(batch.rows.slot) == list(range(6))
+        for place, (source, row) in enumerate(zip(batch.rows.source, batch.rows.row, strict=True)):
             stored = mixture.sources[source].dataset.read([row], ["pixels", "alpha", "beta"])
             assert np.array_equal(batch.pixels[place].numpy(), stored["pixels"][0])
             assert all(np.array_equal(batch.tokens[name][place].numpy(), stored[name][0]) for name in batch.tokens)
@@ -87,7 +87,7 @@ def test_without_sharing_only_own_tokens_are_needed_and_read(tmp_path: Path) -> 
         "rooms": ("beta",),
     }
     for batch in batches(mixture, steps=3):
-        faces = np.array([mixture.sources[source].dataset.name == "faces" for source in batch.picks.source])
+        faces = np.array([mixture.sources[source].dataset.name == "faces" for source in batch.rows.source])
         assert np.array_equal(batch.read, [faces, ~faces])
         assert not batch.tokens["beta"][faces].any()
         assert batch.tokens["beta"][~faces].any(dim=2).all()
@@ -108,7 +108,7 @@ def test_several_caches_train_together(tmp_path: Path) -> None:
     seen = {
         (int(source), int(row))
         for batch in batches(mixture, steps=16, batch=2)  # one of each group: a pass of people is 16 steps
-        for source, row in zip(batch.picks.source, batch.picks.row, strict=True)
+        for source, row in zip(batch.rows.source, batch.rows.row, strict=True)
         if mixture.sources[source].dataset.group == "people"
     }
     assert len(seen) == 16
@@ -174,7 +174,7 @@ def test_unsealed_caches_are_refused_with_the_command(tmp_path: Path) -> None:
 )
 def test_a_subset_is_an_expression_over_the_manifest(expression: str, rows: set[int], tmp_path: Path) -> None:
     mixture = opened(tmp_path, tiny(data__subset=expression, data__datasets=["faces"]))
-    assert set(drawn(mixture, batches(mixture, steps=5))["faces"]) == rows
+    assert set(rows_of(mixture, batches(mixture, steps=5))["faces"]) == rows
 
 
 @pytest.mark.parametrize(
@@ -196,12 +196,12 @@ def test_a_subset_that_is_no_expression_is_refused(expression: str, message: str
 
 
 def test_exact_statistics_are_those_of_the_mixture(tmp_path: Path) -> None:
-    """Equal to drawing each group equally often, over all ok rows; or over the subset alone if asked."""
+    """Equal to sampling each group equally often, over all ok rows; or over the subset alone if asked."""
     mixture = opened(tmp_path, tiny(data__subset="row < 3"), failed=FAILED)
-    specs = {name: TeacherSpec(channels=seer.channels, prefix_tokens=seer.prefix) for name, seer in TEACHERS.items()}
+    infos = {name: teacher_info(channels=seer.channels, prefix_tokens=seer.prefix) for name, seer in TEACHERS.items()}
     usable = {"faces": [1, 2], "rooms": [0]}
     for over_subset in (False, True):
-        norms = TargetNorms(specs)
+        norms = TargetNorms(infos)
         set_exact(norms, mixture, over_subset=over_subset)
         for name, seer in TEACHERS.items():
             parts = []
@@ -219,7 +219,7 @@ def test_exact_statistics_are_those_of_the_mixture(tmp_path: Path) -> None:
 
 def test_statistics_of_the_whole_cache_do_not_depend_on_the_datasets_trained_on(tmp_path: Path) -> None:
     build_cache(tmp_path / "cache")
-    specs = {name: TeacherSpec(channels=seer.channels, prefix_tokens=seer.prefix) for name, seer in TEACHERS.items()}
+    infos = {name: teacher_info(channels=seer.channels, prefix_tokens=seer.prefix) for name, seer in TEACHERS.items()}
     found = []
     for options in (
         {},
@@ -227,9 +227,9 @@ def test_statistics_of_the_whole_cache_do_not_depend_on_the_datasets_trained_on(
         {"targets__statistics": "cache", "data__datasets": ["faces"]},
     ):
         mixture = open_mixture(tiny(**options), [str(tmp_path / "cache")])
-        norms = TargetNorms(specs)
+        norms = TargetNorms(infos)
         set_exact(norms, mixture, over_subset=False)
-        found.append(torch.cat([norms.stored(name).patch.mean for name in specs]))
+        found.append(torch.cat([norms.stored(name).patch.mean for name in infos]))
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[1], found[2])
 

@@ -49,11 +49,11 @@ def test_uniforms_are_uniform_and_differ_by_stream() -> None:
 @given(sizes=GROUP_SIZES, batch=st.integers(1, 17), seed=st.integers(0, 9))
 @settings(max_examples=60, deadline=None)
 def test_every_row_once_per_pass(sizes: list[int], batch: int, seed: int) -> None:
-    drawing = sampler(sizes, batch=batch, seed=seed)
+    rows_sampler = sampler(sizes, batch=batch, seed=seed)
     steps = range(-(-3 * max(sizes) * len(sizes) // batch) + 1)
-    draws = [drawing.draw(step) for step in steps]
+    samples = [rows_sampler.sample_batch(step) for step in steps]
     for group, size in enumerate(sizes):
-        order = np.concatenate([draw.index[draw.group == group] for draw in draws])
+        order = np.concatenate([sample.index[sample.group == group] for sample in samples])
         passes = order[: len(order) // size * size].reshape(-1, size)
         assert len(passes) >= 3
         assert (np.sort(passes, axis=1) == np.arange(size)).all()
@@ -62,32 +62,32 @@ def test_every_row_once_per_pass(sizes: list[int], batch: int, seed: int) -> Non
 @given(sizes=GROUP_SIZES, batch=st.integers(1, 17))
 @settings(max_examples=40, deadline=None)
 def test_batches_are_balanced_and_of_constant_size(sizes: list[int], batch: int) -> None:
-    drawing = sampler(sizes, batch=batch)
+    rows_sampler = sampler(sizes, batch=batch)
     totals = np.zeros(len(sizes))
     for step in range(12):
-        counts = np.bincount(drawing.draw(step).group, minlength=len(sizes))
+        counts = np.bincount(rows_sampler.sample_batch(step).group, minlength=len(sizes))
         totals += counts
         assert counts.sum() == batch
         assert counts.max() - counts.min() <= 1
     assert totals.max() - totals.min() <= 1
 
 
-def test_a_draw_depends_on_seed_and_step_alone() -> None:
-    drawing = sampler([50, 20, 30], batch=12)
-    later = drawing.draw(7)
+def test_a_sample_depends_on_seed_and_step_alone() -> None:
+    rows_sampler = sampler([50, 20, 30], batch=12)
+    later = rows_sampler.sample_batch(7)
     for step in (3, 7, 1):
-        drawing.draw(step)
-    again = sampler([50, 20, 30], batch=12).draw(7)
+        rows_sampler.sample_batch(step)
+    again = sampler([50, 20, 30], batch=12).sample_batch(7)
     assert np.array_equal(later.index, again.index)
-    assert not np.array_equal(later.index, drawing.draw(8).index)
-    assert not np.array_equal(later.index, sampler([50, 20, 30], batch=12, seed=1).draw(7).index)
+    assert not np.array_equal(later.index, rows_sampler.sample_batch(8).index)
+    assert not np.array_equal(later.index, sampler([50, 20, 30], batch=12, seed=1).sample_batch(7).index)
 
 
 def test_the_order_never_changes() -> None:
     """A resume years later must see the same rows: these numbers are part of the run directory's format."""
-    draw = sampler([1000, 10], batch=6, seed=3).draw(100)
-    assert draw.group.tolist() == [0, 1, 0, 1, 0, 1]
-    assert draw.index.tolist() == [147, 2, 325, 4, 553, 9]
+    sample = sampler([1000, 10], batch=6, seed=3).sample_batch(100)
+    assert sample.group.tolist() == [0, 1, 0, 1, 0, 1]
+    assert sample.index.tolist() == [147, 2, 325, 4, 553, 9]
 
 
 @given(share=st.integers(1, 5), world=st.integers(1, 6))
@@ -104,11 +104,11 @@ def test_ranks_that_cannot_share_equally_are_refused() -> None:
 
 
 def test_a_step_of_the_whole_dune_mixture_takes_under_a_millisecond() -> None:
-    drawing = Sampler(seed=0, batch=512, groups={"dinov2": 18_492_301, "mast3r": 1_748_561, "multihmr": 476_610})
-    drawing.draw(0)
+    rows_sampler = Sampler(seed=0, batch=512, groups={"dinov2": 18_492_301, "mast3r": 1_748_561, "multihmr": 476_610})
+    rows_sampler.sample_batch(0)
     times = []
     for step in range(20):
         begin = time.perf_counter()
-        drawing.draw(10_000 + step)
+        rows_sampler.sample_batch(10_000 + step)
         times.append(time.perf_counter() - begin)
     assert min(times) < 1e-3, times

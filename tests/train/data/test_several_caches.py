@@ -79,7 +79,7 @@ def rows_trained_on(patched: pytest.MonkeyPatch) -> set[tuple[int, int]]:
     before = Stepper.step
 
     def noting(self: Stepper, batch: Batch, *, stop: bool = False) -> StepResult:
-        rows.update(zip(batch.picks.source.tolist(), batch.picks.row.tolist(), strict=True))
+        rows.update(zip(batch.rows.source.tolist(), batch.rows.row.tolist(), strict=True))
         return before(self, batch, stop=stop)
 
     patched.setattr(Stepper, "step", noting)
@@ -128,7 +128,7 @@ def test_the_second_stage_begins_from_a_released_file_on_a_cache_of_448_px(tmp_p
     assert run_training(recipe, caches=cache, out=out, quiet=True).finished
     assert all(np.isfinite(record["loss"]) for record in log.read(out, log.STEP))
 
-    begun, norms = load.build(recipe, directory.read_description(out))
+    begun, norms = load.build_initial(recipe, directory.read_description(out))
     given = golden.student()
     assert given.distiller is not None
     assert given.norms is not None

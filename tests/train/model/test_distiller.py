@@ -5,27 +5,28 @@ from typing import Any
 import pytest
 import torch
 
+from store import TeacherInfo
 from store.errors import InvalidInput
+from tests.train.builders import teacher_info
 from train.model.distiller import Distiller, build_distiller
-from train.model.encoder import EncoderConfig, build_encoder, depth, has_cls, resize_position
-from train.model.projectors import ProjectorConfig
-from train.objective.targets import TeacherSpec
+from train.model.encoder import build_encoder, depth, has_cls, resize_position
+from train.recipe.config import Projector, Student
 
-TEACHERS = {"scene": TeacherSpec(channels=10, prefix_tokens=0), "generic": TeacherSpec(channels=6, prefix_tokens=1)}
-TRANSFORMER = ProjectorConfig()
-SMALL = EncoderConfig(architecture="tiny", embed_dim=32, depth=3, num_heads=2)
+TEACHERS = {"scene": teacher_info(channels=10, prefix_tokens=0), "generic": teacher_info(channels=6, prefix_tokens=1)}
+TRANSFORMER = Projector()
+SMALL = Student(architecture="tiny", embed_dim=32, depth=3, num_heads=2)
 
 
 def build(
-    encoder: EncoderConfig = SMALL,
-    projector: ProjectorConfig = TRANSFORMER,
+    student: Student = SMALL,
+    projector: Projector = TRANSFORMER,
     *,
-    teachers: dict[str, TeacherSpec] = TEACHERS,
+    teachers: dict[str, TeacherInfo] = TEACHERS,
     seed: int = 0,
     image_size: int = 56,
 ) -> Distiller:
     return build_distiller(
-        encoder=encoder,
+        student=student,
         projector=projector,
         teachers=teachers,
         image_size=image_size,
@@ -45,8 +46,8 @@ KINDS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("registers", [0, 4])
 @pytest.mark.parametrize("options", KINDS)
 def test_every_trainable_parameter_learns_and_shapes_are_the_teachers(registers: int, options: dict[str, Any]) -> None:
-    encoder = EncoderConfig(architecture="tiny", embed_dim=32, depth=3, num_heads=2, registers=registers)
-    model = build(encoder, ProjectorConfig(**options))
+    encoder = Student(architecture="tiny", embed_dim=32, depth=3, num_heads=2, registers=registers)
+    model = build(encoder, Projector(**options))
     found = model(torch.randn(2, 3, 56, 56))
     assert list(found) == ["generic", "scene"]  # sorted, whatever order they were given in
     assert {name: (tuple(a.shape), tuple(b.shape)) for name, (a, b) in found.items()} == {
@@ -71,7 +72,7 @@ def test_weights_are_a_function_of_the_seed_alone() -> None:
 
 
 def test_the_encoder_starts_as_the_released_one() -> None:
-    state = build_encoder(EncoderConfig(architecture="tiny", depth=1), pos_grid=(8, 8)).state_dict()
+    state = build_encoder(Student(architecture="tiny", depth=1), pos_grid=(8, 8)).state_dict()
     assert state["pos_embed"].shape == (1, 65, 192)
     for name in ("pos_embed", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc2.weight"):
         assert float(state[name].std()) == pytest.approx(0.02, rel=0.03)
@@ -88,7 +89,7 @@ def test_the_encoder_starts_as_the_released_one() -> None:
 )
 def test_sizes(name: str, expected: tuple[int, int, int]) -> None:
     with torch.device("meta"):
-        encoder = build_encoder(EncoderConfig(architecture=name), pos_grid=(24, 24))
+        encoder = build_encoder(Student(architecture=name), pos_grid=(24, 24))
     assert (encoder.embed_dim, depth(encoder), encoder.num_heads) == expected
 
 
@@ -102,7 +103,7 @@ def test_sizes(name: str, expected: tuple[int, int, int]) -> None:
     ],
 )
 def test_a_vit_of_timm_fits_the_grid_of_the_cache(name: str, registers: int, cls: bool) -> None:
-    model = build(EncoderConfig(architecture=f"timm:{name}"))
+    model = build(Student(architecture=f"timm:{name}"))
     assert (model.encoder.register_tokens, has_cls(model.encoder)) == (registers, cls)
     found = model(torch.randn(1, 3, 56, 56))  # patch 16 gets 64 px
     assert found["generic"][1].shape == (1, 16, 6)
@@ -112,7 +113,7 @@ def test_a_vit_of_timm_fits_the_grid_of_the_cache(name: str, registers: int, cls
 
 @torch.no_grad()
 def test_taps_of_a_timm_vit_are_raw_block_outputs() -> None:
-    encoder = build_encoder(EncoderConfig(architecture="timm:vit_tiny_patch16_224"), pos_grid=(2, 3)).eval()
+    encoder = build_encoder(Student(architecture="timm:vit_tiny_patch16_224"), pos_grid=(2, 3)).eval()
     images = torch.randn(1, 3, 32, 48)
     last, (tap, same) = encoder.forward_tokens(images, taps=(3, 11))
     assert torch.equal(last, same)
@@ -124,7 +125,7 @@ def test_taps_of_a_timm_vit_are_raw_block_outputs() -> None:
 
 
 def test_resizing_the_position_embedding_of_a_timm_vit() -> None:
-    encoder = build_encoder(EncoderConfig(architecture="timm:vit_tiny_patch16_224"), pos_grid=(2, 2))
+    encoder = build_encoder(Student(architecture="timm:vit_tiny_patch16_224"), pos_grid=(2, 2))
     resize_position(encoder, (3, 3))
     assert encoder.vit.pos_embed.shape == (1, 10, 192)
     assert encoder.pos_grid == (3, 3)
@@ -133,23 +134,23 @@ def test_resizing_the_position_embedding_of_a_timm_vit() -> None:
 def test_a_vit_without_cls_teaches_patches_only() -> None:
     name = "timm:vit_base_patch16_siglip_224"
     with torch.device("meta"):
-        model = build_encoder(EncoderConfig(architecture=name), pos_grid=(4, 4))
+        model = build_encoder(Student(architecture=name), pos_grid=(4, 4))
     assert not has_cls(model)
     with pytest.raises(InvalidInput, match="predicts at most 0"):
-        build(EncoderConfig(architecture=name))
+        build(Student(architecture=name))
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (EncoderConfig(architecture="bsae"), "did you mean 'base'"),
-        (EncoderConfig(architecture="timm:vit_tiny_patch16_24"), "did you mean 'vit_tiny_patch16_224'"),
-        (EncoderConfig(architecture="timm:resnet18"), "expected a ViT, found ResNet"),
-        (EncoderConfig(architecture="timm:beit_base_patch16_224"), "takes one input size only"),
-        (EncoderConfig(architecture="timm:vit_tiny_patch16_224", registers=0), "registers = 0 would have no effect"),
+        (Student(architecture="bsae"), "did you mean 'base'"),
+        (Student(architecture="timm:vit_tiny_patch16_24"), "did you mean 'vit_tiny_patch16_224'"),
+        (Student(architecture="timm:resnet18"), "expected a ViT, found ResNet"),
+        (Student(architecture="timm:beit_base_patch16_224"), "takes one input size only"),
+        (Student(architecture="timm:vit_tiny_patch16_224", registers=0), "registers = 0 would have no effect"),
     ],
 )
-def test_encoders_that_do_not_exist_are_refused(config: EncoderConfig, message: str) -> None:
+def test_encoders_that_do_not_exist_are_refused(config: Student, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         build_encoder(config, pos_grid=(4, 4))
 
@@ -159,5 +160,5 @@ def test_a_student_needs_teachers_and_whole_cells() -> None:
         build(teachers={})
     with pytest.raises(InvalidInput, match="whole cells on views of 60 px"):
         build_distiller(
-            encoder=SMALL, projector=ProjectorConfig(), teachers=TEACHERS, image_size=60, patch_grid=(4, 5), seed=0
+            student=SMALL, projector=Projector(), teachers=TEACHERS, image_size=60, patch_grid=(4, 5), seed=0
         )

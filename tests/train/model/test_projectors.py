@@ -11,8 +11,8 @@ from backbones.vit import DinoVisionTransformer
 from store.errors import InvalidInput
 from tests.train import golden
 from train.model.distiller import encoder_shape
-from train.model.projectors import EncoderShape, LadderProjector, ProjectorConfig, build_projector
-from train.objective.targets import TeacherSpec
+from train.model.projectors import EncoderShape, LadderProjector, build_projector
+from train.recipe.config import Projector
 
 LADDER_ATOL = 1e-4
 FACTS = golden.CONFIG["unic"]
@@ -29,7 +29,7 @@ def ladder(
     weights: Mapping[str, Tensor], teacher: str, *, encoder: DinoVisionTransformer, variant: str
 ) -> LadderProjector:
     facts = FACTS["variants"][variant]
-    config = ProjectorConfig(
+    config = Projector(
         kind="sp" if variant == "sp" else "lp",
         which_blocks=None if facts["which_blocks"] == "all" else tuple(facts["which_blocks"]),
         hidden_dim=FACTS["hidden_dim"],
@@ -37,8 +37,9 @@ def ladder(
         prenorm=facts["prenorm"],
         midnorm=facts["midnorm"],
     )
-    spec = TeacherSpec(channels=FACTS["head_dims"][teacher], prefix_tokens=1)
-    projector = build_projector(config, encoder=encoder_shape(encoder), teacher=spec)
+    projector = build_projector(
+        config, encoder=encoder_shape(encoder), prefix_tokens=1, channels=FACTS["head_dims"][teacher]
+    )
     own = state_dicts.select(state_dicts.strip_wrappers(weights), f"lp.heads.{teacher}.")
     state_dicts.load_into(projector.heads, {name.replace("layers.", ""): t for name, t in own.items()}, source=variant)
     assert isinstance(projector, LadderProjector)
@@ -63,9 +64,7 @@ def test_ladder_is_that_of_the_authors(encoder: DinoVisionTransformer, variant: 
 
 
 def test_ladder_starts_as_unic_does() -> None:
-    projector = build_projector(
-        ProjectorConfig(kind="lp", which_blocks=(0, 2)), encoder=SHAPE, teacher=TeacherSpec(channels=6, prefix_tokens=0)
-    )
+    projector = build_projector(Projector(kind="lp", which_blocks=(0, 2)), encoder=SHAPE, prefix_tokens=0, channels=6)
     assert projector.taps == (0, 2)
     shapes = {name: tuple(tensor.shape) for name, tensor in projector.state_dict().items()}
     assert shapes == {
@@ -85,9 +84,10 @@ def test_ladder_starts_as_unic_does() -> None:
 
 def test_transformer_projector_starts_as_torch_does() -> None:
     projector = build_projector(
-        ProjectorConfig(blocks=2),
+        Projector(blocks=2),
         encoder=EncoderShape(embed_dim=64, depth=3, num_heads=4, has_cls=True),
-        teacher=TeacherSpec(channels=6, prefix_tokens=1),
+        prefix_tokens=1,
+        channels=6,
     )
     weight = projector.state_dict()["blocks.1.mlp.fc1.weight"]
     assert float(weight.abs().max()) <= 1 / 8  # uniform in +- 1 / sqrt(64), not a normal of 0.02
@@ -99,11 +99,11 @@ def test_transformer_projector_starts_as_torch_does() -> None:
 
 @pytest.mark.parametrize("which_blocks", [(), (0, 1), (-1, 2), (2, 3)])
 def test_rungs_that_do_not_fit_are_refused(which_blocks: tuple[int, ...]) -> None:
-    config = ProjectorConfig(kind="lp", which_blocks=which_blocks)
+    config = Projector.model_construct(kind="lp", which_blocks=which_blocks)  # a recipe refuses negative ones already
     with pytest.raises(InvalidInput, match="end with the last one, 2"):
-        build_projector(config, encoder=SHAPE, teacher=TeacherSpec(channels=6, prefix_tokens=0))
+        build_projector(config, encoder=SHAPE, prefix_tokens=0, channels=6)
 
 
 def test_more_prefix_tokens_than_the_student_has_are_refused() -> None:
     with pytest.raises(InvalidInput, match="teacher with 5 prefix tokens: the student predicts at most 1"):
-        build_projector(ProjectorConfig(), encoder=SHAPE, teacher=TeacherSpec(channels=6, prefix_tokens=5))
+        build_projector(Projector(), encoder=SHAPE, prefix_tokens=5, channels=6)

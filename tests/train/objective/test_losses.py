@@ -9,11 +9,12 @@ from store.errors import InvalidInput
 from tests.train import golden
 from train.data.teacher_sharing import eligibility_table
 from train.objective import losses
-from train.objective.losses import LossWeights, combine, teacher_loss, token_losses
+from train.objective.losses import combine, teacher_loss, token_losses
 from train.objective.targets import MIN_STD, Standardisation, TeacherNorm
 from train.objective.teacher_dropping import coefficients, keep_mask, kept_count
+from train.recipe.config import Loss
 
-RELEASED = LossWeights()
+RELEASED = Loss()
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_distances_per_token(recorded: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize(("suffix", "cosine", "smooth_l1"), [("", 0.5, 0.5), ("_lamcos0.3_lamsl10.9", 0.3, 0.9)])
 def test_loss_per_teacher_and_image(recorded: dict[str, Tensor], suffix: str, cosine: float, smooth_l1: float) -> None:
-    weights = LossWeights(cosine=cosine, smooth_l1=smooth_l1)
+    weights = Loss(cosine=cosine, smooth_l1=smooth_l1)
     for teacher, prediction in predictions(recorded).items():
         found = teacher_loss(prediction, target(recorded, teacher), norm=None, weights=weights)
         expected = recorded[f"output.loss_per_teacher{suffix}.{teacher}"]
@@ -89,7 +90,7 @@ def test_logged_terms(recorded: dict[str, Tensor], facts: dict) -> None:
 
 
 def masks(recorded: dict[str, Tensor], facts: dict, case: str, values: Tensor) -> Tensor:
-    """The keep mask (T, B) of a case of the golden, made by the code under test."""
+    """The keep mask (T, B) of a case of the golden, computed by the code under test."""
     everyone = torch.ones_like(values, dtype=torch.bool)
     if case in ("own_data", "own+generic_data"):
         short = {
@@ -108,8 +109,10 @@ def masks(recorded: dict[str, Tensor], facts: dict, case: str, values: Tensor) -
     if case.startswith("lowest_loss"):
         listed = facts["dropping"][case].get("uniform_draws_in_order", [0.5] * 12)
         probability = float(case.split("_p", 2)[1].split("_")[0])
-        draws = torch.tensor(listed, dtype=torch.float64).reshape(-1, 2)  # image by image, skipping its worst teacher
-        return keep_mask(values, everyone, draws, drop_probability=probability)
+        uniforms = torch.tensor(listed, dtype=torch.float64).reshape(
+            -1, 2
+        )  # image by image, skipping its worst teacher
+        return keep_mask(values, everyone, uniforms, drop_probability=probability)
     return everyone if case == "none" else recorded[f"input.drop.{case}"].bool()
 
 
@@ -127,9 +130,9 @@ def test_coefficients_and_loss(recorded: dict[str, Tensor], facts: dict, case: s
     assert golden.max_error(found, recorded[f"output.drop.{case}.coeffs"]) < 1e-7
     assert float(combine(values, found)) == pytest.approx(facts["dropping"][case]["loss"], abs=golden.LOSS_ATOL)
     if case.startswith("lowest_loss_p0.5"):
-        draws = torch.tensor(facts["dropping"][case]["uniform_draws_in_order"]).reshape(-1, 2).numpy()
+        uniforms = torch.tensor(facts["dropping"][case]["uniform_draws_in_order"]).reshape(-1, 2).numpy()
         everyone = torch.ones_like(keep).numpy()
-        assert kept_count(everyone, draws, drop_probability=0.5) == int(keep.sum())
+        assert kept_count(everyone, uniforms, drop_probability=0.5) == int(keep.sum())
 
 
 def test_gradient_is_that_of_the_authors(recorded: dict[str, Tensor], facts: dict) -> None:
@@ -148,7 +151,7 @@ def test_gradient_is_that_of_the_authors(recorded: dict[str, Tensor], facts: dic
     assert checked == 4
 
 
-def plain_losses(prediction: Tensor, wanted: Tensor, weights: LossWeights) -> Tensor:
+def plain_losses(prediction: Tensor, wanted: Tensor, weights: Loss) -> Tensor:
     """The same in PyTorch's own words."""
     cosine = 1 - functional.cosine_similarity(prediction, wanted, dim=-1)
     smooth_l1 = functional.smooth_l1_loss(prediction, wanted, reduction="none").mean(dim=-1)
@@ -159,7 +162,7 @@ def plain_losses(prediction: Tensor, wanted: Tensor, weights: LossWeights) -> Te
 def test_pieces_and_standardisation_change_nothing(monkeypatch: pytest.MonkeyPatch, images_at_once: int) -> None:
     batch, tokens, channels = 5, 7, 16
     monkeypatch.setattr(losses, "CPU_CHUNK_ELEMENTS", images_at_once * tokens * channels)
-    weights = LossWeights(cosine=0.7, smooth_l1=1.3)
+    weights = Loss(cosine=0.7, smooth_l1=1.3)
     prediction = (2 * torch.randn(batch, tokens, channels)).requires_grad_()
     raw = (3 * torch.randn(batch, tokens, channels) + 1).half()
     std = torch.rand(channels) + 0.5

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.train import golden
+from tests.train.builders import teacher_info
 from train.objective import targets
-from train.objective.targets import Standardisation, TargetNorms, TeacherSpec, moments
+from train.objective.targets import Standardisation, TargetNorms, batch_moments
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +18,7 @@ def recorded() -> dict[str, Tensor]:
 
 
 def fresh() -> TargetNorms:
-    return TargetNorms({"t": TeacherSpec(channels=24, prefix_tokens=1)})
+    return TargetNorms({"t": teacher_info(channels=24, prefix_tokens=1)})
 
 
 def joined(recorded: dict[str, Tensor], name: str) -> Tensor:
@@ -85,7 +86,7 @@ def test_moments_in_pieces_are_those_of_the_whole(images: int, tokens: int, at_o
     values = torch.randn(images, tokens, 6, generator=generator) + offset
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(targets, "CHUNK_ELEMENTS", at_once)
-        found = moments(values)
+        found = batch_moments(values)
     flat = values.double().flatten(0, 1)
     assert int(found.tokens) == len(flat)
     assert torch.allclose(found.mean, flat.mean(0), rtol=1e-6)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from store.errors import InvalidInput
 from train.data.teacher_sharing import eligibility_table
-from train.objective.teacher_dropping import drop_draws, keep_mask, kept_count
+from train.objective.teacher_dropping import keep_mask, kept_count, sample_drop_uniforms
 
 GROUPS = ("generic", "people", "scenes")
 TEACHER_GROUPS = {"mast3r": ("scenes",), "dinov2": ("generic",), "multihmr": ("people",)}
@@ -45,16 +45,18 @@ def batches(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, np.ndarray, fl
     random = np.random.default_rng(draw(st.integers(0, 10_000)))
     losses = torch.from_numpy(random.random((teachers, images)))
     eligible = torch.from_numpy(random.random((teachers, images)) < draw(st.sampled_from([0.0, 0.5, 1.0])))
-    draws = drop_draws(seed=draw(st.integers(0, 2**40)), step=draw(st.integers(0, 9)), images=images, teachers=teachers)
-    return losses, eligible, draws, draw(st.sampled_from([0.0, 0.3, 0.5, 1.0]))
+    uniforms = sample_drop_uniforms(
+        seed=draw(st.integers(0, 2**40)), step=draw(st.integers(0, 9)), images=images, teachers=teachers
+    )
+    return losses, eligible, uniforms, draw(st.sampled_from([0.0, 0.3, 0.5, 1.0]))
 
 
 @given(batches())
 def test_dropping_keeps_the_worst_and_a_known_number(
     batch: tuple[torch.Tensor, torch.Tensor, np.ndarray, float],
 ) -> None:
-    losses, eligible, draws, probability = batch
-    keep = keep_mask(losses, eligible, torch.from_numpy(draws), drop_probability=probability)
+    losses, eligible, uniforms, probability = batch
+    keep = keep_mask(losses, eligible, torch.from_numpy(uniforms), drop_probability=probability)
     assert not (keep & ~eligible).any()
     for image in range(losses.shape[1]):
         others = [int(t) for t in range(len(losses)) if eligible[t, image]]
@@ -64,16 +66,16 @@ def test_dropping_keeps_the_worst_and_a_known_number(
         worst = max(others, key=lambda teacher: losses[teacher, image])
         others.remove(worst)
         assert keep[worst, image]
-        assert [bool(keep[t, image]) for t in others] == [d >= probability for d in draws[image, : len(others)]]
-    assert kept_count(eligible.numpy(), draws, drop_probability=probability) == int(keep.sum())
+        assert [bool(keep[t, image]) for t in others] == [d >= probability for d in uniforms[image, : len(others)]]
+    assert kept_count(eligible.numpy(), uniforms, drop_probability=probability) == int(keep.sum())
 
 
-def test_draws_depend_on_seed_step_and_slot_alone() -> None:
-    whole = drop_draws(seed=3, step=70_000, images=64, teachers=3)
-    assert np.array_equal(whole[:10], drop_draws(seed=3, step=70_000, images=10, teachers=3))
-    assert not np.array_equal(whole, drop_draws(seed=3, step=70_001, images=64, teachers=3))
-    assert not np.array_equal(whole, drop_draws(seed=4, step=70_000, images=64, teachers=3))
+def test_uniforms_depend_on_seed_step_and_slot_alone() -> None:
+    whole = sample_drop_uniforms(seed=3, step=70_000, images=64, teachers=3)
+    assert np.array_equal(whole[:10], sample_drop_uniforms(seed=3, step=70_000, images=10, teachers=3))
+    assert not np.array_equal(whole, sample_drop_uniforms(seed=3, step=70_001, images=64, teachers=3))
+    assert not np.array_equal(whole, sample_drop_uniforms(seed=4, step=70_000, images=64, teachers=3))
     assert whole.shape == (64, 2)
-    many = drop_draws(seed=0, step=0, images=50_000, teachers=3)
+    many = sample_drop_uniforms(seed=0, step=0, images=50_000, teachers=3)
     assert abs(many.mean() - 0.5) < 0.005
     assert 0 <= many.min() < many.max() < 1

@@ -13,17 +13,17 @@ from torch import Tensor
 from backbones import state_dicts, weight_files
 from store.errors import InvalidInput, OutputExists
 from tests.train import golden
+from tests.train.builders import teacher_info
 from train.model.distiller import Distiller, build_distiller
-from train.model.encoder import EncoderConfig
-from train.model.projectors import ProjectorConfig
-from train.objective.targets import TargetNorms, TeacherSpec
+from train.objective.targets import TargetNorms
+from train.recipe.config import Projector, Student
 from train.run.dune_checkpoint import load, released_args, save, to_released
 
 HEADS = golden.CONFIG["dune_student"]["num_heads"]
 RELEASED_TEACHERS = {
-    "dinov2": TeacherSpec(channels=1024, prefix_tokens=1),
-    "mast3r": TeacherSpec(channels=1024, prefix_tokens=0),
-    "multihmr": TeacherSpec(channels=1024, prefix_tokens=0),
+    "dinov2": teacher_info(channels=1024, prefix_tokens=1),
+    "mast3r": teacher_info(channels=1024, prefix_tokens=0),
+    "multihmr": teacher_info(channels=1024, prefix_tokens=0),
 }
 
 
@@ -37,8 +37,8 @@ def listed(name: str) -> dict[str, tuple[int, ...]]:
 def student(architecture: str, **options: Any) -> Distiller:
     encoder = {name: options.pop(name) for name in ("registers", "patch_size", "layer_scale") if name in options}
     return build_distiller(
-        encoder=EncoderConfig(architecture=architecture, **encoder),
-        projector=ProjectorConfig(**options),
+        student=Student(architecture=architecture, **encoder),
+        projector=Projector(**options),
         teachers=RELEASED_TEACHERS,
         image_size=448,
         patch_grid=(32, 32),
@@ -119,9 +119,12 @@ def test_teacher_names_may_stay_as_they_are() -> None:
 
 def test_a_saved_student_reads_back(tmp_path: Path) -> None:
     distiller = build_distiller(
-        encoder=EncoderConfig(architecture="small"),
-        projector=ProjectorConfig(),
-        teachers={"dinov2": TeacherSpec(channels=8, prefix_tokens=1), "own": TeacherSpec(channels=4, prefix_tokens=0)},
+        student=Student(architecture="small"),
+        projector=Projector(),
+        teachers={
+            "dinov2": teacher_info("dinov2", channels=8, prefix_tokens=1),
+            "own": teacher_info("own", channels=4, prefix_tokens=0),
+        },
         image_size=56,
         patch_grid=(4, 4),
         seed=1,
@@ -168,12 +171,12 @@ def test_another_kind_of_student_has_no_place_in_the_layout() -> None:
     norms = TargetNorms(RELEASED_TEACHERS)
     with pytest.raises(InvalidInput, match=r"transformer projectors \(tp\) only"):
         to_released(student("tiny", kind="sp"), norms)
-    other = EncoderConfig(architecture="timm:vit_tiny_patch16_224")
+    other = Student(architecture="timm:vit_tiny_patch16_224")
     with pytest.raises(InvalidInput, match="found a timm model"):
         to_released(
             build_distiller(
-                encoder=other,
-                projector=ProjectorConfig(),
+                student=other,
+                projector=Projector(),
                 teachers=RELEASED_TEACHERS,
                 image_size=56,
                 patch_grid=(4, 4),

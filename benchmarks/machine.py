@@ -1,4 +1,4 @@
-"""What a measurement was made on, without names of hosts or people; and running measurements in their own process."""
+"""Description of the machine, without names of hosts or people, and measurements in a process of their own."""
 
 import importlib.metadata
 import json
@@ -16,12 +16,12 @@ GIB = 2**30
 
 def describe(distributions: Sequence[str]) -> dict[str, Any]:
     """Return processor, memory, system and the versions of some distributions."""
-    found = {}
+    versions = {}
     for name in distributions:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
+            versions[name] = "not installed"
     return {
         "architecture": platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
@@ -29,7 +29,7 @@ def describe(distributions: Sequence[str]) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "load_before": os.getloadavg()[0],
-        "versions": found,
+        "versions": versions,
     }
 
 
@@ -37,17 +37,17 @@ def own_memory(field: str) -> int:
     """Return a field of this process's memory in bytes.
 
     Args:
-        field: VmRSS resident, RssAnon resident and no part of a file, VmHWM the largest VmRSS ever.
+        field: VmRSS (resident), RssAnon (resident and not part of a file) or VmHWM (largest VmRSS so far).
     """
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(fields[field].split()[0]) * 1024
 
 
 def in_own_process(module: str, *arguments: str) -> dict[str, Any]:
-    """Run a benchmark module that prints one line of JSON, and return that.
+    """Run a benchmark module that prints its result as one line of JSON, and return the result.
 
     Raises:
-        subprocess.CalledProcessError: it failed; what it said is on stderr.
+        subprocess.CalledProcessError: the module failed; its messages are on stderr.
     """
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)

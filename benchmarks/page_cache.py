@@ -1,4 +1,4 @@
-"""Files in and out of the operating system's page cache, so that a measurement starts from a known state."""
+"""Bring files into the operating system's page cache or drop them, so that a measurement starts from a known state."""
 
 import ctypes
 import mmap
@@ -15,12 +15,12 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def bytes_of(paths: Iterable[Path]) -> int:
-    """Return the bytes of some files."""
+    """Return the total size of some files."""
     return sum(path.stat().st_size for path in paths)
 
 
 def sync(paths: Iterable[Path]) -> None:
-    """Make files durable."""
+    """Write files through to the disk."""
     for path in paths:
         fd = os.open(path, os.O_RDONLY)
         os.fsync(fd)
@@ -28,7 +28,7 @@ def sync(paths: Iterable[Path]) -> None:
 
 
 def warm(paths: Iterable[Path]) -> None:
-    """Read files once."""
+    """Bring files into the page cache, by reading them once."""
     block = bytearray(BLOCK_BYTES)
     for path in paths:
         with path.open("rb", buffering=0) as file:
@@ -37,16 +37,16 @@ def warm(paths: Iterable[Path]) -> None:
 
 
 def drop(paths: Iterable[Path]) -> None:
-    """Take files out of the page cache; nobody may have them mapped."""
+    """Drop files from the page cache; no process may have them mapped."""
     for path in paths:
         fd = os.open(path, os.O_RDONLY)
-        os.fsync(fd)  # dirty pages would stay
+        os.fsync(fd)  # pages not yet written would stay
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(fd)
 
 
 def resident_share(paths: Iterable[Path]) -> float:
-    """Return how much of some files is in the page cache, 0 to 1."""
+    """Return the share of some files that is in the page cache, 0 to 1."""
     libc = ctypes.CDLL(None, use_errno=True)
     pages = present = 0
     for path in paths:
@@ -58,7 +58,7 @@ def resident_share(paths: Iterable[Path]) -> float:
             start = ctypes.c_char.from_buffer(mapped)
             if libc.mincore(ctypes.byref(start), ctypes.c_size_t(size), states):
                 raise OSError(ctypes.get_errno(), f"mincore of {path}")
-            del start  # the mapping can't be closed while it is referred to
+            del start  # the mapping cannot be closed while this refers to it
             pages += len(states)
             present += sum(state & 1 for state in bytes(states))
     return present / pages if pages else 0.0

@@ -1,7 +1,7 @@
-"""From a cold start to the first step of a training on a sealed cache of DUNE's size: 20.7 M rows, three teachers.
+"""Start of a training on a sealed cache of DUNE's size: time to the first batch, with 20.7 M rows and three teachers.
 
-    python -m benchmarks.startup              # generates the cache first, some minutes
-    python -m benchmarks.startup --share 0.01 # a hundredth of it, seconds
+    python -m benchmarks.startup               # generates the cache first, which takes minutes
+    python -m benchmarks.startup --share 0.01  # a hundredth of the rows, which takes seconds
 
 Runs `codistill train run` for 20 steps as a new process and takes the time until its first batch is in memory.
 Importing torch, which no trainer can avoid, is timed alone in another new process. The cache's metadata and tables are
@@ -23,8 +23,8 @@ from benchmarks.machine import ROOT, describe
 from benchmarks.store.scale_cache import datasets_of_dune, make_cache
 
 STEPS = 20
-READY = "rows in groups"  # in what the trainer says before its first step
-AIM_S = 10
+READY = "rows in groups"  # part of the line that the trainer shows before its first step
+AIM_S = 10  # besides the import of torch
 
 
 def main(
@@ -33,13 +33,13 @@ def main(
     batch: int = 2,
     out: Path = Path("benchmarks/results/startup.json"),
 ) -> dict[str, Any]:
-    """Generate, measure, report.
+    """Generate the cache, measure and report.
 
     Args:
-        share: of the rows of the 19 datasets.
-        recipe: whose student is trained.
+        share: share of the rows of DUNE's 19 datasets.
+        recipe: name of the recipe to train.
         batch: images per step.
-        out: JSON to write.
+        out: JSON file to write.
     """
     work = Path(tempfile.mkdtemp(prefix="codistill-startup-"))
     try:
@@ -75,15 +75,15 @@ def measure(cache: Path, run: Path, *, recipe: str, batch: int) -> dict[str, Any
     begun = time.perf_counter()
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        said = []
+        messages = []
         for line in process.stderr:
-            said.append(line)
+            messages.append(line)
             if READY in line:
                 break
         ready_s = time.perf_counter() - begun
-        said += process.stderr
+        messages += process.stderr
     if process.returncode:
-        raise RuntimeError("".join(said))
+        raise RuntimeError("".join(messages))
     first = json.loads((run / "log.jsonl").read_text().splitlines()[0])
     return {
         "torch_s": torch_s,

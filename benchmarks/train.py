@@ -1,13 +1,13 @@
-"""Training from a cache against training with live teachers: step time, data wait, and that both learn the same.
+"""Training from a cache against training with live teachers: step time, data wait, and equality of their losses.
 
     python -m benchmarks.train                         # ViT-B, three projectors, three random ViT-L, 336 px
-    python -m benchmarks.train --scale small           # seconds; tests run it
+    python -m benchmarks.train --scale small           # takes seconds; the tests run it
     python -m benchmarks.train --batch 64 --steps 20   # on a GPU
 
-Measured in one process, one after another on the same rows: `bare` (forward, loss, backward, clip, AdamW on one batch
-that stays in memory), `cached` (the trainer: reading, masks, checks, log records), `live` (the trainer, with every
-batch's targets computed by the teachers in bfloat16, as DUNE does). Then cached and live again in float32 without
-teacher dropping, to compare their losses step by step.
+Three ways are measured in one process, one after another on the same rows: `bare` (forward, loss, backward, clipping,
+AdamW on one batch that stays in memory), `cached` (the trainer: reading, masks, checks, log records), `live` (the
+trainer, with the targets of every batch computed by the teachers in bfloat16, as DUNE does). Then cached and live run
+again in float32 without teacher dropping, to compare their losses step by step.
 """
 
 import json
@@ -30,10 +30,11 @@ from backbones import dino
 from backbones.images import normalise
 from backbones.vit import DinoVisionTransformer
 from benchmarks.machine import describe as describe_machine
-from extract.teachers.base import Compute, Request, Teacher
+from extract.teachers.base import Teacher
 from extract.teachers.croco import CrocoEncoder
 from extract.teachers.dinov2 import DinoTeacher
 from extract.teachers.mast3r import CrocoTeacher
+from extract.teachers.options import Request
 from store.format import manifest
 from store.format.schema import OK, PIXELS
 from train.data.buffers import row_bytes
@@ -41,22 +42,22 @@ from train.data.loader import Batch, Loader
 from train.data.mixture import Mixture
 from train.data.open_caches import describe, open_mixture
 from train.distributed import Ranks
-from train.objective.losses import LossWeights, teacher_loss
+from train.objective.losses import teacher_loss
 from train.objective.target_statistics import set_exact
 from train.optim import adamw, clip_per_tensor
-from train.recipe.config import Recipe, overridden
+from train.recipe.config import Loss, Recipe, overridden
 from train.recipe.named import find
 from train.run import load
 from train.step import Stepper, arithmetic
 
 WARMUP_STEPS = 2
-ROUNDS = 5  # of the bare loop and the trainer, in turn
+ROUNDS = 5  # the bare loop and the trainer take turns
 SHARD_ROWS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """Sizes of the teachers (embed_dim, depth, num_heads), the student (overrides of a recipe) and the views."""
+    """Sizes of the views (px), of the teachers (embed_dim, depth, num_heads), the student's recipe and the batch."""
 
     image_size: int
     teacher: tuple[int, int, int]
@@ -83,29 +84,37 @@ def main(
     """Measure and report.
 
     Args:
-        scale: full is the paper's sizes.
+        scale: full has the paper's sizes, small those of a test.
         batch: images per step; None takes 2 on a CPU and 64 on a GPU at full scale.
-        steps: measured in each round, after two of warm-up.
-        parity_steps: whose losses are compared; 0 compares none.
+        steps: number of steps measured in each round, after two of warm-up.
+        parity_steps: number of steps whose losses are compared; 0 compares none.
         device: auto, cpu or cuda.
-        teacher_dtype: of the stored tokens, and of the live ones that losses are compared with.
-        cache: where to put the cache (kept); None uses a temporary directory.
-        out: JSON to write.
+        teacher_dtype: precision of the teachers that compute the stored tokens and those that losses are compared with.
+        cache: directory for the cache, which stays; None uses a temporary directory.
+        out: JSON file to write.
     """
-    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    chosen_device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     sizes = SCALES[scale]
-    images = batch or (64 if place.type == "cuda" and scale == "full" else sizes.batch)
+    images = batch or (64 if chosen_device.type == "cuda" and scale == "full" else sizes.batch)
     location = cache or Path(tempfile.mkdtemp(prefix="codistill-benchmark-"))
     try:
-        teachers = make_teachers(sizes, dtype=teacher_dtype, device=place)
+        teachers = make_teachers(sizes, dtype=teacher_dtype, device=chosen_device)
         if not (location / "features.zarr").exists():
             rows = images * max(4, min(WARMUP_STEPS + steps, 256 // images))
             build_cache(location, teachers, sizes, rows=rows, batch=images)
-        report = measure(location, teachers, sizes, images=images, steps=steps, parity_steps=parity_steps, device=place)
+        report = measure(
+            location, teachers, sizes, images=images, steps=steps, parity_steps=parity_steps, device=chosen_device
+        )
     finally:
         if cache is None:
             shutil.rmtree(location, ignore_errors=True)
-    report = {"scale": scale, "sizes": asdict(sizes), "teacher_dtype": teacher_dtype, **machine(place), **report}
+    report = {
+        "scale": scale,
+        "sizes": asdict(sizes),
+        "teacher_dtype": teacher_dtype,
+        **machine(chosen_device),
+        **report,
+    }
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=2) + "\n")
     print(as_markdown(report))
@@ -113,29 +122,34 @@ def main(
 
 
 def make_teachers(sizes: Scale, *, dtype: str, device: torch.device) -> dict[str, Teacher]:
-    """DUNE's three architectures with random weights."""
+    """Build DUNE's three teachers with random weights."""
     width, depth, heads = sizes.teacher
     torch.manual_seed(0)
-    made: dict[str, Teacher] = {}
+    requests = {
+        name: Request.model_validate({"model": name, "weights": "random", "dtype": dtype})
+        for name in ("dinov2", "multihmr", "mast3r")
+    }
+    teachers: dict[str, Teacher] = {}
     for name, registers in (("dinov2", 4), ("multihmr", 0)):
         network = DinoVisionTransformer(
             embed_dim=width, depth=depth, num_heads=heads, register_tokens=registers, layer_scale=1.0
         )
-        request = Request(model=name, weights=Path("random"))
         architecture = dino.infer(network.state_dict(), num_heads=heads, source="random weights")
-        made[name] = DinoTeacher(network, request=request, architecture=architecture, keep_cls=name == "dinov2")
+        teachers[name] = DinoTeacher(
+            network, request=requests[name], architecture=architecture, keep_cls=name == "dinov2"
+        )
     encoder = CrocoEncoder(embed_dim=width, depth=depth, num_heads=heads, patch_size=16, mlp_hidden=4 * width)
-    made["mast3r"] = CrocoTeacher(encoder, request=Request(model="mast3r", weights=Path("random")), architecture={})
-    return {name: teacher.run_with(Compute(dtype=dtype), device) for name, teacher in sorted(made.items())}
+    teachers["mast3r"] = CrocoTeacher(encoder, request=requests["mast3r"], architecture={})
+    return {name: teacher.place_on(device) for name, teacher in sorted(teachers.items())}
 
 
 def tokens_of(teacher: Teacher, pixels: Tensor) -> Tensor:
-    """Prefix and patches (B, P + N, C) in float32."""
+    """Return prefix and patches (B, P + N, C) in float32."""
     return torch.cat(teacher(pixels), dim=1)
 
 
 def build_cache(location: Path, teachers: dict[str, Teacher], sizes: Scale, *, rows: int, batch: int) -> None:
-    """Smooth random pixels and what the teachers make of them."""
+    """Write a sealed cache of smooth random pixels and the teachers' tokens of them."""
     cache = store.create(location, {"image_size": sizes.image_size, "shard_rows": SHARD_ROWS})
     paths = [f"{row}.png" for row in range(rows)]
     numbers = pa.array(range(rows), pa.int64())
@@ -152,12 +166,12 @@ def build_cache(location: Path, teachers: dict[str, Teacher], sizes: Scale, *, r
             channels=teacher.channels,
         )
     for shard in range(dataset.shards):
-        wanted = dataset.shard_rows_of(shard)
-        pixels = _noise(len(wanted), sizes.image_size, seed=shard)
+        shard_rows = dataset.shard_rows_of(shard)
+        pixels = _noise(len(shard_rows), sizes.image_size, seed=shard)
         with dataset.write_shard(PIXELS, shard, provenance={}) as writer:
-            for one in pixels.numpy():
-                writer.append(one)
-            writer.finish(manifest=_manifest(wanted))
+            for view in pixels.numpy():
+                writer.append(view)
+            writer.finish(manifest=_manifest(shard_rows))
         digest = dataset.read_trailer(PIXELS, shard).digest
         for name, teacher in teachers.items():
             with dataset.write_shard(name, shard, provenance={}, pixels_digest=digest) as writer:
@@ -199,7 +213,7 @@ def measure(
     parity_steps: int,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Time the three ways of training, then compare losses."""
+    """Time the three ways of training, then compare the losses of cached and live."""
     total = WARMUP_STEPS + steps
     timing = _recipe(sizes, images=images, steps=max(total, 2), values={"optim.precision": "bf16"})
     mixture = open_mixture(timing, [str(location)])
@@ -209,29 +223,29 @@ def measure(
         "row_bytes": row_bytes(mixture.teachers, image_size=mixture.image_size),
     }
     rounds: dict[str, list[dict[str, float]]] = {"bare": [], "cached": []}
-    for _ in range(ROUNDS):  # in turn, so that what else the machine does falls on both
+    for _ in range(ROUNDS):  # in turn, so that other load on the machine falls on both
         rounds["bare"].append(time_bare(timing, mixture, device=device, steps=steps))
         rounds["cached"].append(time_trainer(timing, mixture, device=device, steps=steps))
-    report |= {name: _median(found) for name, found in rounds.items()} | {"rounds": rounds}
+    report |= {name: _median(of_way) for name, of_way in rounds.items()} | {"rounds": rounds}
     fast = make_teachers(sizes, dtype="bfloat16", device=device)
     report["live"] = time_trainer(timing, mixture, device=device, steps=steps, teachers=fast)
     del fast
-    ratios = [one["step_s"] / other["step_s"] for one, other in zip(rounds["cached"], rounds["bare"], strict=True)]
-    report["overhead_over_bare"] = sorted(ratios)[ROUNDS // 2] - 1  # of neighbours, which had the same machine
+    ratios = [cached["step_s"] / bare["step_s"] for cached, bare in zip(rounds["cached"], rounds["bare"], strict=True)]
+    report["overhead_over_bare"] = sorted(ratios)[ROUNDS // 2] - 1  # of neighbouring rounds, which had the same load
     report["live_over_cached"] = report["live"]["step_s"] / report["cached"]["step_s"]
     if parity_steps:
         values = {"optim.precision": "fp32", "sharing.drop_probability": 0.0, "optim.lr": 3e-4 * 256 / images}
         parity = _recipe(sizes, images=images, steps=max(parity_steps, 2), values=values)
-        cached = losses_of(parity, mixture, device=device, steps=parity_steps)
-        live = losses_of(parity, mixture, device=device, steps=parity_steps, teachers=teachers)
-        worst = max(abs(a - b) / abs(b) for a, b in zip(cached, live, strict=True))
-        report["parity"] = {"cached": cached, "live": live, "largest_relative_difference": worst}
+        cached_losses = losses_of(parity, mixture, device=device, steps=parity_steps)
+        live_losses = losses_of(parity, mixture, device=device, steps=parity_steps, teachers=teachers)
+        worst = max(abs(a - b) / abs(b) for a, b in zip(cached_losses, live_losses, strict=True))
+        report["parity"] = {"cached": cached_losses, "live": live_losses, "largest_relative_difference": worst}
     return report
 
 
 def _median(rounds: list[dict[str, float]]) -> dict[str, float]:
-    """The round of the median time."""
-    return sorted(rounds, key=lambda found: found["step_s"])[len(rounds) // 2]
+    """Return the round with the median time."""
+    return sorted(rounds, key=lambda one: one["step_s"])[len(rounds) // 2]
 
 
 def _recipe(sizes: Scale, *, images: int, steps: int, values: dict[str, Any]) -> Recipe:
@@ -240,8 +254,8 @@ def _recipe(sizes: Scale, *, images: int, steps: int, values: dict[str, Any]) ->
 
 
 def trainer(recipe: Recipe, mixture: Mixture, device: torch.device) -> Stepper:
-    """The trainer as `train.loop` sets it up."""
-    distiller, norms = load.build(recipe, describe(mixture))
+    """Build the trainer as `train.loop` does."""
+    distiller, norms = load.build_initial(recipe, describe(mixture))
     set_exact(norms, mixture, over_subset=False)
     ranks = Ranks(rank=0, world=1, device=device)
     return Stepper(
@@ -250,7 +264,7 @@ def trainer(recipe: Recipe, mixture: Mixture, device: torch.device) -> Stepper:
 
 
 def loader_of(stepper: Stepper, recipe: Recipe, mixture: Mixture, *, steps: int, live: bool) -> Loader:
-    """Read pixels and tokens; pixels alone where teachers run live."""
+    """Build the loader of pixels and tokens; of pixels alone if teachers run live."""
     sources = [replace(source, reads=()) for source in mixture.sources] if live else mixture.sources
     return Loader(
         sources=sources,
@@ -266,10 +280,10 @@ def loader_of(stepper: Stepper, recipe: Recipe, mixture: Mixture, *, steps: int,
 
 
 def with_live_targets(batches: Loader, teachers: dict[str, Teacher]) -> Iterator[Batch]:
-    """What DUNE does: the targets of each batch, computed when it is needed."""
+    """Yield batches whose targets the teachers compute when they are needed, as DUNE does."""
     for batch in batches:
         tokens = {name: tokens_of(teacher, batch.pixels) for name, teacher in teachers.items()}
-        yield replace(batch, tokens=tokens, read=np.ones((len(teachers), len(batch.picks)), dtype=np.bool_))
+        yield replace(batch, tokens=tokens, read=np.ones((len(teachers), len(batch.rows)), dtype=np.bool_))
 
 
 def time_trainer(
@@ -280,7 +294,7 @@ def time_trainer(
     steps: int,
     teachers: dict[str, Teacher] | None = None,
 ) -> dict[str, float]:
-    """Seconds per step of the trainer, and what share of them it waited for data."""
+    """Measure the trainer: seconds per step, and the share of them that it waited for data."""
     stepper = trainer(recipe, mixture, device)
     with loader_of(stepper, recipe, mixture, steps=WARMUP_STEPS + steps, live=teachers is not None) as loader:
         batches = with_live_targets(loader, teachers) if teachers else iter(loader)
@@ -299,8 +313,8 @@ def time_trainer(
 
 
 def time_bare(recipe: Recipe, mixture: Mixture, *, device: torch.device, steps: int) -> dict[str, float]:
-    """The same arithmetic on one batch in memory, with nothing around it."""
-    distiller, norms = load.build(recipe, describe(mixture))
+    """Measure the same arithmetic on one batch in memory, without reading, masks, checks and log."""
+    distiller, norms = load.build_initial(recipe, describe(mixture))
     set_exact(norms, mixture, over_subset=False)
     distiller.to(device).train()
     norms.to(device)
@@ -309,7 +323,7 @@ def time_bare(recipe: Recipe, mixture: Mixture, *, device: torch.device, steps: 
     data = {name: torch.from_numpy(values).to(device) for name, values in read.items()}
     optimizer = adamw(distiller, lr=1e-4)
     parameters = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
-    weights = LossWeights()
+    weights = Loss()
 
     def step() -> None:
         with arithmetic(recipe, data[PIXELS]):
@@ -343,7 +357,7 @@ def losses_of(
     steps: int,
     teachers: dict[str, Teacher] | None = None,
 ) -> list[float]:
-    """The loss of each of the first steps."""
+    """Return the loss of each of the first steps."""
     stepper = trainer(recipe, mixture, device)
     with loader_of(stepper, recipe, mixture, steps=steps, live=teachers is not None) as loader:
         batches = with_live_targets(loader, teachers) if teachers else iter(loader)
@@ -351,14 +365,14 @@ def losses_of(
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Where it was measured."""
-    found = describe_machine(["torch", "timm", "codistill"])
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{found['cores']} CPU cores"
-    return {"device": name, "threads": torch.get_num_threads(), "machine": found}
+    """Describe the machine and the device."""
+    description = describe_machine(["torch", "timm", "codistill"])
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{description['cores']} CPU cores"
+    return {"device": name, "threads": torch.get_num_threads(), "machine": description}
 
 
 def as_markdown(report: dict[str, Any]) -> str:
-    """The report as a table."""
+    """Return the report as a table in Markdown."""
     torch_version = report["machine"]["versions"]["torch"]
     lines = [
         f"{report['device']}, {report['threads']} threads, torch {torch_version}; scale {report['scale']}, batch "
@@ -369,10 +383,8 @@ def as_markdown(report: dict[str, Any]) -> str:
         f"| bare loop | {report['bare']['step_s']:.3f} | {report['batch'] / report['bare']['step_s']:.2f} | |",
     ]
     for name in ("cached", "live"):
-        found = report[name]
-        lines.append(
-            f"| {name} | {found['step_s']:.3f} | {found['images_per_s']:.2f} | {100 * found['data_wait']:.2f} % |"
-        )
+        way = report[name]
+        lines.append(f"| {name} | {way['step_s']:.3f} | {way['images_per_s']:.2f} | {100 * way['data_wait']:.2f} % |")
     lines += [
         "",
         f"live / cached = {report['live_over_cached']:.2f}; trainer over bare loop = "

@@ -115,12 +115,12 @@ def probe_train(location: Path) -> dict[str, Any]:
     clock = Clock()
     mixture = clock.time("ready", lambda: open_mixture(recipe, [str(location)]))
     sampler = Sampler(seed=recipe.seed, batch=recipe.data.batch, groups=mixture.group_rows)
-    mixture.locate(sampler.draw(0))
+    mixture.locate(sampler.sample_batch(0))
     clock.note_memory("ready")
     took = []
     for step in np.random.default_rng(0).integers(0, 10**6, STEPS).tolist():
         begun = time.perf_counter()
-        picks = mixture.locate(sampler.draw(step))
+        picks = mixture.locate(sampler.sample_batch(step))
         took.append(time.perf_counter() - begun)
         assert len(picks) == recipe.data.batch
     return clock.report | {

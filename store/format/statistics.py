@@ -64,6 +64,11 @@ class Statistics:
     patch: Moments
 
 
+def agree(moments: Moments | None, others: Moments | None) -> bool:
+    """Return whether two computations of the same moments agree; None, which stands for no tokens, agrees with None."""
+    return moments is others if moments is None or others is None else moments.agrees(others)
+
+
 def empty(channels: int) -> Moments:
     """Return the moments of no token."""
     zeros, infinite = np.zeros(channels), np.full(channels, np.inf)

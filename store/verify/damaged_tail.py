@@ -1,4 +1,4 @@
-"""Reading the end of a damaged shard: trailer and index found from either side, one wrong byte put right.
+"""Reading of the end of a damaged shard: trailer and index found from either side, one wrong byte corrected.
 
 Trailers are small and hold what nothing else does (provenance, reasons, the manifest of unsealed pixels), and their
 crc32c can do more than detect: an error within one byte has a syndrome that names the byte and the bits.
@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from store import errors
-from store.format import trailer
 from store.format.layout import checksum
-from store.format.trailer import ENDING, Trailer
+from store.format.trailer import ENDING, Trailer, decode
 from store.verify.problems import Kind
 
 POLYNOMIAL = 0x82F63B78  # crc32c, reflected
@@ -20,14 +19,14 @@ POLYNOMIAL = 0x82F63B78  # crc32c, reflected
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTail:
-    """What lies behind the slots of a shard.
+    """The part of a shard object behind its slots: trailer and sharding index.
 
     Attributes:
-        trailer: what the shard says of itself, put right where that was possible; None where it is lost.
-        blob: the bytes of the trailer as found, empty if they were not found.
-        recorded_crc32c: the trailer's checksum as stored, None if it was not found.
-        index: the sharding index as found, None if it was not.
-        damage: what is wrong with sizes or trailer, as (kind, message); empty if nothing is.
+        trailer: trailer, corrected where that was possible; None where it is lost.
+        blob: bytes of the trailer as stored, empty if they were not found.
+        recorded_crc32c: checksum of the trailer as stored, None if it was not found.
+        index: sharding index as stored, None if it was not found.
+        damage: damage of sizes or trailer, as (kind, message).
     """
 
     trailer: Trailer | None
@@ -38,24 +37,24 @@ class ShardTail:
 
 
 def read_tail(tail: bytes, *, index_bytes: int) -> ShardTail:
-    """Make the most of the bytes behind the slots.
+    """Read as much as possible of the bytes behind the slots.
 
     Args:
-        tail: all of them.
-        index_bytes: bytes of a sharding index.
+        tail: all bytes behind the slots.
+        index_bytes: size of a sharding index.
     """
     fixed = ENDING.size + index_bytes
     if len(tail) >= fixed:
         blob, ending = tail[:-fixed], tail[-fixed:-index_bytes]
         length, crc = ENDING.unpack(ending)
-        found = _understood(blob, crc, index_bytes=index_bytes)
-        if length == len(blob) and found is not None:
-            said, exact = found
+        decoded = _decode(blob, crc, index_bytes=index_bytes)
+        if decoded is not None:
+            trailer, exact = decoded
             damage = () if exact else ((Kind.TRAILER_DAMAGED, "its checksum differs in one byte"),)
-            return ShardTail(trailer=said, blob=blob, recorded_crc32c=crc, index=tail[-index_bytes:], damage=damage)
-        if found is not None:
-            damage = ((Kind.TRAILER_DAMAGED, f"its length is recorded as {length}, {len(blob)} bytes are there"),)
-            return ShardTail(trailer=found[0], blob=blob, recorded_crc32c=crc, index=tail[-index_bytes:], damage=damage)
+            if length != len(blob):
+                message = f"its length is recorded as {length}, {len(blob)} bytes are there"
+                damage = ((Kind.TRAILER_DAMAGED, message),)
+            return ShardTail(trailer=trailer, blob=blob, recorded_crc32c=crc, index=tail[-index_bytes:], damage=damage)
     return _read_from_front(tail, index_bytes=index_bytes)
 
 
@@ -65,12 +64,12 @@ def _read_from_front(tail: bytes, *, index_bytes: int) -> ShardTail:
     length = _blob_length(tail)
     if length is not None and length + ENDING.size <= len(tail):
         (_, crc), rest = ENDING.unpack_from(tail, length), tail[length + ENDING.size :]
-        found = _understood(tail[:length], crc, index_bytes=index_bytes)
-        if found is not None:
+        decoded = _decode(tail[:length], crc, index_bytes=index_bytes)
+        if decoded is not None:
             message = f"{len(rest)} bytes behind the trailer, expected an index of {index_bytes}"
             index = rest[:index_bytes] if len(rest) >= index_bytes else None
             return ShardTail(
-                trailer=found[0],
+                trailer=decoded[0],
                 blob=tail[:length],
                 recorded_crc32c=crc,
                 index=index,
@@ -90,31 +89,31 @@ def _read_from_front(tail: bytes, *, index_bytes: int) -> ShardTail:
     return ShardTail(trailer=None, blob=blob, recorded_crc32c=crc, index=index, damage=((kind, message),))
 
 
-def _understood(blob: bytes, crc: int, *, index_bytes: int) -> tuple[Trailer, bool] | None:
-    """Return the trailer and whether it is exactly as written; None if it cannot be made out."""
+def _decode(blob: bytes, crc: int, *, index_bytes: int) -> tuple[Trailer, bool] | None:
+    """Return the trailer and whether it is exactly as written; None if it is lost."""
     actual = checksum(blob)
     if actual == crc:
-        said = _parsed(blob, index_bytes=index_bytes)
-        return None if said is None else (said, True)
-    if _within_one_byte(actual ^ crc):  # the checksum itself is what was hit
-        said = _parsed(blob, index_bytes=index_bytes)
-        if said is not None:
-            return said, False
+        trailer = _parse(blob, index_bytes=index_bytes)
+        return None if trailer is None else (trailer, True)
+    if _within_one_byte(actual ^ crc):  # the damaged byte is one of the checksum itself
+        trailer = _parse(blob, index_bytes=index_bytes)
+        if trailer is not None:
+            return trailer, False
     right = corrected(blob, crc)
-    said = None if right is None else _parsed(right, index_bytes=index_bytes)
-    return None if said is None else (said, False)
+    trailer = None if right is None else _parse(right, index_bytes=index_bytes)
+    return None if trailer is None else (trailer, False)
 
 
-def _parsed(blob: bytes, *, index_bytes: int) -> Trailer | None:
+def _parse(blob: bytes, *, index_bytes: int) -> Trailer | None:
     whole = blob + ENDING.pack(len(blob), checksum(blob)) + bytes(index_bytes)
     try:
-        return trailer.decode(whole, where="trailer", index_bytes=index_bytes)
+        return decode(whole, where="trailer", index_bytes=index_bytes)
     except (errors.Damaged, AttributeError):
         return None
 
 
 def _blob_length(tail: bytes) -> int | None:
-    """Return the length of the safetensors blob that `tail` begins with, by its own header."""
+    """Return the length of the safetensors blob that `tail` begins with, by the blob's header; None if it has none."""
     try:
         (header_bytes,) = struct.unpack_from("<Q", tail)
         if header_bytes > len(tail) - 8:

@@ -1,4 +1,4 @@
-"""What can be wrong with a cache: the kinds of problems that `codistill store verify` tells apart."""
+"""Problems of a cache: the kinds that `codistill store verify` tells apart."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Kind(StrEnum):
-    """Stable machine-readable names."""
+    """Kinds of problems; stable machine-readable names."""
 
     METADATA_DAMAGED = "metadata_damaged"  # a zarr.json that cannot be read, is absent, or does not fit its dataset
     METADATA_DIFFERS = "metadata_differs"  # every shard of an array records another identity than its zarr.json
@@ -16,7 +16,7 @@ class Kind(StrEnum):
     TRAILER_INCONSISTENT = "trailer_inconsistent"  # whole, but it contradicts itself or its dataset
     INDEX_DAMAGED = "index_damaged"  # the sharding index is not what the row states imply
     ROW_CHECKSUM = "row_checksum"  # bytes of a row do not fit their checksum
-    ROW_DIFFERS = "row_differs"  # a row fits its own checksum but not the one in the trailer: it was exchanged
+    ROW_DIFFERS = "row_differs"  # a row fits its own checksum but not the one in the trailer: rows were swapped
     ROW_NOT_FINITE = "row_not_finite"  # NaN or infinity in the tokens of an ok row
     HOLE_NOT_ZERO = "hole_not_zero"  # bytes where a failed row has none
     MOMENTS_DIFFER = "moments_differ"  # the trailer's moments are not those of the data
@@ -32,7 +32,7 @@ class Kind(StrEnum):
     SEAL_OUTDATED = "seal_outdated"  # a shard was replaced since it was sealed
     FOREIGN_OBJECT = "foreign_object"  # not part of the format
     LEFTOVER = "leftover"  # a temporary object of a writer that is dead
-    QUARANTINED = "quarantined"  # a damaged object put aside by a repair that did not end
+    QUARANTINED = "quarantined"  # a damaged object moved away by a repair that did not end
 
 
 IN_SHARD = frozenset(
@@ -64,14 +64,14 @@ OF_SEAL = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One thing that is wrong.
+    """One problem.
 
     Attributes:
-        kind: what.
-        key: the object, below the cache.
-        message: expected against found.
-        dataset, array, shard: where, as far as that is known.
-        rows: that are affected; empty where it is not about rows.
+        kind: kind of the problem.
+        key: object that has the problem, below the cache.
+        message: text for people, expected against found.
+        dataset, array, shard: shard that has the problem, as far as it is known.
+        rows: affected rows; empty if the problem is not about rows.
     """
 
     kind: Kind
@@ -84,7 +84,7 @@ class Problem:
 
     @property
     def where(self) -> str:
-        """The place in the project's words."""
+        """The shard or object, for messages."""
         if self.shard is not None:
             return f"shard {self.shard} of '{self.dataset}/{self.array}'"
         return f"'{self.key}'"

@@ -1,4 +1,4 @@
-"""Deciding what every row of a damaged shard will be: kept, failed as before, or made anew. Nothing is written here."""
+"""Plan of a rebuilt shard: which rows are copied, which stay failed, which are recomputed. Nothing is written here."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,9 +20,8 @@ from store.format.trailer import Trailer, digest_of
 from store.verify.recompute import Recomputer
 from store.verify.shard_check import ShardCheck, ShardLocation, contradictions, index_states
 
-CLOSE = (
-    1e-2  # relative distance of tokens of the same pixels on different machines; other pixels are 0.1 and more apart
-)
+# Relative distance of tokens of the same pixels on different machines; those of other pixels are 0.1 and more apart.
+CLOSE = 1e-2
 LOST_REASON = "unknown: the reason was lost with a damaged trailer"
 
 
@@ -31,7 +30,7 @@ class CannotRebuild(Exception):
 
     Attributes:
         reason: why, and what to do.
-        rows: that cannot be had.
+        rows: rows that can be neither copied nor recomputed.
     """
 
     def __init__(self, reason: str, rows: tuple[int, ...] = ()) -> None:
@@ -41,61 +40,61 @@ class CannotRebuild(Exception):
 
 @dataclass(kw_only=True)
 class Plan:
-    """What a shard will be.
+    """Contents of a rebuilt shard.
 
     Attributes:
-        place: of the shard.
-        source: the object that kept rows come from; None if none are kept.
+        location: location of the shard.
+        source: object that rows are copied from; None if none are copied.
         status: uint8 [rows].
-        reasons: by failed row.
-        fresh: rows made anew by their position in the shard; the other ok rows are kept.
-        provenance: of the trailer.
-        pixels_digest: of the trailer, for tokens.
-        manifest: rows of the trailer, for pixels.
+        reasons: reasons by failed row.
+        recomputed: recomputed rows by position in the shard; the other ok rows are copied.
+        provenance: provenance for the trailer.
+        pixels_digest: digest of the pixel shard, for the trailer of tokens.
+        manifest: manifest rows, for the trailer of pixels.
     """
 
-    place: ShardLocation
+    location: ShardLocation
     source: ShardCheck | None
     status: npt.NDArray[np.uint8]
     reasons: dict[int, str]
-    fresh: dict[int, npt.NDArray[Any]] = field(default_factory=dict)
+    recomputed: dict[int, npt.NDArray[Any]] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     pixels_digest: str | None = None
     manifest: pa.Table | None = None
 
 
-Ask = Callable[[], Recomputer]
+GetRecomputer = Callable[[], Recomputer]
 ReadRow = Callable[[ShardCheck, int], npt.NDArray[Any]]
 
 
 class Planner:
-    """Plans shards of one cache.
+    """Plans rebuilt shards of one cache.
 
     Args:
-        ask: returns the recomputer, or raises `CannotRebuild` if there is none.
-        read_row: reads a kept row of a source by its position.
+        get_recomputer: returns the recomputer, or raises `CannotRebuild` if there is none.
+        read_row: reads a good row of a source by its position.
     """
 
-    def __init__(self, ask: Ask, read_row: ReadRow) -> None:
-        self._ask, self._read_row = ask, read_row
+    def __init__(self, get_recomputer: GetRecomputer, read_row: ReadRow) -> None:
+        self._get_recomputer, self._read_row = get_recomputer, read_row
 
-    def plan(self, place: ShardLocation, source: ShardCheck | None) -> Plan:
-        """Return what the shard at `place` will be, made from the good rows of `source` and rows made anew.
+    def plan(self, location: ShardLocation, source: ShardCheck | None) -> Plan:
+        """Return the plan of a shard, from the good rows of `source` and recomputed rows.
 
         Raises:
-            CannotRebuild: a row cannot be had.
+            CannotRebuild: a row can be neither copied nor recomputed.
         """
-        return self._plan_pixels(place, source) if place.array == PIXELS else self._plan_tokens(place, source)
+        return self._plan_pixels(location, source) if location.array == PIXELS else self._plan_tokens(location, source)
 
-    def _plan_pixels(self, place: ShardLocation, source: ShardCheck | None) -> Plan:
-        said = _trusted_trailer(source)
-        if said is not None and source is not None:
-            plan = Plan(place=place, source=source, status=said.status.copy(), reasons=dict(said.errors))
-            plan.provenance, plan.manifest = dict(said.provenance), said.manifest()
-            self._fill_pixels(plan, np.flatnonzero((said.status == OK) & ~source.good), expected=said.crc32c)
+    def _plan_pixels(self, location: ShardLocation, source: ShardCheck | None) -> Plan:
+        trailer = _trusted_trailer(source)
+        if trailer is not None and source is not None:
+            plan = Plan(location=location, source=source, status=trailer.status.copy(), reasons=dict(trailer.errors))
+            plan.provenance, plan.manifest = dict(trailer.provenance), trailer.manifest()
+            self._fill_pixels(plan, np.flatnonzero((trailer.status == OK) & ~source.good), expected=trailer.crc32c)
             return plan
-        table = _sealed_rows(place)
-        kept = source if source is not None and _recognised(source, None) else None
+        table = _sealed_rows(location)
+        usable = source if source is not None and _recognised(source, None) else None
         if table is not None:
             status = table["status"].to_numpy().astype(np.uint8)
             reasons = {
@@ -103,95 +102,96 @@ class Planner:
                 for row, reason in zip(table["row"].to_pylist(), table["error"].to_pylist(), strict=True)
                 if reason is not None
             }
-            plan = Plan(place=place, source=kept, status=status, reasons=reasons, manifest=table)
-            good = kept.good if kept is not None else np.zeros(len(status), np.bool_)
+            plan = Plan(location=location, source=usable, status=status, reasons=reasons, manifest=table)
+            good = usable.good if usable is not None else np.zeros(len(status), np.bool_)
             self._fill_pixels(plan, np.flatnonzero((status == OK) & ~good), expected=None)
         else:
-            plan = self._all_pixels_anew(place)
+            plan = self._recompute_all_pixels(location)
         plan.provenance = {"rebuilt": "its trailer was lost"} | self._provenance(plan)
         self._refuse_other_digest(plan)
         return plan
 
-    def _all_pixels_anew(self, place: ShardLocation) -> Plan:
-        rows = list(place.rows)
-        made = _asked(self._ask().pixels(place.dataset, rows), len(rows))
+    def _recompute_all_pixels(self, location: ShardLocation) -> Plan:
+        rows = list(location.rows)
+        made = _complete(self._get_recomputer().pixels(location.dataset, rows), len(rows))
         status = np.array([FAILED if row.pixels is None else OK for row in made], np.uint8)
         reasons = {row: str(result.error) for row, result in zip(rows, made, strict=True) if result.pixels is None}
-        plan = Plan(place=place, source=None, status=status, reasons=reasons)
-        plan.fresh = {position: row.pixels for position, row in enumerate(made) if row.pixels is not None}
+        plan = Plan(location=location, source=None, status=status, reasons=reasons)
+        plan.recomputed = {position: row.pixels for position, row in enumerate(made) if row.pixels is not None}
         plan.manifest = _manifest_of([row.record for row in made])
         return plan
 
     def _fill_pixels(
         self, plan: Plan, positions: npt.NDArray[np.int64], *, expected: npt.NDArray[np.uint32] | None
     ) -> None:
-        """Make the rows at `positions` anew and accept only what fits the recorded checksums."""
+        """Recompute the rows at `positions`; accept only rows that equal the recorded checksums."""
         if not len(positions):
             return
-        rows = (positions + plan.place.rows.start).tolist()
+        rows = (positions + plan.location.rows.start).tolist()
         lost: dict[int, str] = {}
-        for position, made in zip(
-            positions.tolist(), _asked(self._ask().pixels(plan.place.dataset, rows), len(rows)), strict=True
-        ):
-            row = plan.place.rows.start + position
-            if made.pixels is None:
-                lost[row] = str(made.error)
-            elif expected is not None and checksum(np.ascontiguousarray(made.pixels)) != expected[position]:
+        made = _complete(self._get_recomputer().pixels(plan.location.dataset, rows), len(rows))
+        for position, result in zip(positions.tolist(), made, strict=True):
+            row = plan.location.rows.start + position
+            if result.pixels is None:
+                lost[row] = str(result.error)
+            elif expected is not None and checksum(np.ascontiguousarray(result.pixels)) != expected[position]:
                 lost[row] = "other pixels than were recorded"
             else:
-                plan.fresh[position] = made.pixels
+                plan.recomputed[position] = result.pixels
         if lost:
             reasons = ", ".join(sorted(set(lost.values())))
-            advice = "Bring the source images back, or delete this dataset's shards of this number and extract anew"
+            advice = (
+                "Bring the source images back, or delete this dataset's shards of this number and extract them again"
+            )
             message = f"the source no longer gives the pixels of {some_rows(lost)}: {reasons}. {advice}"
             raise CannotRebuild(message, tuple(lost))
 
     def _refuse_other_digest(self, plan: Plan) -> None:
-        """Refuse pixels that are not those which tokens and sealed tables speak of."""
-        expected = _expected_digests(plan.place)
+        """Refuse pixels with another digest than tokens and sealed tables record."""
+        expected = _expected_digests(plan.location)
         if not expected:
             return
         crcs = np.zeros(len(plan.status), np.uint32)
         for position in np.flatnonzero(plan.status == OK).tolist():
-            row = plan.fresh.get(position)
+            row = plan.recomputed.get(position)
             if row is None:
                 assert plan.source is not None
                 row = self._read_row(plan.source, position)
             crcs[position] = checksum(np.ascontiguousarray(row))
-        found = digest_of(plan.place.rows, plan.status, crcs)
-        if found not in expected:
+        digest = digest_of(plan.location.rows, plan.status, crcs)
+        if digest not in expected:
             known = ", ".join(sorted(expected))
-            message = f"pixels made anew have digest {found}, tokens or sealed tables expect {known}"
-            raise CannotRebuild(f"{message}. Has a source image changed?", tuple(plan.place.rows))
+            message = f"recomputed pixels have digest {digest}, tokens or sealed tables expect {known}"
+            raise CannotRebuild(f"{message}. Has a source image changed?", tuple(plan.location.rows))
 
-    def _plan_tokens(self, place: ShardLocation, source: ShardCheck | None) -> Plan:
-        dataset = place.dataset
+    def _plan_tokens(self, location: ShardLocation, source: ShardCheck | None) -> Plan:
+        dataset = location.dataset
         try:
-            pixels = dataset.read_shard(PIXELS, place.shard)
+            pixels = dataset.read_shard(PIXELS, location.shard)
         except errors.CodistillError as error:
             raise CannotRebuild(f"its pixels must be whole first: {error}") from error
-        plan = Plan(place=place, source=source, status=pixels.status.copy(), reasons={})
+        plan = Plan(location=location, source=source, status=pixels.status.copy(), reasons={})
         plan.pixels_digest = pixels.digest
         plan.reasons = {row: f"no pixels: {reason}" for row, reason in pixels.trailer.errors.items()}
-        said = _trusted_trailer(source)
-        if said is not None and said.pixels_digest != pixels.digest:
-            said, source, plan.source = None, None, None
+        trailer = _trusted_trailer(source)
+        if trailer is not None and trailer.pixels_digest != pixels.digest:
+            trailer, source, plan.source = None, None, None
         good = np.zeros(len(plan.status), np.bool_) if source is None else source.good & (plan.status == OK)
-        if said is not None:
-            plan.provenance = dict(said.provenance)
-            plan.status[said.status == FAILED] = FAILED
-            plan.reasons |= said.errors
+        if trailer is not None:
+            plan.provenance = dict(trailer.provenance)
+            plan.status[trailer.status == FAILED] = FAILED
+            plan.reasons |= trailer.errors
             recognised = True
         else:
             recognised = source is not None and _recognised(source, pixels.digest)
-            states = index_states(place, source.tail.index) if recognised and source is not None else None
+            states = index_states(location, source.tail.index) if recognised and source is not None else None
             if states is not None:
                 own = (plan.status == OK) & (states == FAILED)
-                plan.reasons |= dict.fromkeys((np.flatnonzero(own) + place.rows.start).tolist(), LOST_REASON)
+                plan.reasons |= dict.fromkeys((np.flatnonzero(own) + location.rows.start).tolist(), LOST_REASON)
                 plan.status[own] = FAILED
-        wanted = (plan.status == OK) & ~good if recognised else plan.status == OK
-        self._fill_tokens(plan, np.flatnonzero(wanted), pixels.data, good=good)
-        self._note_tokens_made(plan, said)
+        doubtful = (plan.status == OK) & ~good if recognised else plan.status == OK
+        self._fill_tokens(plan, np.flatnonzero(doubtful), pixels.data, good=good)
+        self._note_recomputed(plan, trailer)
         return plan
 
     def _fill_tokens(
@@ -202,86 +202,109 @@ class Planner:
         *,
         good: npt.NDArray[np.bool_],
     ) -> None:
-        """Make tokens anew; where a stored row is good and only its origin is in doubt, keep it if it agrees."""
+        """Recompute tokens; where a stored row is good and only its origin is in doubt, copy it if it agrees."""
         if not len(positions):
             return
-        recomputer = self._ask()
-        made = _asked(recomputer.tokens(plan.place.dataset, plan.place.array, pixels[positions]), len(positions))
+        tokens = self._get_recomputer().tokens(plan.location.dataset, plan.location.array, pixels[positions])
+        made = _complete(tokens, len(positions))
         for position, result in zip(positions.tolist(), made, strict=True):
             if good[position] and plan.source is not None and _close(self._read_row(plan.source, position), result):
                 continue
             if isinstance(result, str):
                 plan.status[position] = FAILED
-                plan.reasons[plan.place.rows.start + position] = result
+                plan.reasons[plan.location.rows.start + position] = result
             else:
-                plan.fresh[position] = _storable(plan.place, result)
+                plan.recomputed[position] = _storable(plan.location, result)
 
-    def _note_tokens_made(self, plan: Plan, said: Trailer | None) -> None:
-        """Record in the provenance which rows are not what was there before."""
-        if said is None:
+    def _note_recomputed(self, plan: Plan, trailer: Trailer | None) -> None:
+        """List the rows that changed in the provenance."""
+        if trailer is None:
             plan.provenance = {"rebuilt": "its trailer was lost"} | self._provenance(plan)
             return
         changed = [
-            plan.place.rows.start + position
-            for position, row in sorted(plan.fresh.items())
-            if checksum(np.ascontiguousarray(row)) != said.crc32c[position]
+            plan.location.rows.start + position
+            for position, row in sorted(plan.recomputed.items())
+            if checksum(np.ascontiguousarray(row)) != trailer.crc32c[position]
         ]
         if changed:
             plan.provenance["recomputed"] = {"rows": changed, **self._provenance(plan)}
 
     def _provenance(self, plan: Plan) -> dict[str, Any]:
-        return dict(self._ask().provenance(plan.place.dataset, plan.place.array)) if plan.fresh else {}
+        return (
+            dict(self._get_recomputer().provenance(plan.location.dataset, plan.location.array))
+            if plan.recomputed
+            else {}
+        )
+
+
+def dependents(dataset: Dataset, shard: int, rows: Iterable[int]) -> dict[str, list[int]]:
+    """Return the ok token rows that were computed from these rows of pixels, by teacher."""
+    pixel_rows = list(rows)
+    token_rows: dict[str, list[int]] = {}
+    for teacher in dataset.teachers:
+        try:
+            trailer = dataset.read_trailer(teacher, shard)
+        except errors.CodistillError:
+            continue
+        computed = [row for row in pixel_rows if trailer.status[row - trailer.rows.start] == OK]
+        if computed:
+            token_rows[teacher] = computed
+    return token_rows
 
 
 def _trusted_trailer(source: ShardCheck | None) -> Trailer | None:
-    """Return the trailer if nothing in it contradicts anything."""
+    """Return the trailer if it contradicts neither itself nor its dataset."""
     if source is None or source.trailer is None:
         return None
-    place = source.place
-    clean = not contradictions(place.dataset, place.array, source.trailer, paths=place.paths)
+    location = source.location
+    clean = not contradictions(location.dataset, location.array, source.trailer, paths=location.paths)
     return source.trailer if clean else None
 
 
 def _recognised(source: ShardCheck, pixels_digest: str | None) -> bool:
-    """Whether a shard whose trailer is lost still shows that it belongs where it was found.
+    """Return whether a shard whose trailer is lost can still be shown to belong to its location.
 
-    Either the seal saw this very trailer here, or what is left of it names the identity and the rows or their pixels.
+    Either the seal recorded this trailer here, or what is left of it names the identity and the rows or their pixels.
     """
     if source.belongs is False:
         return False
-    place, tail = source.place, source.tail
-    record = sealed_tables.read_record(place.dataset.storage, dataset=place.dataset.name, array=place.array)
-    if record is not None and len(record.fingerprints) == place.dataset.shards and tail.recorded_crc32c:
-        return int(record.fingerprints[place.shard]) == tail.recorded_crc32c
-    names = pixels_digest or f'"rows":"{place.rows.start}:{place.rows.stop}"'
-    identity = place.dataset.identity_digest(place.array)
+    location, tail = source.location, source.tail
+    record = sealed_tables.read_record(location.dataset.storage, dataset=location.dataset.name, array=location.array)
+    if record is not None and len(record.fingerprints) == location.dataset.shards and tail.recorded_crc32c:
+        return int(record.fingerprints[location.shard]) == tail.recorded_crc32c
+    names = pixels_digest or f'"rows":"{location.rows.start}:{location.rows.stop}"'
+    identity = location.dataset.identity_digest(location.array)
     return identity.encode() in tail.blob and names.encode() in tail.blob
 
 
-def _sealed_rows(place: ShardLocation) -> pa.Table | None:
+def _sealed_rows(location: ShardLocation) -> pa.Table | None:
     """Return the sealed manifest rows of a shard, if all are there."""
-    within = (pc.field("row") >= place.rows.start) & (pc.field("row") < place.rows.stop)
+    within = (pc.field("row") >= location.rows.start) & (pc.field("row") < location.rows.stop)
     try:
-        table = place.dataset.manifest(filter=within).replace_schema_metadata(None)
+        table = location.dataset.manifest(filter=within).replace_schema_metadata(None)
     except (errors.NotSealed, errors.Damaged):
         return None
-    return table if table.num_rows == len(place.rows) else None
+    return table if table.num_rows == len(location.rows) else None
 
 
-def _expected_digests(place: ShardLocation) -> set[str]:
-    """Return the digests of the pixel shard that others know: the seal's if it knows one, else those tokens name."""
-    dataset = place.dataset
+def _expected_digests(location: ShardLocation) -> set[str]:
+    """Return the digests recorded for a pixel shard: that of the seal if there is one, else those that tokens name."""
+    dataset = location.dataset
     record = sealed_tables.read_record(dataset.storage, dataset=dataset.name, array=PIXELS)
-    if record is not None and len(record.pixels_digests) == dataset.shards and record.pixels_digests[place.shard].any():
-        return {record.pixels_digests[place.shard].tobytes().hex()}
+    if (
+        record is not None
+        and len(record.pixels_digests) == dataset.shards
+        and record.pixels_digests[location.shard].any()
+    ):
+        return {record.pixels_digests[location.shard].tobytes().hex()}
     named = set()
     for teacher in dataset.teachers:
         try:
-            said = dataset.read_trailer(teacher, place.shard)
+            trailer = dataset.read_trailer(teacher, location.shard)
         except errors.CodistillError:
             continue
-        if said.pixels_digest is not None:
-            named.add(said.pixels_digest)
+        if trailer.pixels_digest is not None:
+            named.add(trailer.pixels_digest)
     return named
 
 
@@ -290,12 +313,12 @@ def _manifest_of(records: list[Mapping[str, Any]]) -> pa.Table:
     return pa.table(columns, schema=manifest.SCHEMA)
 
 
-def _storable(place: ShardLocation, row: Any) -> npt.NDArray[Any]:
-    node = place.dataset.array(place.array)
+def _storable(location: ShardLocation, row: Any) -> npt.NDArray[Any]:
+    node = location.dataset.array(location.array)
     if row.shape != node.row_shape or row.dtype != node.dtype or not np.isfinite(row).all():
         expected = f"finite {node.dtype} {node.row_shape}"
         raise CannotRebuild(
-            f"a row made anew is {row.dtype} {row.shape}, expected {expected}: the recomputer is at fault"
+            f"a recomputed row is {row.dtype} {row.shape}, expected {expected}: the recomputer is at fault"
         )
     return np.asarray(row)
 
@@ -307,26 +330,11 @@ def _close(stored: npt.NDArray[Any], made: Any) -> bool:
     return bool(difference <= CLOSE * np.linalg.norm(stored.astype(np.float64)))
 
 
-def _asked(results: Iterable[Any], count: int) -> list[Any]:
+def _complete(results: Iterable[Any], count: int) -> list[Any]:
     try:
         made = list(results)
     except errors.CodistillError as error:
-        raise CannotRebuild(f"its rows cannot be made anew: {error}") from error
+        raise CannotRebuild(f"its rows cannot be recomputed: {error}") from error
     if len(made) != count:
-        raise CannotRebuild(f"{count} rows asked for, {len(made)} made anew: the recomputer is at fault")
+        raise CannotRebuild(f"{count} rows asked for, {len(made)} recomputed: the recomputer is at fault")
     return made
-
-
-def dependents(dataset: Dataset, shard: int, rows: Iterable[int]) -> dict[str, list[int]]:
-    """Return, by teacher, the ok token rows that were computed from these rows of pixels."""
-    wanted = list(rows)
-    found: dict[str, list[int]] = {}
-    for teacher in dataset.teachers:
-        try:
-            said = dataset.read_trailer(teacher, shard)
-        except errors.CodistillError:
-            continue
-        here = [row for row in wanted if said.status[row - said.rows.start] == OK]
-        if here:
-            found[teacher] = here
-    return found

@@ -1,6 +1,7 @@
-"""Making rows anew is not the store's business: what it asks of whoever can, and how it finds them.
+"""Recomputing of rows for a repair: the interface that another package implements, and the search for it.
 
-Who can recompute rows announces a `RecomputerFactory` under the entry-point group `codistill.recompute`:
+The store itself cannot make rows. A package that can registers a `RecomputerFactory` under the entry-point group
+`codistill.recompute`:
 
     [project.entry-points."codistill.recompute"]
     extract = "extract.recompute:recomputer"
@@ -22,50 +23,50 @@ GROUP = "codistill.recompute"
 
 
 class Recomputer(Protocol):
-    """Makes rows of one cache anew. Nothing that it returns is trusted further than its contract below."""
+    """Recomputes rows of one cache. The store checks everything that it returns."""
 
     def pixels(self, dataset: Dataset, rows: Sequence[int]) -> Iterable[PixelsRow]:
-        """Make rows of pixels from the source images, one for each of `rows`, in their order.
+        """Recompute rows of pixels from the source images, one for each of `rows`, in their order.
 
         The store accepts only what equals the recorded checksum.
 
         Raises:
-            errors.CodistillError: the source is not at hand; its message says what is needed.
+            errors.CodistillError: the source is not available; its message says what is needed.
         """
         ...
 
     def tokens(self, dataset: Dataset, teacher: str, pixels: npt.NDArray[np.uint8]) -> Iterable[Any]:
-        """Make tokens from stored pixels.
+        """Recompute tokens from stored pixels.
 
         Args:
-            dataset: whose rows.
+            dataset: dataset that has the rows.
             teacher: name of the teacher in it.
             pixels: uint8 [B, H, W, 3].
 
         Returns:
-            For each row float16 [tokens, channels], or a str: the reason why its tokens cannot be stored.
+            float16 [tokens, channels] for each row, or a str: the reason why its tokens cannot be stored.
 
         Raises:
-            errors.Conflict: the network at hand has not the identity that the dataset records.
-            errors.CodistillError: there is no network at hand; the message says what is needed.
+            errors.Conflict: the available network has another identity than the dataset records.
+            errors.CodistillError: no network is available; the message says what is needed.
         """
         ...
 
     def provenance(self, dataset: Dataset, array: str) -> Mapping[str, Any]:
-        """Return what to record of where rows of `pixels` or of a teacher were made: plain JSON."""
+        """Return the provenance of recomputed rows of `pixels` or of a teacher (versions, device), plain JSON."""
         ...
 
 
 class RecomputerFactory(Protocol):
-    """What the entry point names. Must be cheap: sources and networks are opened when rows are asked for."""
+    """Function that the entry point names. It must be cheap: the recomputer opens sources and networks when asked."""
 
     def __call__(self, cache: Cache, *, catalogue: Path | None, device: str) -> Recomputer:
-        """Return what recomputes rows of `cache`.
+        """Return the recomputer of `cache`.
 
         Args:
-            cache: the cache under repair.
-            catalogue: the file that says where images and weights are; None if the user gave none.
-            device: where teachers run: `auto`, `cpu`, `cuda`, ...
+            cache: cache under repair.
+            catalogue: file with the places of images and weights; None if the user gave none.
+            device: device that teachers run on: `auto`, `cpu`, `cuda`, ...
 
         Raises:
             errors.CodistillError: the catalogue cannot be used.
@@ -74,7 +75,7 @@ class RecomputerFactory(Protocol):
 
 
 def find_recomputer(cache: Cache, *, catalogue: Path | None, device: str) -> Recomputer | None:
-    """Return the recomputer of the first distribution that has one; None if none is installed."""
+    """Return the recomputer of the first installed package that has one; None if there is none."""
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         factory: RecomputerFactory = entry.load()
         return factory(cache, catalogue=catalogue, device=device)

@@ -1,7 +1,7 @@
-"""Repairing what `verify` found: rebuild, put the damaged object aside, publish, check, and only then delete.
+"""Repair of the problems that `verify` found: rebuild, quarantine the damaged object, publish, check, then delete it.
 
-A shard is built completely, beside the damaged one, before that is renamed away; at any moment every good row exists
-in an object under its name or in quarantine, and a repair that was killed is taken up by the next.
+A shard is built completely, beside the damaged one, before that is renamed; at any moment every good row exists in an
+object under its name or in quarantine, and the next repair continues one that was killed.
 """
 
 import secrets
@@ -35,10 +35,10 @@ class NotRepaired:
     """A shard that could not be repaired; its object was not touched.
 
     Attributes:
-        dataset, array, shard: which.
+        dataset, array, shard: the shard.
         reason: why, and what to do.
-        rows: that cannot be had.
-        dependents: by teacher, the token rows that were computed from them.
+        rows: rows that can be neither copied nor recomputed.
+        dependents: token rows that were computed from them, by teacher.
     """
 
     dataset: str
@@ -56,12 +56,12 @@ class NotRepaired:
 
 @dataclass(kw_only=True)
 class RepairReport:
-    """What a repair did.
+    """Result of a repair.
 
     Attributes:
         repaired: shards that are whole again.
-        left: shards that are not.
-        removed: keys of leftovers and sealed tables that were deleted to be made anew.
+        left: shards that could not be repaired.
+        removed: keys of temporary objects, and of sealed tables that were deleted to be written again.
         sealed: whether the cache was sealed again.
         notes: sentences for people.
     """
@@ -87,19 +87,25 @@ def repair(
     device: str = "auto",
     progress: bool = False,
 ) -> RepairReport:
-    """Repair the shards, sealed tables and leftovers that a full `verify` named.
+    """Repair the shards, sealed tables and leftovers that `verify` reported.
 
-    Rows whose checksums hold are kept; others are made anew by what is installed under the entry-point group
-    `codistill.recompute`. Metadata, image lists and foreign objects are not touched.
+    Rows whose checksums hold are copied; the recomputer installed under the entry-point group `codistill.recompute`
+    makes the others. Metadata, image lists and foreign objects are not touched.
 
     Args:
-        cache: the cache that `report` is about.
-        report: from `store.verify.verify`.
-        catalogue: says where images and weights are, for rows that must be made anew.
-        device: where teachers run.
+        cache: cache that was checked.
+        report: result of the check, from `store.verify.verify.verify`.
+        catalogue: file with the places of images and weights, for rows that must be recomputed.
+        device: device that teachers run on.
         progress: show a progress bar.
     """
     return _Repairer(cache, report, catalogue=catalogue, device=device, progress=progress).run()
+
+
+def repairable(problems: Sequence[Problem]) -> list[Problem]:
+    """Return the problems that `repair` acts on."""
+    kinds = OF_SHARD | OF_SEAL | {Kind.LEFTOVER, Kind.QUARANTINED}
+    return [problem for problem in problems if problem.kind in kinds]
 
 
 class _Repairer:
@@ -111,13 +117,13 @@ class _Repairer:
         self._catalogue, self._device, self._progress = catalogue, device, progress
         self._tree = Tree(cache)
         self._recomputer: Recomputer | None = None
-        self._planner = Planner(self._ask, self._read_row)
-        self._donors: dict[Target, list[str]] = {}
-        self._quarantined: dict[str, Target] = {}  # object put aside -> the shard that it belongs to
+        self._planner = Planner(self._get_recomputer, self._read_row)
+        self._other_copies: dict[Target, list[str]] = {}
+        self._quarantined: dict[str, Target] = {}  # quarantined object -> the shard that it belongs to
         self._done = RepairReport()
 
     def run(self) -> RepairReport:
-        """Leftovers, then shards (pixels before tokens), then sealed tables."""
+        """Repair leftovers, then shards (pixels before tokens), then sealed tables."""
         if any(problem.kind is Kind.LEFTOVER for problem in self._problems):
             self._done.removed += self._storage.sweep()
         targets = self._targets()
@@ -128,7 +134,7 @@ class _Repairer:
         return self._done
 
     def _targets(self) -> list[Target]:
-        """Return the shards to rebuild, pixels first, and learn which objects may hold their rows."""
+        """Return the shards to rebuild, pixels first, and note the other objects that may hold their rows."""
         targets: set[Target] = set()
         for problem in self._problems:
             if problem.kind in OF_SHARD:
@@ -140,10 +146,10 @@ class _Repairer:
             if problem.kind in (Kind.MISPLACED, Kind.QUARANTINED):
                 owner = self._owner(problem)
                 if owner is not None:
-                    self._donors.setdefault(owner, []).append(problem.key)
+                    self._other_copies.setdefault(owner, []).append(problem.key)
                     if problem.kind is Kind.QUARANTINED:
                         self._quarantined[problem.key] = owner
-                    if not self._storage.exists(self._place(owner).key):
+                    if not self._storage.exists(self._location(owner).key):
                         targets.add(owner)
         return sorted(targets, key=lambda target: (target[0], target[1] != PIXELS, target[1:]))
 
@@ -156,109 +162,109 @@ class _Repairer:
             target = (str(problem.dataset), str(problem.array), problem.shard or 0)
         if target is None or not self._exists(target):
             return None
-        said = check_shard(replace(self._place(target), key=problem.key)).tail.trailer
-        stated = target if said is None else (said.dataset, said.array, said.shard)
+        trailer = check_shard(replace(self._location(target), key=problem.key)).tail.trailer
+        stated = target if trailer is None else (trailer.dataset, trailer.array, trailer.shard)
         if not self._exists(stated):
             return None
-        place = self._place(stated)
-        foreign = said is not None and said.identity_digest != place.dataset.identity_digest(place.array)
+        location = self._location(stated)
+        foreign = trailer is not None and trailer.identity_digest != location.dataset.identity_digest(location.array)
         return target if foreign and problem.kind is Kind.QUARANTINED else None if foreign else stated
 
     def _exists(self, target: Target) -> bool:
         arrays = self._tree.arrays.get(target[0], [])
         return target[1] in arrays and 0 <= target[2] < self._cache[target[0]].shards
 
-    def _place(self, target: Target) -> ShardLocation:
+    def _location(self, target: Target) -> ShardLocation:
         dataset, array, shard = target
         return ShardLocation.of(self._cache[dataset], array, shard, paths=self._tree.paths[dataset])
 
     def _repair(self, target: Target) -> None:
-        place = self._place(target)
+        location = self._location(target)
         try:
-            source = self._source(target, place)
-            if source is not None and source.place.key == place.key and not self._wrong(source):
-                return  # somebody else made it meanwhile, or it was whole all along
-            plan = self._planner.plan(place, source)
+            source = self._source(target, location)
+            if source is not None and source.location.key == location.key and not self._wrong(source):
+                return  # another process made it meanwhile, or it was whole before
+            plan = self._planner.plan(location, source)
             self._publish(plan, target)
         except CannotRebuild as refusal:
             rows = refusal.rows
-            tokens = dependents(place.dataset, place.shard, rows) if place.array == PIXELS else {}
+            tokens = dependents(location.dataset, location.shard, rows) if location.array == PIXELS else {}
             dataset, array, shard = target
             left = NotRepaired(
                 dataset=dataset, array=array, shard=shard, reason=refusal.reason, rows=rows, dependents=tokens
             )
             self._done.left.append(left)
 
-    def _source(self, target: Target, place: ShardLocation) -> ShardCheck | None:
-        """Return the best object with rows of this shard: the one in place, or one misplaced or put aside."""
-        found = []
-        for key in (place.key, *self._donors.get(target, ())):
+    def _source(self, target: Target, location: ShardLocation) -> ShardCheck | None:
+        """Return the best object with rows of this shard: its own, or a misplaced or quarantined one."""
+        candidates = []
+        for key in (location.key, *self._other_copies.get(target, ())):
             try:
-                check = check_shard(replace(place, key=key))
+                check = check_shard(replace(location, key=key))
             except FileNotFoundError:
                 continue
             if check.belongs is not False:
-                found.append(check)
-        return max(found, key=_worth, default=None)
+                candidates.append(check)
+        return max(candidates, key=_worth, default=None)
 
     def _wrong(self, check: ShardCheck) -> bool:
-        """Whether a shard in its place is damaged, or was computed from other pixels than are stored."""
-        place = check.place
-        if check.problems or check.trailer is None or place.array == PIXELS:
+        """Return whether a shard is damaged, or was computed from other pixels than are stored."""
+        location = check.location
+        if check.problems or check.trailer is None or location.array == PIXELS:
             return bool(check.problems) or check.trailer is None
         try:
-            return place.dataset.read_trailer(PIXELS, place.shard).digest != check.trailer.pixels_digest
+            return location.dataset.read_trailer(PIXELS, location.shard).digest != check.trailer.pixels_digest
         except errors.CodistillError:
             return True
 
     def _publish(self, plan: Plan, target: Target) -> None:
-        """Write a shard, put the old object aside, give the new one its name, and check what is there now."""
-        place = plan.place
-        writing = place.dataset.write_shard(
-            place.array, place.shard, provenance=plan.provenance, pixels_digest=plan.pixels_digest
+        """Write a shard, quarantine the old object, give the new one its name, and check the result."""
+        location = plan.location
+        writing = location.dataset.write_shard(
+            location.array, location.shard, provenance=plan.provenance, pixels_digest=plan.pixels_digest
         )
         with writing as writer:
-            for position, row in enumerate(place.rows):
+            for position, row in enumerate(location.rows):
                 if plan.status[position] != OK:
                     writer.fail(plan.reasons[row])
-                elif position in plan.fresh:
-                    writer.append(plan.fresh[position])
+                elif position in plan.recomputed:
+                    writer.append(plan.recomputed[position])
                 elif plan.source is not None:
                     writer.append(self._read_row(plan.source, position))
-            aside = self._put_aside(target, place.key)
+            quarantined = self._quarantine(target, location.key)
             try:
                 writer.finish(plan.manifest)
             except BaseException:
-                if aside is not None and not self._storage.exists(place.key):
-                    self._storage.move(aside, place.key)
+                if quarantined is not None and not self._storage.exists(location.key):
+                    self._storage.move(quarantined, location.key)
                 raise
-        check = check_shard(place)
+        check = check_shard(location)
         if self._wrong(check):
             dataset, array, shard = target
-            reason = f"what was put in its place is not whole ({check.problems}); the old object is '{aside}'"
+            reason = f"the new object is not whole ({check.problems}); the old object is '{quarantined}'"
             self._done.left.append(NotRepaired(dataset=dataset, array=array, shard=shard, reason=reason))
         else:
             self._done.repaired.append(target)
 
-    def _put_aside(self, target: Target, key: str) -> str | None:
-        """Rename the object at `key` into quarantine, if there is one."""
+    def _quarantine(self, target: Target, key: str) -> str | None:
+        """Rename the object at `key` into quarantine, if there is one; return its new key."""
         dataset, array, shard = target
-        aside = f"{QUARANTINE}/{dataset}.{array}.{shard}.{secrets.token_hex(4)}"
+        new_key = f"{QUARANTINE}/{dataset}.{array}.{shard}.{secrets.token_hex(4)}"
         try:
-            self._storage.move(key, aside)
+            self._storage.move(key, new_key)
         except FileNotFoundError:
             return None
-        owners = [owner for owner, keys in self._donors.items() if key in keys]
+        owners = [owner for owner, keys in self._other_copies.items() if key in keys]
         for owner in owners:
-            self._donors[owner] = [aside if known == key else known for known in self._donors[owner]]
-        self._quarantined[aside] = owners[0] if owners else target
-        return aside
+            self._other_copies[owner] = [new_key if known == key else known for known in self._other_copies[owner]]
+        self._quarantined[new_key] = owners[0] if owners else target
+        return new_key
 
     def _delete_quarantined(self) -> None:
-        """Delete what was put aside once the shard that it belongs to is whole."""
+        """Delete quarantined objects once the shard that they belong to is whole."""
         for key, owner in self._quarantined.items():
             try:
-                whole = owner in self._done.repaired or not self._wrong(check_shard(self._place(owner)))
+                whole = owner in self._done.repaired or not self._wrong(check_shard(self._location(owner)))
             except FileNotFoundError:
                 whole = False
             if whole:
@@ -267,7 +273,7 @@ class _Repairer:
                 self._done.notes.append(f"'{key}' is kept: the shard that it belongs to is not whole")
 
     def _seal_again(self, repaired: bool) -> None:
-        """Make sealed tables anew, if there were any and all shards are whole."""
+        """Write sealed tables again, if there were any and all shards are whole."""
         stale = {(p.dataset, p.array) for p in self._problems if p.kind in OF_SEAL and p.dataset and p.array}
         sealed_before = any(True for _ in self._storage.list_objects("seal"))
         if not stale and not (repaired and sealed_before):
@@ -285,39 +291,33 @@ class _Repairer:
         except errors.Damaged as error:
             self._done.notes.append(str(error))
 
-    def _ask(self) -> Recomputer:
+    def _get_recomputer(self) -> Recomputer:
         if self._recomputer is None:
             try:
                 self._recomputer = find_recomputer(self._cache, catalogue=self._catalogue, device=self._device)
             except errors.CodistillError as error:
-                raise CannotRebuild(f"its rows cannot be made anew: {error}") from error
+                raise CannotRebuild(f"its rows cannot be recomputed: {error}") from error
         if self._recomputer is None:
             raise CannotRebuild(
-                "rows must be made anew, and nothing is installed that can. Run: pip install 'codistill[extract]'"
+                "rows must be recomputed, and nothing is installed that can. Run: pip install 'codistill[extract]'"
             )
         return self._recomputer
 
     def _read_row(self, source: ShardCheck, position: int) -> npt.NDArray[Any]:
-        """Return a row that was found good, checked again: a bad read must not get a checksum that fits it."""
-        node, layout = source.place.dataset.array(source.place.array), source.place.layout
+        """Return a row that was good, checked again: a bad read must not get a new checksum that fits it."""
+        node, layout = source.location.dataset.array(source.location.array), source.location.layout
         row, crc = np.empty(node.row_shape, node.dtype), np.zeros(CHECKSUM_BYTES, np.uint8)
-        with self._storage.open_object(source.place.key) as opened:
+        with self._storage.open_object(source.location.key) as opened:
             opened.read_into([row.reshape(-1).view(np.uint8), crc], position * layout.stride, layout.stride)
-        said = source.trailer
-        expected = int.from_bytes(crc.tobytes(), "little") if said is None else int(said.crc32c[position])
+        trailer = source.trailer
+        expected = int.from_bytes(crc.tobytes(), "little") if trailer is None else int(trailer.crc32c[position])
         if checksum(row) != expected:
-            number = source.place.rows.start + position
+            number = source.location.rows.start + position
             raise CannotRebuild(
-                f"row {number} of '{source.place.key}' was good and reads differently now. Run this again"
+                f"row {number} of '{source.location.key}' was good and reads differently now. Run this again"
             )
         return row
 
 
 def _worth(check: ShardCheck) -> tuple[bool, bool, int]:
     return check.trailer is not None, not any(p.kind in IN_SHARD for p in check.problems), int(check.good.sum())
-
-
-def repairable(problems: Sequence[Problem]) -> list[Problem]:
-    """Return the problems that `repair` does something about."""
-    kinds = OF_SHARD | OF_SEAL | {Kind.LEFTOVER, Kind.QUARANTINED}
-    return [problem for problem in problems if problem.kind in kinds]

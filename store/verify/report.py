@@ -1,4 +1,4 @@
-"""What `codistill store verify` does and how it tells people of it."""
+"""Command `codistill store verify`: check, repair on request, and the lines that report both."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,14 +20,14 @@ Confirm = Callable[[int], bool]  # takes the number of problems
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of it: whether anything is wrong at the end, and everything as plain JSON."""
+    """Result of the command: whether anything is wrong at the end, and everything as plain JSON."""
 
     wrong: bool
     document: dict[str, Any]
 
 
 def check(location: Location, *, quick: bool, progress: bool, say: Say) -> tuple[VerifyReport, Outcome]:
-    """Verify a cache and say what was found."""
+    """Check a cache and print the problems."""
     report = verify(location, quick=quick, progress=progress)
     for line in report_lines(report):
         say(line)
@@ -44,22 +44,31 @@ def check_and_repair(
     progress: bool,
     say: Say,
 ) -> Outcome:
-    """Verify a cache, repair it if `confirm` agrees, and look again at what shards say of themselves.
+    """Check a cache, repair it if `confirm` agrees, and check its trailers and tables again.
+
+    Args:
+        location: path or URL of the cache.
+        quick: read trailers, not rows.
+        confirm: called with the number of problems; returns whether to repair them.
+        catalogue: file with the places of images and weights, for rows that must be recomputed.
+        device: device that teachers run on.
+        progress: show progress bars.
+        say: prints a line.
 
     Raises:
-        errors.MissingCache: there is none.
+        errors.MissingCache: there is no cache.
     """
     report, before = check(location, quick=quick, progress=progress, say=say)
-    ours = repairable(report.problems)
-    if not ours or not confirm(len(ours)):
+    problems = repairable(report.problems)
+    if not problems or not confirm(len(problems)):
         return before
-    done = repair(open_cache(location), report, catalogue=catalogue, device=device, progress=progress)
-    for line in repair_lines(done):
+    repaired = repair(open_cache(location), report, catalogue=catalogue, device=device, progress=progress)
+    for line in repair_lines(repaired):
         say(line)
-    # Rebuilt shards were read again in full; this is for what holds between shards and tables.
+    # The repair read rebuilt shards again in full; this checks what holds between shards and tables.
     _, after = check(location, quick=True, progress=progress, say=say)
-    document = {**before.document, "repair": done.as_json(), "after": after.document["found"]}
-    return Outcome(wrong=bool(done.left) or after.wrong, document=document)
+    document = {**before.document, "repair": repaired.as_json(), "after": after.document["found"]}
+    return Outcome(wrong=bool(repaired.left) or after.wrong, document=document)
 
 
 def report_lines(report: VerifyReport) -> Iterator[str]:
@@ -79,18 +88,18 @@ def report_lines(report: VerifyReport) -> Iterator[str]:
 
 
 def advice(report: VerifyReport) -> str:
-    """Return what to do about the problems."""
-    ours = len(repairable(report.problems))
-    if not ours:
+    """Return advice about the problems of a check."""
+    count = len(repairable(report.problems))
+    if not count:
         return "none of these can be repaired here: docs/verify.md says what to do about each kind"
-    return f"{ours} can be repaired. Run: codistill store verify {report.location} --repair"
+    return f"{count} can be repaired. Run: codistill store verify {report.location} --repair"
 
 
-def repair_lines(done: RepairReport) -> Iterator[str]:
+def repair_lines(report: RepairReport) -> Iterator[str]:
     """Yield the lines for a repair."""
-    yield from (f"repaired shard {shard} of '{dataset}/{array}'" for dataset, array, shard in done.repaired)
-    yield from (f"removed '{key}'" for key in done.removed)
-    if done.sealed:
+    yield from (f"repaired shard {shard} of '{dataset}/{array}'" for dataset, array, shard in report.repaired)
+    yield from (f"removed '{key}'" for key in report.removed)
+    if report.sealed:
         yield "sealed again"
-    yield from (f"note: {note}" for note in done.notes)
-    yield from (str(left) for left in done.left)
+    yield from (f"note: {note}" for note in report.notes)
+    yield from (str(left) for left in report.left)

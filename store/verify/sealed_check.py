@@ -1,4 +1,4 @@
-"""Comparing the sealed tables of one array with the trailers that they were made from."""
+"""Check of the sealed tables of one array against the trailers that they were made from."""
 
 from collections.abc import Iterator
 
@@ -11,9 +11,9 @@ from store import errors
 from store.cache import sealed_tables
 from store.cache.dataset import Dataset
 from store.format import schema, statistics
+from store.format.layout import any_in_shard
 from store.format.manifest import GROUP_ROWS
 from store.format.schema import FAILED, MISSING, OK, PIXELS
-from store.format.statistics import Moments
 from store.verify.problems import Kind, Problem
 from store.verify.shard_check import ShardCheck
 
@@ -21,10 +21,11 @@ MERGED_AT_ONCE = 256
 
 
 class SealedCheck:
-    """Takes the shards of one array in ascending order, then says what differs.
+    """Comparison of the sealed tables of one array with its shards, added in ascending order.
 
     Attributes:
-        problems, notes: complete after `finish`.
+        problems: what differs; complete after `finish`.
+        notes: sentences about what is no problem; complete after `finish`.
     """
 
     def __init__(self, dataset: Dataset, array: str) -> None:
@@ -33,57 +34,56 @@ class SealedCheck:
         self.notes: list[str] = []
         self._record = sealed_tables.read_record(dataset.storage, dataset=dataset.name, array=array)
         self._status = self._read_status()
-        self._taken = np.zeros(dataset.shards, np.bool_)
+        self._present = np.zeros(dataset.shards, np.bool_)
         self._unsealed = 0
         self._damaged = False
         self._parts: list[npt.NDArray[np.float64]] = []
         self._manifest = _SealedManifest(dataset) if array == PIXELS else None
         self._check_documents()
 
-    def take(self, check: ShardCheck) -> None:
-        """Compare one shard; a damaged one is left to its own problems."""
-        shard, said = check.place.shard, check.trailer
-        self._taken[shard] = True
-        if said is None or len(said.status) != len(check.place.rows):
+    def add(self, check: ShardCheck) -> None:
+        """Compare one shard; a damaged shard has problems of its own and is left out."""
+        shard, trailer = check.location.shard, check.trailer
+        self._present[shard] = True
+        if trailer is None or len(trailer.status) != len(check.location.rows):
             self._damaged = True
             return
-        if said.moments is not None:
-            self._parts.append(statistics.stacked(*said.moments))
+        if trailer.moments is not None:
+            self._parts.append(statistics.stacked(*trailer.moments))
             if len(self._parts) >= MERGED_AT_ONCE:
                 self._parts = [statistics.merge_stacked(np.stack(self._parts))]
         if self._status is None:
             return
-        mine = self._status[said.rows.start : said.rows.stop]
-        if not mine.any():
+        sealed = self._status[trailer.rows.start : trailer.rows.stop]
+        if not sealed.any():
             self._unsealed += 1
             return
         if self._outdated(shard, check.tail.recorded_crc32c):
-            if not check.problems:  # else a repair puts it right
-                self._say(Kind.SEAL_OUTDATED, f"shard {shard} was replaced since it was sealed", shard)
+            if not check.problems:  # a repair of the shard also seals it again
+                self._add_problem(Kind.SEAL_OUTDATED, f"shard {shard} was replaced since it was sealed", shard)
             self._damaged = True
             return
-        if not np.array_equal(mine, said.status):
-            rows = tuple((np.flatnonzero(mine != said.status) + said.rows.start).tolist())
+        if not np.array_equal(sealed, trailer.status):
+            rows = tuple((np.flatnonzero(sealed != trailer.status) + trailer.rows.start).tolist())
             message = f"sealed status differs from the trailer of shard {shard}"
-            self._say(Kind.SEALED_STATUS_DIFFERS, message, shard, rows)
+            self._add_problem(Kind.SEALED_STATUS_DIFFERS, message, shard, rows)
         if self._manifest is not None:
-            message = self._manifest.difference(said.rows, said.manifest())
+            message = self._manifest.difference(trailer.rows, trailer.manifest())
             if message:
-                self._say(Kind.SEALED_MANIFEST_DIFFERS, f"{message} (shard {shard})", shard)
+                self._add_problem(Kind.SEALED_MANIFEST_DIFFERS, f"{message} (shard {shard})", shard)
 
     def finish(self) -> None:
-        """Compare what only the whole array can tell."""
+        """Compare what needs all shards: shards that have gone, statistics, counts."""
         if self._status is None:
-            if self._taken.any():
+            if self._present.any():
                 self.notes.append(f"'{self._dataset.name}/{self._array}' is not sealed")
             return
         if self._manifest is not None and self._manifest.unreadable:
-            self._say(Kind.SEALED_DAMAGED, self._manifest.unreadable)
+            self._add_problem(Kind.SEALED_DAMAGED, self._manifest.unreadable)
         if self._unsealed:
             self.notes.append(f"'{self._dataset.name}/{self._array}': {self._unsealed} shards are not sealed yet")
-        starts = np.arange(0, self._dataset.rows, self._dataset.shard_rows)
-        known = np.maximum.reduceat(self._status, starts) != MISSING
-        for shard in np.flatnonzero(known & ~self._taken).tolist():
+        sealed = any_in_shard(self._status != MISSING, self._dataset.shard_rows)
+        for shard in np.flatnonzero(sealed & ~self._present).tolist():
             key = self._dataset.array(self._array).shard_key(shard)
             self.problems.append(
                 Problem(
@@ -106,7 +106,7 @@ class SealedCheck:
         except errors.NotSealed:
             return None
         except errors.Damaged as error:
-            self._say(Kind.SEALED_DAMAGED, str(error))
+            self._add_problem(Kind.SEALED_DAMAGED, str(error))
             return None
 
     def _check_documents(self) -> None:
@@ -126,12 +126,12 @@ class SealedCheck:
             )
         for path, expected in documents.items():
             try:
-                found = dataset.storage.read(f"{path}/zarr.json")
+                stored = dataset.storage.read(f"{path}/zarr.json")
             except FileNotFoundError:
-                self._say(Kind.SEALED_DAMAGED, f"'{path}/zarr.json' is absent")
+                self._add_problem(Kind.SEALED_DAMAGED, f"'{path}/zarr.json' is absent")
                 continue
-            if found != expected:
-                self._say(Kind.SEALED_DAMAGED, f"'{path}/zarr.json' is not what seal writes")
+            if stored != expected:
+                self._add_problem(Kind.SEALED_DAMAGED, f"'{path}/zarr.json' is not what seal writes")
 
     def _outdated(self, shard: int, fingerprint: int | None) -> bool:
         if self._record is None or len(self._record.fingerprints) != self._dataset.shards or fingerprint is None:
@@ -142,27 +142,28 @@ class SealedCheck:
         try:
             stored = self._dataset.statistics(self._array)
         except (errors.NotSealed, errors.Damaged) as error:
-            self._say(Kind.SEALED_DAMAGED, str(error))
+            self._add_problem(Kind.SEALED_DAMAGED, str(error))
             return
         channels = self._dataset.teacher(self._array).channels
         parts = self._parts or [statistics.stacked(None, statistics.empty(channels))]
         prefix, patch = statistics.from_stacked(statistics.merge_stacked(np.stack(parts)))
-        for name, mine, theirs in (("prefix", stored.prefix, prefix), ("patch", stored.patch, patch)):
-            if not _agree(mine, theirs):
+        for name, sealed, actual in (("prefix", stored.prefix, prefix), ("patch", stored.patch, patch)):
+            if not statistics.agree(sealed, actual):
                 message = f"sealed statistics of {name} tokens are not those of the trailers"
-                self._say(Kind.SEALED_STATISTICS_DIFFER, message)
+                self._add_problem(Kind.SEALED_STATISTICS_DIFFER, message)
 
     def _compare_counts(self) -> None:
-        """The record is what sealing again trusts."""
+        """Compare the counts of the record, which the next seal trusts, with the status."""
         differs = any(problem.kind is Kind.SEALED_STATUS_DIFFERS for problem in self.problems)
         if self._record is None or self._status is None or differs:
             return
         states = np.bincount(self._status, minlength=3)
         counts = {"ok": int(states[OK]), "failed": int(states[FAILED])}
         if self._record.counts != counts or len(self._record.fingerprints) != self._dataset.shards:
-            self._say(Kind.SEALED_DAMAGED, f"record of the seal counts {self._record.counts}, the status {counts}")
+            message = f"record of the seal counts {self._record.counts}, the status {counts}"
+            self._add_problem(Kind.SEALED_DAMAGED, message)
 
-    def _say(self, kind: Kind, message: str, shard: int | None = None, rows: tuple[int, ...] = ()) -> None:
+    def _add_problem(self, kind: Kind, message: str, shard: int | None = None, rows: tuple[int, ...] = ()) -> None:
         tables = {Kind.SEALED_STATISTICS_DIFFER: schema.statistics_path(self._dataset.name, self._array)}
         key = tables.get(kind, schema.status_path(self._dataset.name, self._array))
         if kind is Kind.SEALED_MANIFEST_DIFFERS:
@@ -172,11 +173,24 @@ class SealedCheck:
         )
 
 
+def sealed_keys(dataset: Dataset, array: str) -> Iterator[str]:
+    """Yield the derived objects of an array, the record first: the others are not used without it."""
+    yield schema.record_key(dataset.name, array)
+    paths = [(schema.status_path(dataset.name, array), 1)]
+    if array == PIXELS:
+        yield schema.manifest_key(dataset.name)
+    else:
+        paths.append((schema.statistics_path(dataset.name, array), 3))
+    for path, dimensions in paths:
+        yield sealed_tables.small_array_key(path, dimensions)
+        yield f"{path}/zarr.json"
+
+
 class _SealedManifest:
-    """The sealed manifest, some shards of it in memory.
+    """The sealed manifest, read a few shards at a time.
 
     Attributes:
-        unreadable: why it cannot be read; empty as long as it can.
+        unreadable: error that kept it from being read; empty if there was none.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -186,7 +200,7 @@ class _SealedManifest:
         self.unreadable = ""
 
     def difference(self, rows: range, expected: pa.Table | None) -> str:
-        """Return in what the sealed rows of a shard differ from its trailer's; empty if in nothing."""
+        """Return how the sealed rows of a shard differ from those of its trailer; empty if they are equal."""
         if self.unreadable or expected is None:
             return ""
         if rows.start not in self._rows:
@@ -202,26 +216,7 @@ class _SealedManifest:
         assert self._table is not None
         known = self._table["row"].to_numpy()
         first, last = np.searchsorted(known, (rows.start, rows.stop))
-        found = self._table.slice(first, last - first)
-        if found.replace_schema_metadata(None).equals(expected.replace_schema_metadata(None)):
+        sealed = self._table.slice(first, last - first)
+        if sealed.replace_schema_metadata(None).equals(expected.replace_schema_metadata(None)):
             return ""
         return f"sealed manifest differs from the trailer in rows {rows.start}..{rows.stop - 1}"
-
-
-def _agree(mine: Moments | None, theirs: Moments | None) -> bool:
-    if mine is None or theirs is None:
-        return mine is theirs
-    return mine.agrees(theirs)
-
-
-def sealed_keys(dataset: Dataset, array: str) -> Iterator[str]:
-    """Yield the derived objects of an array, the record first: without it the others are not trusted."""
-    yield schema.record_key(dataset.name, array)
-    paths = [(schema.status_path(dataset.name, array), 1)]
-    if array == PIXELS:
-        yield schema.manifest_key(dataset.name)
-    else:
-        paths.append((schema.statistics_path(dataset.name, array), 3))
-    for path, dimensions in paths:
-        yield sealed_tables.small_array_key(path, dimensions)
-        yield f"{path}/zarr.json"

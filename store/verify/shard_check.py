@@ -1,4 +1,4 @@
-"""Checking one shard object: sizes, trailer, index, every row's checksum, holes, moments, and that it belongs here."""
+"""Check of one shard object: sizes, trailer, index, row checksums, holes, moments, and that it belongs where it is."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,12 +10,12 @@ import pyarrow as pa
 from store import errors
 from store.cache.dataset import Dataset
 from store.common.text import some_rows
-from store.format import manifest, trailer
+from store.format import manifest
 from store.format.layout import CHECKSUM_BYTES, ShardLayout, checksum
 from store.format.moments import TokenMoments
 from store.format.schema import FAILED, OK, PIXELS
-from store.format.statistics import Moments
-from store.format.trailer import ENDING, Trailer
+from store.format.statistics import agree
+from store.format.trailer import ENDING, Trailer, mismatches
 from store.verify.damaged_tail import ShardTail, read_tail
 from store.verify.problems import Kind, Problem
 
@@ -25,11 +25,13 @@ MAX_TRAILER_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class ShardLocation:
-    """Where a shard belongs.
+    """The place of a shard in its dataset, and the object to check for it.
 
     Attributes:
-        dataset, array, shard: which.
-        key: the object looked at: the shard's own, or one put aside.
+        dataset: dataset of the shard.
+        array: `pixels` or a teacher's name.
+        shard: number of the shard.
+        key: object to check: the shard's own, or a misplaced or quarantined one.
         paths: the dataset's image paths, to compare manifest rows with; None where the image list is damaged.
     """
 
@@ -41,14 +43,14 @@ class ShardLocation:
 
     @classmethod
     def of(cls, dataset: Dataset, array: str, shard: int, *, paths: pa.Array | None) -> "ShardLocation":
-        """Return the place of a shard with its own object."""
+        """Return the location of a shard, with its own object as the one to check."""
         key = dataset.array(array).shard_key(shard)
         return cls(dataset=dataset, array=array, shard=shard, key=key, paths=paths)
 
     @property
     def layout(self) -> ShardLayout:
         layout = self.dataset.array(self.array).layout
-        assert layout is not None, "only arrays with our layout have shards to check"
+        assert layout is not None, "only arrays written by codistill have shards to check"
         return layout
 
     @property
@@ -70,17 +72,17 @@ class ShardLocation:
 
 @dataclass(kw_only=True)
 class ShardCheck:
-    """What was found.
+    """Result of checking one shard object.
 
     Attributes:
-        place: of the shard.
-        problems: none if it is whole.
-        tail: trailer and index as found.
-        belongs: whether the shard's own words say that it belongs here; None if they cannot be made out.
+        location: location of the shard.
+        problems: problems found; none if the shard is whole.
+        tail: trailer and index as stored.
+        belongs: whether the object belongs to this location, by its trailer; None if that is lost.
         good: bool [rows], ok rows whose bytes are known to be what was written; all False where rows were not read.
     """
 
-    place: ShardLocation
+    location: ShardLocation
     tail: ShardTail
     belongs: bool | None
     problems: list[Problem] = field(default_factory=list)
@@ -88,140 +90,167 @@ class ShardCheck:
 
     @property
     def trailer(self) -> Trailer | None:
-        """The trailer of a shard that belongs here."""
+        """The trailer, if it is readable and belongs to this location."""
         return self.tail.trailer if self.belongs else None
 
 
-def check_trailer(place: ShardLocation) -> ShardCheck:
-    """Check what lies behind the slots; no row is read.
+def check_trailer(location: ShardLocation) -> ShardCheck:
+    """Check trailer and index of a shard; no row is read.
 
     Raises:
-        FileNotFoundError: the object has gone.
+        FileNotFoundError: there is no such object.
     """
-    layout = place.layout
+    layout = location.layout
     tail = read_tail(
-        place.dataset.storage.read(place.key, layout.slots_bytes(place.shard)), index_bytes=layout.index_bytes
+        location.dataset.storage.read(location.key, layout.slots_bytes(location.shard)), index_bytes=layout.index_bytes
     )
-    check = ShardCheck(place=place, tail=tail, belongs=None, good=np.zeros(len(place.rows), np.bool_))
-    stranger = _misplaced_shard(place) if tail.trailer is None else None
-    if stranger is not None:
-        check.problems, check.belongs = [stranger], False
+    check = ShardCheck(location=location, tail=tail, belongs=None, good=np.zeros(len(location.rows), np.bool_))
+    misplaced = _misplaced_shard(location) if tail.trailer is None else None
+    if misplaced is not None:
+        check.problems, check.belongs = [misplaced], False
         return check
-    check.problems += [place.problem(kind, message) for kind, message in tail.damage]
+    check.problems += [location.problem(kind, message) for kind, message in tail.damage]
     if tail.trailer is not None:
-        strangers = _misplacements(place, tail.trailer)
-        check.problems += strangers
-        check.belongs = not strangers
-        if check.belongs:
-            found = contradictions(place.dataset, place.array, tail.trailer, paths=place.paths)
-            check.problems += [place.problem(Kind.TRAILER_INCONSISTENT, message) for message in found]
-    check.problems += [place.problem(Kind.INDEX_DAMAGED, message) for message in _index_damage(place, tail)]
+        misplaced = _misplacement(location, tail.trailer)
+        check.belongs = misplaced is None
+        if misplaced is not None:
+            check.problems.append(misplaced)
+        else:
+            messages = contradictions(location.dataset, location.array, tail.trailer, paths=location.paths)
+            check.problems += [location.problem(Kind.TRAILER_INCONSISTENT, message) for message in messages]
+    check.problems += [location.problem(Kind.INDEX_DAMAGED, message) for message in _index_damage(location, tail)]
     return check
 
 
-def check_shard(place: ShardLocation) -> ShardCheck:
-    """Check everything about a shard; of one that belongs elsewhere no row is read.
+def check_shard(location: ShardLocation) -> ShardCheck:
+    """Check everything in a shard; no row is read of one that belongs elsewhere.
 
     Raises:
-        FileNotFoundError: the object has gone.
+        FileNotFoundError: there is no such object.
     """
-    check = check_trailer(place)
+    check = check_trailer(location)
     if check.belongs is False:
         return check
-    rows = _Rows(check)
-    for first, block in _blocks(place):
-        rows.take(first, block)
+    rows = _RowsCheck(check)
+    for first, block in _blocks(location):
+        rows.check_block(first, block)
     check.problems += rows.problems()
     check.good = rows.good
     return check
 
 
-def index_states(place: ShardLocation, index: bytes | None) -> npt.NDArray[np.uint8] | None:
+def index_states(location: ShardLocation, index: bytes | None) -> npt.NDArray[np.uint8] | None:
     """Return the row states that a sharding index implies; None if it is damaged."""
-    layout = place.layout
+    layout = location.layout
     if index is None or checksum(index[:-CHECKSUM_BYTES]) != int.from_bytes(index[-CHECKSUM_BYTES:], "little"):
         return None
-    present = np.frombuffer(index[:-CHECKSUM_BYTES], "<u8").reshape(-1, 2)[: len(place.rows), 1] == layout.stride
+    present = np.frombuffer(index[:-CHECKSUM_BYTES], "<u8").reshape(-1, 2)[: len(location.rows), 1] == layout.stride
     return np.where(present, OK, FAILED).astype(np.uint8) if layout.index(present) == index else None
 
 
-def _misplaced_shard(place: ShardLocation) -> Problem | None:
-    """Return the problem of a whole shard of another place whose rows have other sizes."""
-    fixed = ENDING.size + place.layout.index_bytes
-    ending = place.dataset.storage.read_last(place.key, fixed)
+def contradictions(dataset: Dataset, array: str, trailer: Trailer, *, paths: pa.Array | None) -> list[str]:
+    """Return in what a trailer contradicts itself or its dataset.
+
+    Args:
+        dataset: dataset of the shard.
+        array: `pixels` or a teacher's name.
+        trailer: trailer whose checksum holds and that belongs to this array.
+        paths: the dataset's image paths; None if they are not known.
+    """
+    messages = list(_states(trailer))
+    if array == PIXELS:
+        if trailer.pixels_digest is not None or trailer.moments is not None:
+            messages.append("pixels with moments or a digest")
+        messages += _manifest(dataset, trailer, paths=paths)
+    else:
+        messages += _token_parts(dataset, array, trailer)
+    return messages
+
+
+def _misplaced_shard(location: ShardLocation) -> Problem | None:
+    """Return a problem if the object is a whole shard of another array, whose rows have another size."""
+    fixed = ENDING.size + location.layout.index_bytes
+    ending = location.dataset.storage.read_last(location.key, fixed)
     if len(ending) < fixed:
         return None
     length, _ = ENDING.unpack_from(ending)
     if length > MAX_TRAILER_BYTES:
         return None
-    tail = place.dataset.storage.read_last(place.key, length + fixed)
-    said = read_tail(tail, index_bytes=place.layout.index_bytes).trailer
-    strangers = [] if said is None else _misplacements(place, said)
-    return strangers[0] if strangers else None
+    tail = location.dataset.storage.read_last(location.key, length + fixed)
+    trailer = read_tail(tail, index_bytes=location.layout.index_bytes).trailer
+    return None if trailer is None else _misplacement(location, trailer)
 
 
-def _misplacements(place: ShardLocation, said: Trailer) -> list[Problem]:
-    """Return why a whole trailer does not belong here."""
-    digest = place.dataset.identity_digest(place.array)
-    elsewhere = trailer.mismatches(
-        said,
-        dataset=place.dataset.name,
-        array=place.array,
-        shard=place.shard,
-        rows=place.rows,
-        identity_digest=said.identity_digest,
+def _misplacement(location: ShardLocation, trailer: Trailer) -> Problem | None:
+    """Return a problem if a whole trailer does not belong to this location."""
+    digest = location.dataset.identity_digest(location.array)
+    elsewhere = mismatches(
+        trailer,
+        dataset=location.dataset.name,
+        array=location.array,
+        shard=location.shard,
+        rows=location.rows,
+        identity_digest=trailer.identity_digest,
     )
     if elsewhere:
-        return [place.problem(Kind.MISPLACED, f"belongs elsewhere: {'; '.join(elsewhere)}")]
-    if said.identity_digest != digest:
-        message = f"from another extraction: identity digest expected {digest}, found {said.identity_digest}"
-        return [place.problem(Kind.OTHER_IDENTITY, message)]
-    return []
+        return location.problem(Kind.MISPLACED, f"belongs elsewhere: {'; '.join(elsewhere)}")
+    if trailer.identity_digest != digest:
+        message = f"from another extraction: identity digest expected {digest}, found {trailer.identity_digest}"
+        return location.problem(Kind.OTHER_IDENTITY, message)
+    return None
 
 
-def _index_damage(place: ShardLocation, tail: ShardTail) -> list[str]:
+def _index_damage(location: ShardLocation, tail: ShardTail) -> list[str]:
     if tail.index is None:
-        return []  # the object's size says it
+        return []  # reported as a wrong size
     crc = int.from_bytes(tail.index[-CHECKSUM_BYTES:], "little")
     if checksum(tail.index[:-CHECKSUM_BYTES]) != crc:
         return ["checksum of the sharding index differs"]
-    said = tail.trailer
-    if said is not None and len(said.status) == len(place.rows) and tail.index != place.layout.index(said.status == OK):
+    trailer = tail.trailer
+    if (
+        trailer is not None
+        and len(trailer.status) == len(location.rows)
+        and tail.index != location.layout.index(trailer.status == OK)
+    ):
         return ["entries of the sharding index are not those of the rows that are ok"]
     return []
 
 
-def _blocks(place: ShardLocation) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-    """Yield (first slot, uint8 [slots, stride]); bytes behind the end of a short object read as zeros."""
-    layout, count = place.layout, len(place.rows)
+def _blocks(location: ShardLocation) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    """Yield (first slot, uint8 [slots, stride]); bytes missing at the end of a short object are zeros."""
+    layout, count = location.layout, len(location.rows)
     per_block = max(1, BLOCK_BYTES // layout.stride)
-    with place.dataset.storage.open_object(place.key) as source:
+    with location.dataset.storage.open_object(location.key) as source:
         for first in range(0, count, per_block):
             block = np.zeros((min(per_block, count - first), layout.stride), np.uint8)
             source.read_into([block], first * layout.stride, block.nbytes)
             yield first, block
 
 
-class _Rows:
-    """Takes the slots of a shard one block after another."""
+class _RowsCheck:
+    """Check of the slots of a shard, one block after another.
+
+    Attributes:
+        good: bool [rows], ok rows whose bytes are known to be what was written.
+    """
 
     def __init__(self, check: ShardCheck) -> None:
         self._check = check
-        self._place = check.place
-        self._node = check.place.dataset.array(check.place.array)
-        count = len(check.place.rows)
-        said = check.trailer
-        self._status = said.status if said is not None else index_states(check.place, check.tail.index)
-        self._recorded = said.crc32c if said is not None else None
+        self._location = check.location
+        self._node = check.location.dataset.array(check.location.array)
+        count = len(check.location.rows)
+        trailer = check.trailer
+        self._status = trailer.status if trailer is not None else index_states(check.location, check.tail.index)
+        self._recorded = trailer.crc32c if trailer is not None else None
         self.good = np.zeros(count, np.bool_)
-        self._found: dict[Kind, list[int]] = {}
+        self._bad_rows: dict[Kind, list[int]] = {}
         self._moments = None
-        if check.place.array != PIXELS:
-            prefix_tokens = check.place.dataset.teacher(check.place.array).prefix_tokens
+        if check.location.array != PIXELS:
+            prefix_tokens = check.location.dataset.teacher(check.location.array).prefix_tokens
             tokens, channels = self._node.row_shape
             self._moments = TokenMoments(prefix_tokens=prefix_tokens, tokens=tokens, channels=channels, rows=count)
 
-    def take(self, first: int, block: npt.NDArray[np.uint8]) -> None:
+    def check_block(self, first: int, block: npt.NDArray[np.uint8]) -> None:
         stored = block[:, -CHECKSUM_BYTES:].copy().view("<u4")[:, 0]
         for offset, slot in enumerate(block):
             position = first + offset
@@ -231,9 +260,9 @@ class _Rows:
                 if slot.any():
                     self._note(Kind.HOLE_NOT_ZERO, position)
                 continue
-            self._take_row(position, data, checksum(data), int(stored[offset]))
+            self._check_row(position, data, checksum(data), int(stored[offset]))
 
-    def _take_row(self, position: int, data: npt.NDArray[np.uint8], actual: int, stored: int) -> None:
+    def _check_row(self, position: int, data: npt.NDArray[np.uint8], actual: int, stored: int) -> None:
         recorded = stored if self._recorded is None else int(self._recorded[position])
         if actual != recorded or stored != recorded:
             self._note(Kind.ROW_DIFFERS if actual == stored else Kind.ROW_CHECKSUM, position)
@@ -248,26 +277,26 @@ class _Rows:
     def problems(self) -> list[Problem]:
         meaning = {
             Kind.ROW_CHECKSUM: "checksum differs",
-            Kind.ROW_DIFFERS: "not the row that the trailer speaks of",
+            Kind.ROW_DIFFERS: "not the row that the trailer records",
             Kind.ROW_NOT_FINITE: "NaN or infinity stored as ok",
-            Kind.HOLE_NOT_ZERO: "failed, but its place is not empty",
+            Kind.HOLE_NOT_ZERO: "failed, but its slot is not empty",
         }
         problems = []
-        for kind, rows in sorted(self._found.items()):
-            problems.append(self._place.problem(kind, f"{some_rows(rows)}: {meaning[kind]}", tuple(rows)))
-        said = self._check.trailer
-        complete = said is not None and bool(self.good[said.status == OK].all())
-        if complete and said is not None and said.moments is not None and self._moments is not None:
+        for kind, rows in sorted(self._bad_rows.items()):
+            problems.append(self._location.problem(kind, f"{some_rows(rows)}: {meaning[kind]}", tuple(rows)))
+        trailer = self._check.trailer
+        complete = trailer is not None and bool(self.good[trailer.status == OK].all())
+        if complete and trailer is not None and trailer.moments is not None and self._moments is not None:
             differing = [
                 name
                 for name, recorded, actual in zip(
-                    ("prefix", "patch"), said.moments, self._moments.result(), strict=True
+                    ("prefix", "patch"), trailer.moments, self._moments.result(), strict=True
                 )
-                if not _same_moments(recorded, actual)
+                if not agree(recorded, actual)
             ]
             if differing:
                 message = f"moments of {' and '.join(differing)} tokens are not those of the data"
-                problems.append(self._place.problem(Kind.MOMENTS_DIFFER, message))
+                problems.append(self._location.problem(Kind.MOMENTS_DIFFER, message))
         return problems
 
     def _state(self, position: int, slot: npt.NDArray[np.uint8]) -> int:
@@ -276,48 +305,26 @@ class _Rows:
         return OK if slot.any() else FAILED
 
     def _note(self, kind: Kind, position: int) -> None:
-        self._found.setdefault(kind, []).append(self._place.rows.start + position)
+        self._bad_rows.setdefault(kind, []).append(self._location.rows.start + position)
 
 
-def _same_moments(recorded: Moments | None, actual: Moments | None) -> bool:
-    return recorded is actual if recorded is None or actual is None else recorded.agrees(actual)
+def _states(trailer: Trailer) -> Iterator[str]:
+    invalid = np.flatnonzero((trailer.status != OK) & (trailer.status != FAILED)) + trailer.rows.start
+    if len(invalid):
+        yield f"{some_rows(invalid.tolist())}: state is neither ok ({OK}) nor failed ({FAILED})"
+    failed = set((np.flatnonzero(trailer.status == FAILED) + trailer.rows.start).tolist())
+    if failed != set(trailer.errors):
+        yield f"{some_rows(sorted(failed ^ set(trailer.errors)))}: failed without a reason, or a reason without failure"
 
 
-def contradictions(dataset: Dataset, array: str, said: Trailer, *, paths: pa.Array | None) -> list[str]:
-    """Return what a trailer, known to be whole and to belong here, gets wrong.
-
-    Args:
-        dataset: whose shard.
-        array: `pixels` or a teacher.
-        said: the trailer.
-        paths: of the dataset's images; None if they are not known.
-    """
-    found = list(_states(said))
-    if array == PIXELS:
-        found += [] if said.pixels_digest is None and said.moments is None else ["pixels with moments or a digest"]
-        found += _manifest(dataset, said, paths=paths)
-    else:
-        found += _token_parts(dataset, array, said)
-    return found
-
-
-def _states(said: Trailer) -> Iterator[str]:
-    strange = np.flatnonzero((said.status != OK) & (said.status != FAILED)) + said.rows.start
-    if len(strange):
-        yield f"{some_rows(strange.tolist())}: state is neither ok ({OK}) nor failed ({FAILED})"
-    failed = set((np.flatnonzero(said.status == FAILED) + said.rows.start).tolist())
-    if failed != set(said.errors):
-        yield f"{some_rows(sorted(failed ^ set(said.errors)))}: failed without a reason, or a reason without failure"
-
-
-def _token_parts(dataset: Dataset, array: str, said: Trailer) -> Iterator[str]:
-    if said.pixels_digest is None or said.moments is None or said.manifest_bytes is not None:
+def _token_parts(dataset: Dataset, array: str, trailer: Trailer) -> Iterator[str]:
+    if trailer.pixels_digest is None or trailer.moments is None or trailer.manifest_bytes is not None:
         yield "tokens must name the digest of their pixels and carry moments, and no manifest"
         return
     teacher = dataset.teacher(array)
-    ok = int((said.status == OK).sum())
+    ok = int((trailer.status == OK).sum())
     patches = teacher.patch_grid[0] * teacher.patch_grid[1]
-    prefix, patch = said.moments
+    prefix, patch = trailer.moments
     for name, moments, tokens in (("prefix", prefix, teacher.prefix_tokens), ("patch", patch, patches)):
         count = 0.0 if moments is None else float(moments.count.max(initial=0.0))
         if moments is not None and moments.mean.shape != (teacher.channels,):
@@ -326,29 +333,29 @@ def _token_parts(dataset: Dataset, array: str, said: Trailer) -> Iterator[str]:
             yield f"{name} moments of {count:.0f} tokens, expected {ok} rows of {tokens}"
 
 
-def _manifest(dataset: Dataset, said: Trailer, *, paths: pa.Array | None) -> list[str]:
+def _manifest(dataset: Dataset, trailer: Trailer, *, paths: pa.Array | None) -> list[str]:
     try:
-        if said.manifest_bytes is None:
+        if trailer.manifest_bytes is None:
             return ["pixels without manifest rows"]
-        table = manifest.parse_parquet(said.manifest_bytes)
-        table = manifest.check_rows(table, rows=said.rows, dataset=dataset.name, status=said.status)
+        table = manifest.parse_parquet(trailer.manifest_bytes)
+        table = manifest.check_rows(table, rows=trailer.rows, dataset=dataset.name, status=trailer.status)
     except (errors.InvalidInput, OSError, pa.ArrowInvalid) as error:
         return [f"manifest rows: {error}"]
-    rows = np.arange(said.rows.start, said.rows.stop)
+    rows = np.arange(trailer.rows.start, trailer.rows.stop)
     images = rows // dataset.views
     expected = {
         "image_index": pa.array(images),
         "view": pa.array(dataset.first_view + rows % dataset.views, pa.int32()),
-        "error": pa.array([said.errors.get(row) for row in rows.tolist()], pa.string()),
+        "error": pa.array([trailer.errors.get(row) for row in rows.tolist()], pa.string()),
     }
     if paths is not None:
         expected["path"] = paths.take(pa.array(images))
-    found = []
+    messages = []
     for name, wanted in expected.items():
         column = table[name].combine_chunks()
         if not column.equals(wanted):
             differing = [
                 row for row, a, b in zip(rows.tolist(), column.to_pylist(), wanted.to_pylist(), strict=True) if a != b
             ]
-            found.append(f"manifest, {some_rows(differing)}: column '{name}' is not that of the dataset")
-    return found
+            messages.append(f"manifest, {some_rows(differing)}: column '{name}' is not that of the dataset")
+    return messages

@@ -1,4 +1,4 @@
-"""Checking the tree of a cache: metadata documents, image lists, and objects that do not belong."""
+"""Check of the tree of a cache: metadata documents, image lists, and objects that do not belong."""
 
 import hashlib
 from collections.abc import Iterable
@@ -21,13 +21,14 @@ DOCUMENT = "zarr.json"
 
 
 class Tree:
-    """What the listing of a cache says.
+    """Datasets and arrays of a cache, by listing it, and the problems of its metadata.
 
     Attributes:
-        datasets: those whose metadata can be read, in order of their names.
-        arrays: by dataset, the names of our arrays whose metadata can be read, pixels first.
+        datasets: datasets whose metadata can be read, sorted by name.
+        arrays: names of the arrays written by codistill whose metadata can be read, by dataset, pixels first.
         paths: image paths by dataset; None where the image list is damaged.
-        problems, notes: what is wrong, and what is only worth saying.
+        problems: problems of metadata, image lists and objects.
+        notes: sentences about what is no problem and worth knowing.
     """
 
     def __init__(self, cache: Cache) -> None:
@@ -38,14 +39,16 @@ class Tree:
         self.arrays: dict[str, list[str]] = {}
         self.paths: dict[str, pa.Array | None] = {}
         for name in sorted(self._storage.list_directories(HIERARCHY)):
-            self._take_dataset(name)
+            self._add_dataset(name)
         self._check_objects()
 
-    def _take_dataset(self, name: str) -> None:
+    def _add_dataset(self, name: str) -> None:
         base = f"{HIERARCHY}/{name}"
         if not self._storage.exists(f"{base}/{DOCUMENT}"):
             if any(entry.name.startswith("c.") for entry in self._storage.list_objects(f"{base}/{PIXELS}")):
-                self._say(Kind.METADATA_DAMAGED, f"{base}/{DOCUMENT}", "it is absent, and the dataset has shards")
+                self._add_problem(
+                    Kind.METADATA_DAMAGED, f"{base}/{DOCUMENT}", "it is absent, and the dataset has shards"
+                )
             else:
                 self.notes.append(f"dataset '{name}' was begun and not finished: run stage index again")
             return
@@ -53,30 +56,32 @@ class Tree:
             dataset = self._cache[name]
             dataset.array(PIXELS)
         except errors.CodistillError as error:
-            self._say(Kind.METADATA_DAMAGED, f"{base}/{DOCUMENT}", str(error))
+            self._add_problem(Kind.METADATA_DAMAGED, f"{base}/{DOCUMENT}", str(error))
             return
         except (KeyError, TypeError, ValueError) as error:
-            self._say(Kind.METADATA_DAMAGED, f"{base}/{DOCUMENT}", f"not what format 1 writes: {error!r}")
+            self._add_problem(Kind.METADATA_DAMAGED, f"{base}/{DOCUMENT}", f"not what format 1 writes: {error!r}")
             return
         self.datasets.append(dataset)
-        self.arrays[name] = [PIXELS] if self._ours(dataset, PIXELS) else []
+        self.arrays[name] = [PIXELS] if self._is_ours(dataset, PIXELS) else []
         self.paths[name] = self._image_paths(dataset)
         for teacher in sorted(set(self._storage.list_directories(base)) - {PIXELS, "pixels_status"}):
-            self._take_teacher(dataset, teacher)
+            self._add_teacher(dataset, teacher)
 
-    def _take_teacher(self, dataset: Dataset, name: str) -> None:
+    def _add_teacher(self, dataset: Dataset, name: str) -> None:
         path = f"{HIERARCHY}/{dataset.name}/{name}"
         if not self._storage.exists(f"{path}/{TOKENS}/{DOCUMENT}"):
             if any(True for _ in self._storage.list_objects(f"{path}/{TOKENS}")):
                 key = f"{path}/{TOKENS}/{DOCUMENT}"
-                self._say(Kind.METADATA_DAMAGED, key, "it is absent, and the teacher has shards")
+                self._add_problem(Kind.METADATA_DAMAGED, key, "it is absent, and the teacher has shards")
             elif self._storage.exists(f"{path}/{DOCUMENT}"):
-                self.notes.append(f"'{dataset.name}/{name}' has no tokens array: not begun, or somebody else's")
+                self.notes.append(
+                    f"'{dataset.name}/{name}' has no tokens array: not begun, or not written by codistill"
+                )
             else:
-                self._say(Kind.FOREIGN_OBJECT, path, "a folder that is not part of the format")
+                self._add_problem(Kind.FOREIGN_OBJECT, path, "a folder that is not part of the format")
             return
         try:
-            if not self._ours(dataset, name):
+            if not self._is_ours(dataset, name):
                 return
             info = dataset.teacher(name)
             shape = dataset.array(name).shape
@@ -86,12 +91,12 @@ class Tree:
                 raise errors.UnsupportedFormat(message)
             schema.parse_node(path, self._storage.read(f"{path}/{DOCUMENT}"))
         except (errors.CodistillError, KeyError, TypeError, ValueError, FileNotFoundError) as error:
-            self._say(Kind.METADATA_DAMAGED, f"{path}/{TOKENS}/{DOCUMENT}", str(error) or repr(error))
+            self._add_problem(Kind.METADATA_DAMAGED, f"{path}/{TOKENS}/{DOCUMENT}", str(error) or repr(error))
             return
         self.arrays[dataset.name].append(name)
 
-    def _ours(self, dataset: Dataset, array: str) -> bool:
-        """Whether an array has shards that can be checked; a note says if somebody else wrote it."""
+    def _is_ours(self, dataset: Dataset, array: str) -> bool:
+        """Return whether codistill wrote an array, so that its shards can be checked; a note says if not."""
         if dataset.array(array).layout is None:
             self.notes.append(f"'{dataset.name}/{array}' was not written by codistill: its rows are not checked")
             return False
@@ -102,16 +107,17 @@ class Tree:
         try:
             data = self._storage.read(key)
         except FileNotFoundError:
-            self._say(Kind.IMAGE_LIST_DAMAGED, key, "it is absent")
+            self._add_problem(Kind.IMAGE_LIST_DAMAGED, key, "it is absent")
             return None
-        found = hashlib.sha256(data).hexdigest()
-        if found != dataset.image_list_sha256:
-            self._say(Kind.IMAGE_LIST_DAMAGED, key, f"sha256 expected {dataset.image_list_sha256}, found {found}")
+        actual = hashlib.sha256(data).hexdigest()
+        if actual != dataset.image_list_sha256:
+            message = f"sha256 expected {dataset.image_list_sha256}, found {actual}"
+            self._add_problem(Kind.IMAGE_LIST_DAMAGED, key, message)
             return None
         return manifest.parse_parquet(data)["path"].combine_chunks()
 
     def _check_objects(self) -> None:
-        """Compare every listing with what the format has there."""
+        """Report objects and folders that the format does not have."""
         self._expect_folders("", TOP)
         self._expect("", ())
         folders = {  # also of datasets and teachers whose metadata is damaged: their side files are not foreign
@@ -123,8 +129,8 @@ class Tree:
         self._expect("seal", [f"{name}.{array}.safetensors" for name in folders for array in folders[name]])
         self._expect(HIERARCHY, (DOCUMENT,))
         for entry in self._storage.list_objects(QUARANTINE):
-            message = "put aside by a repair that did not end. Run: codistill store verify --repair"
-            self._say(Kind.QUARANTINED, f"{QUARANTINE}/{entry.name}", message)
+            message = "moved here by a repair that did not end. Run: codistill store verify --repair"
+            self._add_problem(Kind.QUARANTINED, f"{QUARANTINE}/{entry.name}", message)
         for dataset in self.datasets:
             self._check_dataset(dataset)
 
@@ -151,21 +157,21 @@ class Tree:
             if is_temporary(entry.name):
                 self._judge_temporary(key, entry.name)
             else:
-                self._say(Kind.FOREIGN_OBJECT, key, f"{entry.size_bytes} bytes that are not part of the format")
+                self._add_problem(Kind.FOREIGN_OBJECT, key, f"{entry.size_bytes} bytes that are not part of the format")
 
     def _expect_folders(self, prefix: str, names: Iterable[str]) -> None:
         for name in sorted(set(self._storage.list_directories(prefix)) - set(names)):
             key = f"{prefix}/{name}" if prefix else name
-            self._say(Kind.FOREIGN_OBJECT, key, "a folder that is not part of the format")
+            self._add_problem(Kind.FOREIGN_OBJECT, key, "a folder that is not part of the format")
 
     def _judge_temporary(self, key: str, name: str) -> None:
         match = TEMPORARY.fullmatch(name)
         if match and Writer(match["host"], match["boot"], match["pids"], int(match["pid"])).known_dead():
-            self._say(Kind.LEFTOVER, key, "a temporary object whose writer is dead")
+            self._add_problem(Kind.LEFTOVER, key, "a temporary object whose writer is dead")
         else:
             self.notes.append(f"'{key}' is being written, or a leftover that cannot be told from that for 6 hours")
 
-    def _say(self, kind: Kind, key: str, message: str) -> None:
+    def _add_problem(self, kind: Kind, key: str, message: str) -> None:
         self.problems.append(Problem(kind=kind, key=key, message=message))
 
 
@@ -173,7 +179,7 @@ def open_for_checking(location: Location) -> Cache | Problem:
     """Return the cache, or the problem that keeps it from being opened.
 
     Raises:
-        errors.MissingCache: there is none.
+        errors.MissingCache: there is no cache.
     """
     try:
         return open_cache(location)

@@ -1,4 +1,4 @@
-"""Checking a cache: every shard, every table, every object, in parallel; each problem with a machine-readable kind."""
+"""Check of a cache: every shard, table and object, in parallel; each problem has a machine-readable kind."""
 
 import os
 from collections.abc import Iterator
@@ -25,14 +25,14 @@ MAX_THREADS = 8  # each holds a block of rows
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport:
-    """What was checked and found.
+    """Result of a check.
 
     Attributes:
-        location: of the cache.
+        location: location of the cache.
         quick: whether rows were left unread.
-        problems: in the order of the tree.
+        problems: problems, in the order of the tree.
         notes: sentences about what is no problem and worth knowing.
-        shards, rows, stored_bytes: checked.
+        shards, rows, stored_bytes: amounts checked.
     """
 
     location: str
@@ -69,16 +69,16 @@ def verify(
     Checked: metadata documents, image lists, sizes, the checksum of every row, trailer and index, that failed rows
     have empty places, moments against data, that shards belong where they are and tokens to the pixels stored, sealed
     tables against trailers, and that nothing else lies in the cache. Not checked: attributes that no digest covers
-    (see docs/format.md), and whether pixels show what their manifest says.
+    (see docs/format.md), and whether pixels are those of the image that their manifest row names.
 
     Args:
-        location: path or URL.
+        location: path or URL of the cache.
         quick: read trailers, not rows.
         progress: show a progress bar.
-        threads: shards at a time; None chooses.
+        threads: number of shards to check at the same time; None chooses.
 
     Raises:
-        errors.MissingCache: there is none.
+        errors.MissingCache: there is no cache.
     """
     cache = open_for_checking(location)
     if isinstance(cache, Problem):
@@ -94,7 +94,7 @@ class _Counts:
 
 
 class _Verifier:
-    """One run over one cache."""
+    """One check of one cache."""
 
     def __init__(self, cache: Cache, *, quick: bool, progress: bool, threads: int | None) -> None:
         self._tree = Tree(cache)
@@ -136,17 +136,25 @@ class _Verifier:
     def _check_array(
         self, dataset: Dataset, array: str, digests: dict[int, str | None] | None, *, pool: ThreadPoolExecutor
     ) -> list[Problem]:
-        """Check one array; `digests` of pixel shards are filled by pixels and used by tokens, None if not ours."""
+        """Check one array.
+
+        Args:
+            dataset: the dataset.
+            array: `pixels` or a teacher's name.
+            digests: digests of the pixel shards, filled when the array is pixels and compared with otherwise; None
+                where codistill did not write the pixels.
+            pool: threads that check shards.
+        """
         problems: list[Problem] = []
         tables = SealedCheck(dataset, array)
         for check in self._checks(dataset, array, pool=pool):
-            said = check.trailer
+            trailer = check.trailer
             if array == PIXELS and digests is not None:
-                digests[check.place.shard] = None if said is None else said.digest
+                digests[check.location.shard] = None if trailer is None else trailer.digest
             elif digests is not None:
                 check.problems += _pixels_problem(check, digests)
             problems += check.problems
-            tables.take(check)
+            tables.add(check)
         tables.finish()
         self._notes += tables.notes
         return problems + tables.problems
@@ -156,21 +164,21 @@ class _Verifier:
         paths = self._tree.paths[dataset.name]
 
         def check(shard: int) -> ShardCheck | None:
-            place = ShardLocation.of(dataset, array, shard, paths=paths)
+            location = ShardLocation.of(dataset, array, shard, paths=paths)
             try:
-                return check_trailer(place) if self._quick else check_shard(place)
+                return check_trailer(location) if self._quick else check_shard(location)
             except FileNotFoundError:
-                return None  # deleted since it was listed: somebody makes it anew
+                return None  # deleted since it was listed: another process recomputes it
 
         shards = sorted(sizes)
         checks = ordered_map(pool, check, shards, ahead=IN_FLIGHT)
-        for shard, found in zip(shards, checks, strict=True):
+        for shard, checked in zip(shards, checks, strict=True):
             self._bar.update(1 if self._quick else sizes[shard])
-            if found is not None:
+            if checked is not None:
                 self._counts.shards += 1
-                self._counts.rows += len(found.place.rows)
+                self._counts.rows += len(checked.location.rows)
                 self._counts.stored_bytes += sizes[shard]
-                yield found
+                yield checked
 
 
 def _shard_sizes(dataset: Dataset, array: str) -> dict[int, int]:
@@ -184,25 +192,24 @@ def _shard_sizes(dataset: Dataset, array: str) -> dict[int, int]:
 
 def _pixels_problem(check: ShardCheck, digests: dict[int, str | None]) -> list[Problem]:
     """Compare a token shard with the pixel shard of the same number; `digests` holds None where that is damaged."""
-    said, shard = check.trailer, check.place.shard
+    trailer, shard = check.trailer, check.location.shard
     if shard not in digests:
-        return [check.place.problem(Kind.PIXELS_MISSING, "there is no pixel shard of this number")]
+        return [check.location.problem(Kind.PIXELS_MISSING, "there is no pixel shard of this number")]
     stored = digests[shard]
-    if said is None or stored is None or said.pixels_digest in (None, stored):
+    if trailer is None or stored is None or trailer.pixels_digest in (None, stored):
         return []
-    message = f"computed from other pixels: digest expected {stored}, found {said.pixels_digest}"
-    return [check.place.problem(Kind.OTHER_PIXELS, message)]
+    message = f"computed from other pixels: digest expected {stored}, found {trailer.pixels_digest}"
+    return [check.location.problem(Kind.OTHER_PIXELS, message)]
 
 
 def _metadata_at_fault(problems: list[Problem], dataset: Dataset, array: str) -> list[Problem]:
-    """Replace the same complaint of all shards about the identity by one about the array's metadata."""
-    strangers = [problem for problem in problems if problem.kind is Kind.OTHER_IDENTITY]
+    """Replace the same identity problem of all shards by one problem of the array's metadata."""
+    other_identities = [problem for problem in problems if problem.kind is Kind.OTHER_IDENTITY]
     shards = len(dataset.present(array))
-    if shards < 2 or len(strangers) < shards or len({problem.message for problem in strangers}) > 1:
+    if shards < 2 or len(other_identities) < shards or len({problem.message for problem in other_identities}) > 1:
         return problems
     key = f"{dataset.array(array).path}/zarr.json"
-    message = (
-        f"all {shards} shards are {strangers[0].message}. Was zarr.json (or the recipe, or the image list) edited?"
-    )
-    blamed = Problem(kind=Kind.METADATA_DIFFERS, key=key, message=message, dataset=dataset.name, array=array)
-    return [blamed, *(problem for problem in problems if problem.kind is not Kind.OTHER_IDENTITY)]
+    exits = "Was zarr.json (or the recipe, or the image list) edited?"
+    message = f"all {shards} shards are {other_identities[0].message}. {exits}"
+    of_metadata = Problem(kind=Kind.METADATA_DIFFERS, key=key, message=message, dataset=dataset.name, array=array)
+    return [of_metadata, *(problem for problem in problems if problem.kind is not Kind.OTHER_IDENTITY)]

@@ -1,1 +1,1 @@
-"""ViT pieces that teachers and the student share, and safe checkpoint loading."""
+"""Vision transformer, weight files and device choice, shared by teachers and the student."""

@@ -1,4 +1,7 @@
-"""Choose the device to compute on."""
+"""Device and threads that torch computes with."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -30,3 +33,17 @@ def resolve_device(name: str, *, option: str = "--device", local_rank: int | Non
             f"{option} {chosen} cannot be used: {reason}. Choose auto, cpu, cuda or cuda:N"
         ) from error
     return chosen
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Set the number of threads inside one torch operation, and restore it afterwards; None leaves it as it is.
+
+    One thread is best where many operations run side by side.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""DINOv2-type state dicts: their names, and the architecture that their shapes tell."""
+"""DINOv2-type state dicts: rename their tensors, read the architecture off their shapes, build the network."""
 
 import re
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ REQUIRED = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.norm1
 
 @dataclass(frozen=True, kw_only=True)
 class DinoArchitecture:
-    """What the shapes of a DINOv2-type state dict say; the head count alone is not in them."""
+    """Architecture of a DINOv2-type network. Shapes tell all of it but the number of heads."""
 
     embed_dim: int
     depth: int
@@ -58,10 +58,10 @@ def infer(state: Mapping[str, Tensor], *, num_heads: int | None = None, source: 
     Args:
         state: as `rename` returns it.
         num_heads: attention heads; None means channels / 64, as in every released model.
-        source: what the error message calls the file.
+        source: name of the file in error messages.
 
     Raises:
-        InvalidInput: tensors that every such model has are missing, or the channels do not divide.
+        InvalidInput: tensors that every such model has are missing, or the heads do not divide the channels.
     """
     missing = [name for name in REQUIRED if name not in state]
     if missing:
@@ -90,10 +90,10 @@ def infer(state: Mapping[str, Tensor], *, num_heads: int | None = None, source: 
 def build(
     state: Mapping[str, Tensor], *, num_heads: int | None = None, pos_rule: PositionRule = "dune", source: str
 ) -> tuple[DinoVisionTransformer, DinoArchitecture]:
-    """Make the network that a state dict (in any of the known namings) is for, and load it strictly, on the CPU.
+    """Build the network of a state dict (in any of the known namings) and load it strictly, on the CPU.
 
     Raises:
-        InvalidInput: as `infer` and `states.check`.
+        InvalidInput: as `infer` and `state_dicts.check`.
     """
     renamed = rename(state)
     architecture = infer(renamed, num_heads=num_heads, source=source)

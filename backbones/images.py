@@ -1,4 +1,4 @@
-"""From stored pixels to what a network takes. Shapes: B batch, H W pixels."""
+"""Normalise stored pixels for a network. Shapes: B batch, H W pixels."""
 
 from collections.abc import Sequence
 
@@ -16,8 +16,8 @@ def normalise(pixels: Tensor, *, mean: Sequence[float] = IMAGENET_MEAN, std: Seq
 
     Args:
         pixels: uint8 (B, H, W, 3), RGB, as a cache stores them.
-        mean: per channel, of values in [0, 1].
-        std: per channel, of values in [0, 1].
+        mean: per-channel mean of values in [0, 1].
+        std: per-channel standard deviation of values in [0, 1].
 
     Returns:
         float32 (B, 3, H, W) on the device of `pixels`, contiguous.
@@ -37,7 +37,7 @@ def normalise(pixels: Tensor, *, mean: Sequence[float] = IMAGENET_MEAN, std: Seq
 def standardise_(images: Tensor, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Subtract a mean and divide by a standard deviation per channel, in place; (B, 3, H, W) -> the same tensor.
 
-    The constants travel as numbers: a tensor made here would stop the GPU's queue for its copy.
+    The constants are passed as numbers: a tensor made here would stop the GPU's queue for its copy.
     """
     for channel, (shift, scale) in enumerate(zip(mean, std, strict=True)):
         images[:, channel].sub_(shift).div_(scale)

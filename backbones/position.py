@@ -1,4 +1,4 @@
-"""Resampling of learned position embeddings. Three rules are in use for DINOv2-type models, and they differ."""
+"""Resample learned position embeddings, by the three different rules in use for DINOv2-type models."""
 
 from typing import Literal, get_args
 
@@ -26,7 +26,7 @@ def resample_pos_embed(
 
     Args:
         pos_embed: (1, 1 + rows * cols, C); row 0 is the CLS token's.
-        grid: (rows, cols) wanted.
+        grid: (rows, cols) of the result.
         rule: `dune`: by scale factors with +0.1, no antialias (all DINOv2-type models in DUNE, and the public models
             without registers); `hub`: by size, antialias (the public models with registers); `stage`: by size, no
             antialias (DUNE's student between its training resolutions).

@@ -1,4 +1,4 @@
-"""State dicts: finding them in a checkpoint, renaming, checking against a module, and their fingerprint."""
+"""State dicts: find them in a checkpoint, rename, check against a module, load, and fingerprint."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from store.common.text import some
 from store.errors import InvalidInput
 
 State = dict[str, Tensor]
-WRAPPERS = ("module", "_orig_mod")  # DistributedDataParallel's and torch.compile's; both at once occur
-LISTED = 5  # names of a kind that an error message shows
+WRAPPERS = ("module", "_orig_mod")  # of DistributedDataParallel and torch.compile; both at once occur
+LISTED_NAMES = 5  # in an error message, for each kind of problem
+LISTED_GROUPS = 10
 
 
 def find(checkpoint: Any, names: Sequence[str], *, source: str) -> State:
@@ -27,14 +29,13 @@ def find(checkpoint: Any, names: Sequence[str], *, source: str) -> State:
     inner = next((checkpoint[name] for name in names if isinstance(checkpoint.get(name), Mapping)), checkpoint)
     state = {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
     if not state:
-        raise InvalidInput(
-            f"{source}: expected tensors at the top or under {_quoted(names)}, found keys {_some(checkpoint)}"
-        )
+        keys = some(checkpoint, limit=LISTED_NAMES)
+        raise InvalidInput(f"{source}: expected tensors at the top or under {_quoted(names)}, found keys {keys}")
     return state
 
 
 def strip_wrappers(state: Mapping[str, Tensor]) -> State:
-    """Remove `module.` at the front and `_orig_mod.` anywhere, also several of them.
+    """Remove `module.` at the front of names and `_orig_mod.` anywhere in them, also several times.
 
     Raises:
         InvalidInput: two names become one.
@@ -57,12 +58,12 @@ def select(state: Mapping[str, Tensor], prefix: str) -> State:
 
 
 def check(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], *, source: str) -> None:
-    """Compare names and shapes; every problem is told at once.
+    """Compare names and shapes; every problem is reported at once.
 
     Args:
-        expected: the module's own state dict.
-        state: what was read.
-        source: what the message calls it, for example `weights 'a.pth' as DINOv2`.
+        expected: state dict of the module.
+        state: state dict from a file.
+        source: name of the file in error messages, for example `weights 'a.pth' as DINOv2`.
 
     Raises:
         InvalidInput: missing, unexpected or differently shaped tensors.
@@ -75,7 +76,7 @@ def check(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], *, source
         if name in state and expected[name].shape != state[name].shape
     ]
     problems = [
-        f"{len(names)} {kind} ({_some(names)})"
+        f"{len(names)} {kind} ({some(names, limit=LISTED_NAMES)})"
         for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
         if names
     ]
@@ -83,8 +84,7 @@ def check(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], *, source
         raise InvalidInput(
             f"{source}: of {len(expected)} tensors expected, "
             + "; ".join(problems)
-            + ". Check that the file holds this "
-            "model"
+            + ". Check that the file holds this model"
         )
 
 
@@ -111,8 +111,8 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
 
 
 def groups(state: Mapping[str, Tensor]) -> str:
-    """List the first components of the names, to tell in an error message what a file holds."""
-    return _some(sorted({name.split(".")[0] for name in state}), limit=10)
+    """List the first components of the names, which an error message shows as the contents of a file."""
+    return some(sorted({name.split(".")[0] for name in state}), limit=LISTED_GROUPS)
 
 
 def _shape(tensor: Tensor) -> str:
@@ -121,9 +121,3 @@ def _shape(tensor: Tensor) -> str:
 
 def _quoted(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)
-
-
-def _some(names: Iterable[Any], *, limit: int = LISTED) -> str:
-    listed = [str(name) for name in names]
-    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
-    return ", ".join(listed[:limit]) + more

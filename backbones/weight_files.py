@@ -1,6 +1,6 @@
-"""Reading weight files without running what is in them.
+"""Read weight files without running any code in them.
 
-safetensors, or `torch.load(weights_only=True)` within an allow-list that covers what the authors of the teachers put
+safetensors, or `torch.load(weights_only=True)` within an allow-list that covers what the authors of the teachers store
 beside their weights: `argparse.Namespace` and numeric numpy arrays, under the names of numpy 1 and 2.
 """
 
@@ -28,7 +28,7 @@ NUMERIC_DTYPES = (
     *(f"{sign}Int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)),
     *(f"Float{bits}" for bits in (16, 32, 64)),
 )
-FOREIGN = (
+NOT_WEIGHTS = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself. Fetch it with: git lfs pull"),
     (b"<!DOCTYPE", "an HTML page, not weights. Download the file again"),
     (b"<html", "an HTML page, not weights. Download the file again"),
@@ -36,7 +36,7 @@ FOREIGN = (
 
 
 def load(path: str | Path) -> Any:
-    """Read a weight file on the CPU; what it would have to execute is refused.
+    """Read a weight file on the CPU; a file that would have to execute code is refused.
 
     Args:
         path: a `.safetensors` file or a file written by `torch.save`; told apart by content, not by name.
@@ -53,13 +53,14 @@ def load(path: str | Path) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        found = "a directory" if path.is_dir() else "nothing"
-        raise MissingFile(f"weights '{path}': expected a file, found {found}. Check the path")
+        instead = "a directory" if path.is_dir() else "nothing"
+        raise MissingFile(f"weights '{path}': expected a file, found {instead}. Check the path")
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(64)
     header_bytes = int.from_bytes(head[:8], "little")
-    if head[8:9] == b"{" and header_bytes <= SAFETENSORS_MAX_HEADER:  # first: its length may begin like a pickle
+    # Checked before PyTorch files: the header length may look like the first byte of a pickle.
+    if head[8:9] == b"{" and header_bytes <= SAFETENSORS_MAX_HEADER:
         return _load_safetensors(path, size=size, header_bytes=header_bytes)
     if head.startswith((ZIP_MAGIC, PICKLE_MAGIC)):
         return _load_torch(path, size=size, mapped=head.startswith(ZIP_MAGIC))
@@ -69,7 +70,7 @@ def load(path: str | Path) -> Any:
 def _describe(head: bytes, size: int) -> str:
     if not size:
         return "an empty file. Download it again"
-    for magic, description in FOREIGN:
+    for magic, description in NOT_WEIGHTS:
         if head.lower().startswith(magic.lower()):
             return description
     return f"{size} bytes beginning with {head[:8]!r}. Give a .safetensors file or one written by torch.save"
@@ -99,8 +100,8 @@ def _safetensors_size(path: Path, header_bytes: int) -> int | None:
 
 
 def _allow_list() -> list[Any]:
-    """What may be named in a pickle beside torch's own: data holders only, nothing that opens, imports or calls."""
-    reconstruct = np.empty(0).__reduce__()[0]  # numpy's own function, whatever it is called in this version
+    """Return what a pickle may name beside torch's own: data holders only, nothing that opens, imports or calls."""
+    reconstruct = np.empty(0).__reduce__()[0]  # numpy's function, under its name in this version
     scalar = np.float64(0).__reduce__()[0]
     allowed: list[Any] = [argparse.Namespace, np.ndarray, np.dtype]
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
@@ -114,17 +115,17 @@ def _load_torch(path: Path, *, size: int, mapped: bool) -> Any:
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         except pickle.UnpicklingError as error:
-            refused = _refused(path, str(error), mapped=mapped)
-            if not refused:
+            refused_names = _refused_names(path, str(error), mapped=mapped)
+            if not refused_names:
                 raise _damaged(path, size, error) from error
             raise UnsafeFile(
-                f"weights '{path}': reading it needs {refused}. Expected tensors, argparse.Namespace and numeric numpy "
-                "arrays only; nothing was run. If you trust the file, load it yourself once and save its tensors as "
-                ".safetensors"
+                f"weights '{path}': reading it needs {refused_names}. Expected tensors, argparse.Namespace and numeric "
+                "numpy arrays only; nothing was run. If you trust the file, load it yourself once and save its "
+                "tensors as .safetensors"
             ) from error
         except MemoryError:
             raise
-        except Exception as error:  # torch has no closed set of errors for bytes that are not what it wrote
+        except Exception as error:  # torch has no closed set of errors for damaged bytes
             raise _damaged(path, size, error) from error
 
 
@@ -136,8 +137,8 @@ def _damaged(path: Path, size: int, error: Exception) -> Damaged:
     )
 
 
-def _refused(path: Path, message: str, *, mapped: bool) -> str:
-    """Name what a refused pickle asks for: all of it where torch can list it, else the first thing met."""
+def _refused_names(path: Path, message: str, *, mapped: bool) -> str:
+    """Return the names that a refused pickle asks for: all of them where torch can list them, else the first."""
     names: list[str] = []
     if mapped:
         with contextlib.suppress(pickle.UnpicklingError, ValueError, RuntimeError):

@@ -1,4 +1,4 @@
-"""`codistill extract ...`: run teachers over datasets, once, into a cache."""
+"""`codistill extract ...`: run teachers over datasets once and store their features in a cache."""
 
 import os
 import signal
@@ -45,35 +45,36 @@ def run(
     dry_run: bool = False,
     overwrite: bool = False,
 ) -> int:
-    """Extract what is left of a catalogue into a cache; stop it at any time and run it again.
+    """Run what is left of a catalogue's extraction into a cache. Stop it at any time, and run it again to go on.
+
+    Several jobs may run on one cache: each shard is published once.
 
     example: codistill extract run extract/catalogues/dune.toml --cache /data/cache --teachers dinov2
 
     Args:
-        catalogue: what is extracted.
-        cache: folder or URL; made if it is new.
-        datasets: names in the catalogue; all if not given.
-        teachers: names in the catalogue; all if not given.
-        stages: which of index, views, features, seal to run.
-        device: auto, cpu, cuda, cuda:N.
-        batch_size: rows that go through a teacher together; found out if not given.
-        threads: of each process, that decode images; one a processor if not given.
-        scheduler: address of a Dask scheduler whose workers do the work, or the .json file that it wrote.
-        workers: local processes that do the work; 0 works in threads of this one.
-        max_failed: share of rows that may fail before the job stops.
-        shards: only every N-th shard from the I-th on, I from 0, for job arrays; `store seal` afterwards.
-        summary: file for the figures of the job, as JSON.
-        events: file that gets a line of JSON for each thing that happens.
-        dry_run: only tell what is left to do; writes nothing.
-        overwrite: delete the datasets named by --datasets (without index and views: only their tokens) and begin anew.
+        catalogue: TOML file that lists datasets and teachers.
+        cache: folder or URL of the cache; created if it does not exist.
+        datasets: dataset names, with commas (default: all in the catalogue).
+        teachers: teacher names, with commas (default: all in the catalogue).
+        stages: stages to run: index lists images, views stores pixels, features runs teachers, seal finishes the cache.
+        device: device of the teachers: auto, cpu, cuda or cuda:N.
+        batch_size: rows that go through a teacher together (default: found by trying).
+        threads: decoding threads of each process (default: one per CPU).
+        scheduler: address of a Dask scheduler whose workers make the shards, or the .json file that it wrote.
+        workers: number of local processes that make the shards; 0 uses threads of this process.
+        max_failed: share of failed rows at which the job stops.
+        shards: make only every N-th shard, from number I (0 to N-1) on, for job arrays; run `store seal` afterwards.
+        summary: JSON file for the figures of the job.
+        events: file to which one line of JSON is added for each event, such as a finished shard.
+        dry_run: only print what is left to do; writes nothing.
+        overwrite: delete the datasets in --datasets (without stages index and views: only their tokens) and start over.
     """
-    from extract.catalogue import load_catalogue
+    from extract.catalogue import load_catalogue, narrowed
     from extract.job import job
     from extract.job.failure_limit import FailureLimit
     from extract.job.summary import sentences_of, table_of, write_summary
     from extract.job.tasks import Part
     from extract.job.worker import Settings
-    from extract.plan.plan import narrowed
 
     asked = job.Job(
         catalogue=load_catalogue(catalogue),
@@ -97,8 +98,8 @@ def run(
         for name in job.delete(selection, job.open_root(selection)):
             print(f"deleted '{name}'", file=sys.stderr)
     opened = job.open_for(selection)
-    with _terminated_like_interrupted(), _crew(settings, scheduler, workers) as crew:
-        report = job.run(selection, opened, crew, stream=sys.stderr)
+    with _sigterm_as_interrupt(), _executor(settings, scheduler, workers) as executor:
+        report = job.run(selection, opened, executor, stream=sys.stderr)
     if summary is not None:
         write_summary(summary, report)
     _console().print(table_of(report))
@@ -124,28 +125,28 @@ def plan(
     device: str = "auto",
     threads: int | None = None,
 ) -> None:
-    """Tell what a catalogue costs: rows, shards, bytes, hours, free space, what exists. Writes nothing.
+    """Print what a catalogue's extraction costs: rows, shards, bytes, hours, free space, what exists. Writes nothing.
 
     example: codistill extract plan extract/catalogues/dune.toml --rows-per-second views=900,250
 
     Args:
-        catalogue: what would be extracted.
-        cache: the target: for its free space, and for what is there already.
-        datasets: names in the catalogue; all if not given.
-        teachers: names in the catalogue; all if not given.
-        split: only datasets of this split.
-        image_size: instead of the catalogue's; several are compared in one table ('catalogue' stands for its own).
-        views: of every training dataset, instead of the catalogue's; several are compared.
-        rows_per_second: instead of measuring, such as views=900,dinov2=250; a bare number counts for all teachers.
-        calibrate: measure for some seconds, where images and weights are here.
-        count_files: list the images; otherwise expected numbers count.
-        device: for measuring.
-        threads: for measuring.
+        catalogue: TOML file that lists datasets and teachers.
+        cache: folder or URL of the cache, existing or not; adds its free space and subtracts what it holds already.
+        datasets: dataset names, with commas (default: all in the catalogue).
+        teachers: teacher names, with commas (default: all in the catalogue).
+        split: plan only datasets of this split (default: both).
+        image_size: side of the views in px; several values are compared in one table, 'catalogue' is its own value.
+        views: views of every training dataset; several values are compared in one table, 'catalogue' is its own value.
+        rows_per_second: rates to use, such as views=900,dinov2=250; a bare number applies to all teachers.
+        calibrate: measure rates for some seconds if none are given, where images and weights are on this machine.
+        count_files: count images by listing them; otherwise the catalogue's expected numbers are used.
+        device: device for measuring: auto, cpu, cuda or cuda:N.
+        threads: decoding threads for measuring (default: one per CPU).
     """
     from backbones.device import resolve_device
-    from extract.catalogue import load_catalogue
+    from extract.catalogue import load_catalogue, narrowed
     from extract.plan.calibrate import calibrate as measure
-    from extract.plan.plan import narrowed, parse_rates
+    from extract.plan.plan import parse_rates
     from extract.plan.tables import parse_choices
 
     whole = load_catalogue(catalogue)
@@ -170,12 +171,12 @@ def plan(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the program; see `store.commandline.run` for exit codes."""
+    """Run the program; see `store.common.cli.run` for exit codes."""
     from extract.teachers.listing import teachers_command
 
     return cli.run(
         "codistill extract",
-        "Run teachers over datasets, once, into a cache.",
+        "Run teachers over datasets once and store their features in a cache.",
         {"run": run, "plan": plan, "teachers": teachers_command},
         argv=argv,
     )
@@ -184,15 +185,16 @@ def main(argv: list[str] | None = None) -> int:
 def _show_plan(
     catalogue: "Catalogue", cache: str | None, *, rates: Mapping[str, float] | None = None, count_files: bool = True
 ) -> None:
+    from extract.job.preflight import free_bytes
     from extract.plan import tables
     from extract.plan.plan import count_images, make_plan, open_if_there
 
     existing = open_if_there(cache, catalogue.recipe)
     counts = count_images(catalogue, cache=existing, count_files=count_files)
-    made = make_plan(catalogue, counts=counts, cache=existing, target=cache, rates=rates)
-    shown = tables.dataset_table(made), tables.cost_table(made), tables.array_table(made)
-    _console().print(*shown, sep="\n")
-    for sentence in tables.sentences(made):
+    planned = make_plan(catalogue, counts=counts, cache=existing, rates=rates, free_bytes=free_bytes(cache))
+    printed = tables.dataset_table(planned), tables.cost_table(planned), tables.array_table(planned)
+    _console().print(*printed, sep="\n")
+    for sentence in tables.sentences(planned):
         print(sentence)
 
 
@@ -207,8 +209,8 @@ def _show_choices(catalogues: Sequence["Catalogue"], *, count_files: bool) -> No
         print(sentence)
 
 
-def _crew(settings: "Settings", scheduler: str | None, workers: int) -> "AbstractContextManager[Executor]":
-    """Who does the work: threads of this process, local processes, or the workers of a scheduler."""
+def _executor(settings: "Settings", scheduler: str | None, workers: int) -> "AbstractContextManager[Executor]":
+    """Choose the executor: threads of this process, local processes, or the workers of a scheduler."""
     if scheduler is None and workers <= 0:
         from backbones.device import resolve_device
         from extract.job.executor import ThreadExecutor
@@ -222,7 +224,7 @@ def _crew(settings: "Settings", scheduler: str | None, workers: int) -> "Abstrac
 
 
 def _console() -> "Console":
-    """Wide enough for the tables also where output goes to a file."""
+    """Console that is wide enough for the tables, also where the output goes to a file."""
     from rich.console import Console
 
     console = Console()
@@ -235,8 +237,8 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM, which schedulers send first, ends a job as Ctrl-C does: shards under way are given up in order."""
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM, which schedulers send first, end a job as Ctrl-C does: unfinished shards are discarded."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -1,24 +1,25 @@
-"""The catalogue: one TOML file that says what is extracted. Every problem in it is reported at once."""
+"""The catalogue: one TOML file that lists what is extracted. Every problem in it is reported at once."""
 
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import pydantic
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
+from extract.teachers.options import STUDENT_PATCH_PX, TeacherOptions
 from store import errors
 from store.common import config
 from store.format import schema
 
-STUDENT_PATCH_PX = 14
-VIEW_RULE = 1  # raised when a view of the same recipe, image and number would show something else
+VIEW_RULE = 1  # raised when the view of the same recipe, image and number would change
 IMAGE_PATTERN = "**/*.{jpg,jpeg,JPG,JPEG,png,PNG,webp,tif,tiff,bmp,gif}"
-E = TypeVar("E", "DatasetEntry", "TeacherEntry")
-SOURCES = frozenset({"pattern", "list_file", "tar", "parquet"})
-VARIABLE_LEFT = re.compile(r"\$\{?(\w+)\}?")
+Entry = TypeVar("Entry", "DatasetEntry", "TeacherEntry")
+SOURCE_KEYS = frozenset({"pattern", "list_file", "tar", "parquet"})
+UNEXPANDED_VARIABLE = re.compile(r"\$\{?(\w+)\}?")
 
 
 def _dataset_name(value: str) -> str:
@@ -40,20 +41,20 @@ Patterns = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Entry(pydantic.BaseModel):
+class _Section(pydantic.BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=False)
 
 
-class ViewRecipe(_Entry):
-    """What the views of a cache look like; one recipe a cache.
+class ViewRecipe(_Section):
+    """Size, crops, colours and random seed of the views; one recipe for a whole cache.
 
     Attributes:
         image_size: side of the stored square pixels, px; a multiple of the student's patch (14).
         crop_scale: least and most share of the image's area that a random crop covers.
         flip: probability of a horizontal flip.
-        photometric: "dune" draws jitter, greyscale, blur and solarisation; "none" leaves colours alone.
-        seed: all random parameters follow from it, the dataset's name, the image's path and the view number.
-        shard_rows: rows of one shard, the unit of work and of commit.
+        photometric: "dune" applies random jitter, greyscale, blur and solarisation; "none" leaves colours as they are.
+        seed: with the dataset's name, the image's path and the view number, it decides all random parameters.
+        shard_rows: rows of one shard, the unit of work and of publication.
     """
 
     image_size: int = Field(default=336, ge=STUDENT_PATCH_PX)
@@ -82,37 +83,37 @@ class ViewRecipe(_Entry):
         return value
 
     def stored(self) -> dict[str, Any]:
-        """The JSON form kept in the cache and compared on every later run."""
+        """Return the JSON form that the cache stores and every later run is compared with."""
         return self.model_dump(mode="json") | {"view_rule": VIEW_RULE}
 
 
-class RotateRule(_Entry):
-    """Images whose relative path contains `contains` are turned by `degrees`, counter-clockwise where positive."""
+class RotateRule(_Section):
+    """Rotation by `degrees`, counter-clockwise where positive, of images whose relative path contains `contains`."""
 
     contains: Text
     degrees: Literal[-270, -180, -90, 90, 180, 270]
 
 
-class DatasetEntry(_Entry):
+class DatasetEntry(_Section):
     """One dataset: where its images are and how many views of each are stored.
 
     Attributes:
-        name: its node in the cache.
-        group: what training batches are balanced over.
-        root: folder; relative paths in the cache start here. `~` and environment variables are expanded.
+        name: node in the cache.
+        group: group of datasets; training batches are balanced over groups.
+        root: folder at which relative paths in the cache start. `~` and environment variables are expanded.
         pattern: glob or globs below `root` (`**/` any folders, `*`, `?`, `[ab]`, `{a,b}`); hidden files never match.
-        list: paths below `root` instead of `pattern`: .txt (one a line), .parquet (column `path`), .pkl (plain).
+        list: file of paths below `root`, instead of `pattern`: .txt (one a line), .parquet (column `path`), .pkl.
         tar: glob or globs of tar files below `root` that hold the images, instead of `pattern`.
         parquet: glob or globs of Parquet files below `root` that hold the images' bytes, instead of `pattern`.
-        image_column: of these Parquet files.
+        image_column: column of the Parquet files that holds the images.
         exclude: globs of relative paths to leave out.
-        rotate: rules for images stored turned.
-        split: "train" rows are trained on, "val" rows only measured.
-        mode: "train" draws random views, "center" stores the one central crop.
+        rotate: rules for images that are stored rotated.
+        split: "train" rows are trained on, "val" rows only evaluated.
+        mode: "train" takes random views, "center" the one central crop.
         views: rows per image.
         first_view: number of the first view; a later cache with more views starts where this one ended.
-        nature: "real", "rendered" or "synthetic" images, for people.
-        expected_images: how many images the dataset should have; a difference is reported.
+        nature: "real", "rendered" or "synthetic" images; for information only.
+        expected_images: number of images the dataset should have; a difference is reported.
     """
 
     name: DatasetName
@@ -134,7 +135,7 @@ class DatasetEntry(_Entry):
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Self:
-        given = {"list" if name == "list_file" else name for name in SOURCES & self.model_fields_set}
+        given = {"list" if name == "list_file" else name for name in SOURCE_KEYS & self.model_fields_set}
         if len(given) > 1:
             raise ValueError(f"{', '.join(sorted(given))} are given; keep one of them")
         if self.mode == "center" and (self.views, self.first_view) != (1, 0):
@@ -142,58 +143,52 @@ class DatasetEntry(_Entry):
         return self
 
     def rotation_of(self, path: str) -> int:
-        """Degrees, counter-clockwise, by which the image at this relative path is turned before cropping."""
+        """Return by how many degrees, counter-clockwise, the image at this relative path is rotated before cropping."""
         return sum(rule.degrees for rule in self.rotate if rule.contains in path) % 360
 
 
-class TeacherEntry(_Entry):
-    """One teacher: which network, its weights, the groups it is the own teacher of, and its arithmetic.
+class TeacherEntry(TeacherOptions):
+    """One teacher: its options, its name, and the groups it specialises in.
 
-    What `model`, `rule`, `num_heads`, `stride`, `dtype`, `tf32`, `channels_last` and `compile` mean is told by
-    `extract.teachers.load`. A relative `weights` starts at the catalogue's folder.
+    A relative `weights` starts at the catalogue's folder.
+
+    Attributes:
+        name: node in the cache.
+        groups: groups of datasets that this teacher specialises in.
     """
 
     name: TeacherName
-    model: Text
-    weights: Path
     groups: tuple[Text, ...] = ()
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    rule: Literal["dune", "hub"] = "dune"
-    num_heads: int | None = Field(default=None, ge=1)
-    stride: int | None = Field(default=None, ge=1)
-    tf32: bool = False
-    channels_last: bool = False
-    compile: bool = False
 
 
-class Catalogue(_Entry):
-    """A whole catalogue: `[recipe]`, `[[dataset]]` and `[[teacher]]` entries."""
+class Catalogue(_Section):
+    """A whole catalogue: `[recipe]`, `[[dataset]]` and `[[teacher]]`."""
 
     recipe: ViewRecipe = ViewRecipe()
     dataset: tuple[DatasetEntry, ...]
     teacher: tuple[TeacherEntry, ...] = ()
 
     def dataset_named(self, name: str) -> DatasetEntry:
-        """The entry of this dataset. Raises errors.MissingName."""
+        """Return the entry of this dataset. Raises errors.MissingName."""
         return _pick(self.dataset, name, "dataset")
 
     def teacher_named(self, name: str) -> TeacherEntry:
-        """The entry of this teacher. Raises errors.MissingName."""
+        """Return the entry of this teacher. Raises errors.MissingName."""
         return _pick(self.teacher, name, "teacher")
 
 
 def load_catalogue(path: str | Path) -> Catalogue:
     """Read and check a catalogue.
 
-    Relative `root`, `list` and `weights` start at the catalogue's own folder. Variables that are not set stay as they
-    are (a plan needs no data); whoever needs the file says so.
+    Relative `root`, `list` and `weights` start at the catalogue's own folder. Variables that are not set stay in the
+    path: a plan needs no data, and a job reports them before it starts.
 
     Args:
-        path: the TOML file.
+        path: TOML file.
 
     Raises:
         errors.MissingFile: there is no such file.
-        errors.InvalidConfig: not TOML, or with problems; all of them are listed.
+        errors.InvalidConfig: not TOML, or a catalogue with problems; all of them are listed.
     """
     path = Path(path)
     subject = f"catalogue '{path}'"
@@ -205,10 +200,64 @@ def load_catalogue(path: str | Path) -> Catalogue:
     return _located(catalogue, path.absolute().parent)
 
 
+def narrowed(
+    catalogue: Catalogue,
+    *,
+    datasets: Sequence[str] = (),
+    teachers: Sequence[str] = (),
+    split: Literal["train", "val"] | None = None,
+    image_size: int | None = None,
+    views: int | None = None,
+) -> Catalogue:
+    """Return the catalogue with only some of its datasets and teachers, or with other sizes.
+
+    Args:
+        catalogue: whole catalogue.
+        datasets: dataset names; all if empty.
+        teachers: teacher names; all if empty.
+        split: keep only datasets of this split.
+        image_size: image size that replaces the recipe's, px.
+        views: number of views that replaces that of every dataset in mode "train" of split "train".
+
+    Raises:
+        errors.InvalidConfig: unknown names, no dataset of that split, or an image size that no recipe may have.
+    """
+    dataset_names, problems = choose_names(datasets, [d.name for d in catalogue.dataset], option="--datasets")
+    teacher_names, more = choose_names(teachers, [t.name for t in catalogue.teacher], option="--teachers")
+    entries = [entry for entry in catalogue.dataset if entry.name in dataset_names and split in (None, entry.split)]
+    if not (entries or problems):
+        problems.append(f"--split {split}: no dataset asked for is of this split")
+    if problems + more:
+        raise errors.InvalidConfig("this job cannot start", problems + more)
+    sizes = {} if image_size is None else {"image_size": image_size}
+    recipe = config.parse(ViewRecipe, catalogue.recipe.model_dump() | sizes, subject="--image-size")
+    if views is not None:
+        trained = [entry.mode == "train" and entry.split == "train" for entry in entries]
+        entries = [e.model_copy(update={"views": views} if t else {}) for e, t in zip(entries, trained, strict=True)]
+    chosen = {"dataset": tuple(entries), "teacher": tuple(catalogue.teacher_named(name) for name in teacher_names)}
+    return catalogue.model_copy(update={"recipe": recipe, **chosen})
+
+
+def choose_names(names: Sequence[str], known: Sequence[str], *, option: str) -> tuple[list[str], list[str]]:
+    """Return the known names that were asked for, in catalogue order, and a problem for each unknown one.
+
+    Args:
+        names: names asked for; all if empty.
+        known: every name there is.
+        option: command-line option that the problems name.
+    """
+    problems = [
+        f"{option}: '{name}' is unknown{config.near_miss(name, known)}; available: {', '.join(known) or 'none'}"
+        for name in names
+        if name not in known
+    ]
+    return [name for name in known if not names or name in names], problems
+
+
 def unset_variable(path: Path) -> str | None:
-    """The first environment variable in `path` that is not set, if any."""
-    found = VARIABLE_LEFT.search(str(path))
-    return found.group(1) if found else None
+    """Return the first environment variable in `path` that is not set; None if all are."""
+    variable = UNEXPANDED_VARIABLE.search(str(path))
+    return variable.group(1) if variable else None
 
 
 def _problems_between(catalogue: Catalogue) -> list[str]:
@@ -244,7 +293,7 @@ def _located(catalogue: Catalogue, folder: Path) -> Catalogue:
     return catalogue.model_copy(update={"dataset": tuple(datasets), "teacher": tuple(teachers)})
 
 
-def _pick(entries: tuple[E, ...], name: str, kind: str) -> E:
+def _pick(entries: tuple[Entry, ...], name: str, kind: str) -> Entry:
     for entry in entries:
         if entry.name == name:
             return entry

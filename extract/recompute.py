@@ -1,4 +1,4 @@
-"""Rows made anew for `codistill store verify --repair`: the entry point that `store.recompute` looks for."""
+"""Recompute rows for `codistill store verify --repair`: the entry point that `store.verify.recompute` looks for."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,18 +23,18 @@ DEFAULT_BATCH = 8
 
 
 def recomputer(cache: Cache, *, catalogue: Path | None, device: str) -> Recomputer:
-    """What makes rows of `cache` anew from the images and weights that a catalogue names; opens them when asked.
+    """Return the recomputer of a cache from the images and weights of a catalogue, which it opens when they are needed.
 
     Args:
-        cache: under repair.
-        catalogue: the file; None if the user gave none, which is told when a row is asked for.
-        device: where teachers run.
+        cache: cache under repair.
+        catalogue: catalogue file; None if the user gave none, which is an error once a row is asked for.
+        device: device of the teachers.
     """
     return CatalogueRecomputer(cache, catalogue, device)
 
 
 class CatalogueRecomputer:
-    """See `store.recompute.Recomputer`."""
+    """Recomputes rows with a worker of an extraction job; see `store.verify.recompute.Recomputer`."""
 
     def __init__(self, cache: Cache, catalogue: Path | None, device: str) -> None:
         self._cache = cache
@@ -43,36 +43,36 @@ class CatalogueRecomputer:
 
     def pixels(self, dataset: Dataset, rows: Sequence[int]) -> Iterator[PixelsRow]:
         """See `Recomputer.pixels`."""
-        preflight.refuse(preflight.stored_problems(self._cache, [self._workshop.entry_of(dataset.name)]))
-        maker = self._workshop.view_maker(dataset.name)
-        for image, of_image in groupby(rows, key=lambda row: int(row) // dataset.views):
-            wanted = [int(row) for row in of_image]
-            made = maker.make(image, range(min(wanted), max(wanted) + 1))
-            by_row = {view.record["row"]: view for view in made}
+        preflight.refuse(preflight.stored_problems(self._cache, [self._worker.entry_of(dataset.name)]))
+        maker = self._worker.view_maker(dataset.name)
+        for image, image_rows in groupby(rows, key=lambda row: int(row) // dataset.views):
+            wanted = [int(row) for row in image_rows]
+            views = maker.make(image, range(min(wanted), max(wanted) + 1))
+            by_row = {view.record["row"]: view for view in views}
             yield from (by_row[row] for row in wanted)
 
     def tokens(self, dataset: Dataset, teacher: str, pixels: np.ndarray) -> Iterator[np.ndarray | str]:
         """See `Recomputer.tokens`."""
-        lane = self._workshop.lane(teacher)
+        runner = self._worker.runner(teacher)
         stored = dataset.teacher(teacher).identity
-        differing = schema.differences(stored, schema.plain_json(lane.teacher.identity(dataset.image_size)))
+        differing = schema.differences(stored, schema.plain_json(runner.teacher.identity(dataset.image_size)))
         if differing:
             raise errors.Conflict(f"'{dataset.name}/{teacher}' was made by another teacher. {'; '.join(differing)}")
         batch_size = _recorded_batch_size(dataset, teacher)
         for start in range(0, len(pixels), batch_size):
-            yield from lane.tokens(pixels[start : start + batch_size])
+            yield from runner.tokens(pixels[start : start + batch_size])
 
     def provenance(self, dataset: Dataset, array: str) -> Mapping[str, Any]:
         """See `Recomputer.provenance`."""
         if array == PIXELS:
             return views_provenance()
-        return {**self._workshop.lane(array).provenance, "batch_size": _recorded_batch_size(dataset, array)}
+        return {**self._worker.runner(array).provenance, "batch_size": _recorded_batch_size(dataset, array)}
 
     @cached_property
-    def _workshop(self) -> Worker:
+    def _worker(self) -> Worker:
         if self._catalogue_path is None:
             raise errors.MissingFile(
-                "making rows anew needs the images and weights. Name them with --catalogue CATALOGUE.toml"
+                "recomputing rows needs the images and weights. Name them with --catalogue CATALOGUE.toml"
             )
         catalogue = load_catalogue(self._catalogue_path)
         preflight.refuse(
@@ -90,10 +90,10 @@ class CatalogueRecomputer:
 
 
 def _recorded_batch_size(dataset: Dataset, teacher: str) -> int:
-    """What the job used, as another batch size may give other last bits."""
+    """Return the batch size that the job used, as another one may give other last bits."""
     for shard in sorted(dataset.present(teacher)):
         try:
             return int(dataset.read_trailer(teacher, shard).provenance.get("batch_size", DEFAULT_BATCH))
         except errors.CodistillError:
-            continue  # damaged, which is why we are here
+            continue  # a damaged shard is expected in a repair
     return DEFAULT_BATCH

@@ -1,4 +1,4 @@
-"""The extraction stages against the least that they have to do, on this machine.
+"""Compare the extraction stages with the bare work inside them, on this machine.
 
     python -m benchmarks.extract                              # ViT-L teacher with random weights, 336 px
     python -m benchmarks.extract --scale small                # seconds; a test runs it
@@ -7,14 +7,14 @@
 Comparisons, each of the same rows in the same process:
 
 - views, photometric "none": the stage against decoding and resizing alone (Pillow, one torchvision resize) with as many
-  threads; photometric "dune": the stage against drawing the same views and dropping them.
+  threads; photometric "dune": the stage against rendering the same views without storing them.
 - features: the stage (reading, checking, rounding, checksums, statistics, writing, syncing) against the bare forward of
   the same teacher over the same pixels in the same batches.
-- teachers: each of DUNE's three against timm's bare network of the same size (`benchmarks.extract_teachers`).
+- teachers: each of DUNE's three against timm's bare network of the same size (`benchmarks.extract.teachers`).
 - processes: rows/s of both stages with two worker processes of one thread against one such (`--processes`), after each
   process has loaded what it needs.
 
-Each stage tells the GB/s that it wrote; on a GPU the features stage also how busy it was.
+Each stage reports the GB/s that it wrote; on a GPU the features stage also reports utilisation.
 """
 
 import io
@@ -36,25 +36,25 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import store
-from backbones.device import resolve_device
+from backbones.device import resolve_device, torch_threads
 from backbones.vit import DinoVisionTransformer
 from benchmarks.extract.gpu import utilisation
 from benchmarks.extract.teachers import overheads
 from extract.catalogue import Catalogue, DatasetEntry, TeacherEntry, ViewRecipe
 from extract.job import job
-from extract.job.executor import Executor, ThreadExecutor, torch_threads
+from extract.job.executor import Executor, ThreadExecutor
 from extract.job.failure_limit import FailureLimit
 from extract.job.summary import StageReport
 from extract.job.worker import Settings, Worker
 from extract.sources import open_source
 from extract.teachers.loading import load_teacher
-from extract.views.parameters import ViewParameters, draw
+from extract.views.parameters import ViewParameters, sample_view
 from extract.views.render import resized
 from store import errors
 from store.format.schema import PIXELS
 
-T = TypeVar("T")
-VIEWS_PER_ROW = 32  # views are so much faster than a teacher that more of them are measured
+Result = TypeVar("Result")
+VIEWS_PER_ROW = 32  # views are much faster than a teacher, so more of them are measured
 JPEG_QUALITY = 90
 DIFFERENT_IMAGES = 32
 
@@ -71,7 +71,7 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Seconds of wall, and of processors: what remains comparable on a machine that others use."""
+    """Wall time and CPU time in seconds; CPU time stays comparable on a machine that others use."""
 
     wall_s: float
     processor_s: float
@@ -98,16 +98,16 @@ def main(
     """Measure and report.
 
     Args:
-        scale: full is the paper's sizes.
-        rows: of features; 32 times as many views are drawn.
+        scale: full for the paper's sizes, small for a test.
+        rows: number of rows of features; 32 times as many views are made.
         images: folder of photographs; None generates JPEGs.
-        device: auto, cpu, cuda.
-        dtype: of the teacher.
-        batch_size: of the teacher.
-        threads: that decode; None for one a processor.
-        teachers: also compare each of DUNE's three with timm's bare network, on a CPU some ten minutes.
+        device: auto, cpu or cuda.
+        dtype: dtype of the teacher.
+        batch_size: rows that go through the teacher together.
+        threads: decoding threads; None for one per CPU.
+        teachers: also compare each of DUNE's three with timm's bare network; takes some ten minutes on a CPU.
         processes: also compare one and two worker processes.
-        out: JSON to write.
+        out: JSON file to write.
     """
     folder = Path(tempfile.mkdtemp(prefix="codistill-benchmark-"))
     try:
@@ -134,7 +134,7 @@ def main(
 
 
 def make_catalogue(folder: Path, scale: Scale, *, rows: int, images: Path | None, dtype: str) -> Catalogue:
-    """Datasets "many" (of views) and "few" (of features) over the same images, and a teacher with random weights."""
+    """Return a catalogue of datasets "many" (for views) and "few" (for features), and a teacher with random weights."""
     root = images or generate(folder / "images", scale, VIEWS_PER_ROW * rows)
     probe = DatasetEntry(name="probe", group="any", root=root)
     paths = open_source(probe).enumerate().paths
@@ -153,7 +153,7 @@ def make_catalogue(folder: Path, scale: Scale, *, rows: int, images: Path | None
 
 
 def generate(folder: Path, scale: Scale, count: int) -> Path:
-    """JPEGs of smooth noise, about as large as photographs of that size; a few, under many names."""
+    """Write JPEGs of smooth noise, about as large as photographs of that size: a few images under many names."""
     folder.mkdir()
     width, height = scale.source
     contents = []
@@ -172,7 +172,7 @@ def generate(folder: Path, scale: Scale, count: int) -> Path:
 
 
 def weights(folder: Path, scale: Scale) -> Path:
-    """A DINOv2 of this size with random weights, in a file."""
+    """Write the random weights of a DINOv2 of this size to a file."""
     width, depth, heads = scale.teacher
     torch.manual_seed(0)
     network = DinoVisionTransformer(embed_dim=width, depth=depth, num_heads=heads, register_tokens=4, layer_scale=1.0)
@@ -182,32 +182,32 @@ def weights(folder: Path, scale: Scale) -> Path:
 
 
 def views(folder: Path, settings: Settings) -> dict[str, Any]:
-    """The views stage against the same work with nothing around it."""
-    bare_work = {"none": bare_decode_and_resize, "dune": bare_drawing}
+    """Compare the views stage with the same work without everything around it."""
+    bare_work = {"none": bare_decode_and_resize, "dune": bare_rendering}
     return {name: views_of_recipe(folder, settings, name, bare) for name, bare in bare_work.items()}
 
 
 def views_of_recipe(
     folder: Path, settings: Settings, photometric: str, bare: Callable[[Worker], Callable[[int], None]]
 ) -> dict[str, Any]:
-    """The same for one kind of recipe."""
+    """Compare the views stage with the bare work for one kind of recipe."""
     shard_rows = min(SCALES["full"].shard_rows, settings.catalogue.recipe.shard_rows * VIEWS_PER_ROW)
     values = {"photometric": photometric, "shard_rows": shard_rows}
     recipe = settings.catalogue.recipe.model_copy(update=values)
-    mine = with_recipe(settings, recipe, folder / f"views-{photometric}")
-    with ThreadExecutor(mine) as crew:
-        run_stages(mine, crew, datasets=["many"], stages=["index"])
-        stage, reports = cost_of(lambda: run_stages(mine, crew, datasets=["many"], stages=["views"]))
-    workshop = Worker(mine, ThreadPoolExecutor(1))
-    work, images = bare(workshop), range(workshop.cache["many"].images)
-    with torch_threads(1), ThreadPoolExecutor(mine.processors) as pool:
-        drawn, _ = cost_of(lambda: list(pool.map(work, images)))
-    return compared(reports[0], stage=stage, bare=drawn)
+    own_settings = with_recipe(settings, recipe, folder / f"views-{photometric}")
+    with ThreadExecutor(own_settings) as executor:
+        run_stages(own_settings, executor, datasets=["many"], stages=["index"])
+        stage, reports = cost_of(lambda: run_stages(own_settings, executor, datasets=["many"], stages=["views"]))
+    worker = Worker(own_settings, ThreadPoolExecutor(1))
+    work, images = bare(worker), range(worker.cache["many"].images)
+    with torch_threads(1), ThreadPoolExecutor(own_settings.processors) as pool:
+        bare_cost, _ = cost_of(lambda: list(pool.map(work, images)))
+    return compared(reports[0], stage=stage, bare=bare_cost)
 
 
-def bare_decode_and_resize(workshop: Worker) -> Callable[[int], None]:
-    """Read, decode with Pillow, resize each view's rectangle; nothing is checked, written down or kept."""
-    maker, size = workshop.view_maker("many"), workshop.settings.catalogue.recipe.image_size
+def bare_decode_and_resize(worker: Worker) -> Callable[[int], None]:
+    """Read, decode with Pillow, and resize each view's rectangle, without checks, records or storage."""
+    maker, size = worker.view_maker("many"), worker.settings.catalogue.recipe.image_size
 
     def work(image: int) -> None:
         path = maker.images["path"][image].as_py()
@@ -216,20 +216,20 @@ def bare_decode_and_resize(workshop: Worker) -> Callable[[int], None]:
         whole = torch.from_numpy(pixels).permute(2, 0, 1)
         for view in range(maker.entry.views):
             height, width = pixels.shape[:2]
-            box = draw(maker.recipe, dataset="many", path=path, view=view, width=width, height=height)
+            box = sample_view(maker.recipe, dataset="many", path=path, view=view, width=width, height=height)
             resized(cropped(whole, box), height=size, width=size)
 
     return work
 
 
 def cropped(whole: torch.Tensor, box: ViewParameters) -> torch.Tensor:
-    """The view's rectangle of an image (3, H, W)."""
+    """Return the view's rectangle of an image (3, H, W)."""
     return whole[:, box.top : box.top + box.height, box.left : box.left + box.width]
 
 
-def bare_drawing(workshop: Worker) -> Callable[[int], None]:
-    """Draw the views and drop them."""
-    maker = workshop.view_maker("many")
+def bare_rendering(worker: Worker) -> Callable[[int], None]:
+    """Render the views without storing them."""
+    maker = worker.view_maker("many")
 
     def work(image: int) -> None:
         maker.make(image, range(image * maker.entry.views, (image + 1) * maker.entry.views))
@@ -238,19 +238,19 @@ def bare_drawing(workshop: Worker) -> Callable[[int], None]:
 
 
 def features(folder: Path, settings: Settings) -> dict[str, Any]:
-    """The features stage against the bare forward."""
-    mine = replace(settings, location=str(folder / "features"))
-    with ThreadExecutor(mine) as crew:
-        run_stages(mine, crew, datasets=["few"], stages=["index", "views"])
-        crew.prepare_teacher("teacher", ["few"])
-        bare = bare_forward(mine)
-        with utilisation(mine.device) as gpu:
-            stage, reports = cost_of(lambda: run_stages(mine, crew, datasets=["few"], stages=["features"]))
+    """Compare the features stage with the bare forward."""
+    own_settings = replace(settings, location=str(folder / "features"))
+    with ThreadExecutor(own_settings) as executor:
+        run_stages(own_settings, executor, datasets=["few"], stages=["index", "views"])
+        executor.prepare_teacher("teacher", ["few"])
+        bare = bare_forward(own_settings)
+        with utilisation(own_settings.device) as gpu:
+            stage, reports = cost_of(lambda: run_stages(own_settings, executor, datasets=["few"], stages=["features"]))
     return compared(reports[0], stage=stage, bare=bare) | {"gpu_utilisation": gpu.mean}
 
 
 def bare_forward(settings: Settings) -> Cost:
-    """What it costs to run the teacher alone, its pixels already on the device, in the batches of the stage."""
+    """Measure the teacher alone, its pixels already on the device, in the batches of the stage."""
     teacher = load_teacher(settings.catalogue.teacher[0], device=settings.device)
     dataset = store.open(settings.location)["few"]
     batch = settings.batch_size or 1
@@ -268,29 +268,29 @@ def bare_forward(settings: Settings) -> Cost:
 
 
 def scaling(folder: Path, settings: Settings) -> dict[str, Any]:
-    """Rows/s of both stages with one and two worker processes of one thread for drawing and computing each."""
+    """Measure rows/s of both stages with one and with two worker processes of one thread each."""
     from extract.job.dask_executor import DaskExecutor
 
-    found: dict[str, Any] = {}
+    rates: dict[str, Any] = {}
     for workers in (1, 2):
-        mine = replace(settings, location=str(folder / f"workers-{workers}"), threads=1)
-        with DaskExecutor(mine, scheduler=None, workers=workers) as crew:
-            # Once over, so that every process has imported, opened and loaded what it needs; then the same again.
-            run_stages(mine, crew, datasets=["few"], stages=["index", "views", "features"])
-            run_stages(mine, crew, datasets=["many"], stages=["index"])
+        own_settings = replace(settings, location=str(folder / f"workers-{workers}"), threads=1)
+        with DaskExecutor(own_settings, scheduler=None, workers=workers) as executor:
+            # Run all once, so that every process has imported, opened and loaded what it needs; then measure.
+            run_stages(own_settings, executor, datasets=["few"], stages=["index", "views", "features"])
+            run_stages(own_settings, executor, datasets=["many"], stages=["index"])
             timed = [
-                *run_stages(mine, crew, datasets=["many"], stages=["views"]),
-                *run_stages(mine, crew, datasets=["few"], stages=["features"], anew=True),
+                *run_stages(own_settings, executor, datasets=["many"], stages=["views"]),
+                *run_stages(own_settings, executor, datasets=["few"], stages=["features"], recompute=True),
             ]
-        found[str(workers)] = {report.stage: report.rows_per_second for report in timed}
-    ratios = {stage: found["2"][stage] / found["1"][stage] for stage in found["1"]}
-    return {"rows_per_second": found, "two_over_one": ratios}
+        rates[str(workers)] = {report.stage: report.rows_per_second for report in timed}
+    ratios = {stage: rates["2"][stage] / rates["1"][stage] for stage in rates["1"]}
+    return {"rows_per_second": rates, "two_over_one": ratios}
 
 
 def run_stages(
-    settings: Settings, crew: Executor, *, datasets: list[str], stages: list[str], anew: bool = False
+    settings: Settings, executor: Executor, *, datasets: list[str], stages: list[str], recompute: bool = False
 ) -> list[StageReport]:
-    """Run stages of a job in a crew and return their reports; `anew` deletes first what they make."""
+    """Run stages of a job and return their reports; `recompute` first deletes what they make."""
     asked = job.Job(
         catalogue=settings.catalogue,
         cache=settings.location,
@@ -299,30 +299,30 @@ def run_stages(
         limit=FailureLimit(share=1.0),
     )
     selection = job.check(asked)
-    if anew:
+    if recompute:
         job.delete(selection, job.open_root(selection))
     with io.StringIO() as quiet:
-        report = job.run(selection, job.open_for(selection), crew, stream=quiet)
+        report = job.run(selection, job.open_for(selection), executor, stream=quiet)
     if report.problem is not None:
         raise errors.JobFailed(report.problem)
     return list(report.stages)
 
 
 def with_recipe(settings: Settings, recipe: ViewRecipe, location: Path) -> Settings:
-    """The same job with another recipe in another cache."""
+    """Return the settings of the same job with another recipe in another cache."""
     catalogue = settings.catalogue.model_copy(update={"recipe": recipe})
     return replace(settings, catalogue=catalogue, location=str(location))
 
 
-def cost_of(work: Callable[[], T]) -> tuple[Cost, T]:
-    """What one call costs and returns."""
+def cost_of(work: Callable[[], Result]) -> tuple[Cost, Result]:
+    """Call `work`; return its cost and its result."""
     started, used = time.perf_counter(), time.process_time()
     result = work()
     return Cost(wall_s=time.perf_counter() - started, processor_s=time.process_time() - used), result
 
 
 def compared(report: StageReport, *, stage: Cost, bare: Cost) -> dict[str, Any]:
-    """A stage beside the bare work."""
+    """Figures of a stage beside those of the bare work."""
     return {
         "rows": report.rows,
         "stage_s": stage.wall_s,
@@ -335,7 +335,7 @@ def compared(report: StageReport, *, stage: Cost, bare: Cost) -> dict[str, Any]:
 
 
 def machine(settings: Settings) -> dict[str, Any]:
-    """Where it was measured."""
+    """Description of this machine."""
     cuda = settings.device.startswith("cuda")
     name = torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine()
     versions = {"torch": torch.__version__, "batch_size": settings.batch_size}

@@ -1,4 +1,4 @@
-"""How busy the GPU was during some work, by the driver's own count."""
+"""GPU utilisation during some work, as the driver measures it."""
 
 import shutil
 import statistics
@@ -22,7 +22,7 @@ class Utilisation:
 
 @contextmanager
 def utilisation(device: str) -> Iterator[Utilisation]:
-    """Sample the GPU that torch calls `device` during some work; the mean is there afterwards."""
+    """Sample the GPU that torch calls `device` during some work; the mean is set afterwards."""
     measured = Utilisation()
     if not (device.startswith("cuda") and shutil.which("nvidia-smi")):
         yield measured
@@ -40,6 +40,6 @@ def utilisation(device: str) -> Iterator[Utilisation]:
 
 
 def mean_of(output: str) -> float | None:
-    """The mean of percentages, one a line, as a share; None if there are none."""
+    """Return the mean of percentages, one a line, as a share; None if there are none."""
     values = [float(line) for line in output.splitlines() if line.strip().isdigit()]
     return statistics.fmean(values) / 100 if values else None

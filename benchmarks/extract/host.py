@@ -1,11 +1,11 @@
-"""What the features stage can carry without a GPU: reading, checking, summing and writing beside any teacher.
+"""The host's work in the features stage, without a GPU: reading, checking, checksums and writing beside any teacher.
 
-    python -m benchmarks.extract_host                       # as fast as it goes, then beside 250 and 500 rows/s
-    python -m benchmarks.extract_host --rates 950           # a ViT-L at 336 px in float16 on an H100
+    python -m benchmarks.extract.host                       # as fast as it goes, then beside 250 and 500 rows/s
+    python -m benchmarks.extract.host --rates 950           # a ViT-L at 336 px in float16 on an H100
 
-The teacher is a clock: it takes the time of a batch without using the processor, as a GPU does, and hands out ready
-tokens of the real shape (577 x 1024), copied as they would be from the device. So this says what is left for the host,
-and how near the stage comes to the teacher's own time; `benchmarks.extract` measures real teachers.
+The teacher is a clock: it takes the time of a batch without using the CPU, as a GPU does, and returns prepared tokens
+of the real shape (577 x 1024), copied as they would be from the device. The result is the time that the host needs, and
+how close the stage comes to the teacher's own time; `benchmarks.extract` measures real teachers.
 """
 
 import json
@@ -32,12 +32,12 @@ from store.common.threads import ordered_map
 from store.format import kernels
 
 TEACHER = "dinov2"
-UNHURRIED = 1e9  # rows/s of a teacher that costs nothing
+UNLIMITED = 1e9  # rows/s of a teacher that takes no time
 
 
 def main(
     rows: int = 4096,
-    rates: tuple[float, ...] = (UNHURRIED, 250.0, 500.0),
+    rates: tuple[float, ...] = (UNLIMITED, 250.0, 500.0),
     shards_under_way: int = 4,
     batch_size: int = 64,
     shard_rows: int = 256,
@@ -48,14 +48,14 @@ def main(
     """Measure and report.
 
     Args:
-        rows: of tokens written at each rate.
+        rows: number of rows of tokens written at each rate.
         rates: rows per second of the teacher.
-        shards_under_way: at a time.
-        batch_size: of the teacher.
+        shards_under_way: number of shards made at a time.
+        batch_size: rows that go through the teacher together.
         shard_rows: rows of a shard.
-        quick: tiny rows; tests run it.
-        folder: on the disk to measure; None uses the folder of temporary files.
-        out: JSON to write.
+        quick: use tiny rows; for tests.
+        folder: folder on the disk to measure; None uses the folder of temporary files.
+        out: JSON file to write.
     """
     work = Path(tempfile.mkdtemp(prefix="codistill-host-", dir=folder))
     try:
@@ -80,9 +80,9 @@ def main(
 
 
 def make_pixels(folder: Path, *, rows: int, shard_rows: int, small: bool) -> store.Dataset:
-    """A cache with stored pixels, and a teacher without tokens."""
-    kept = {name: spec for name, spec in specs(small=small).items() if name in (PIXELS, TEACHER)}
-    content = Rows(count=rows, shard_rows=shard_rows, arrays=kept)
+    """Create a cache with stored pixels, and a teacher without tokens."""
+    arrays = {name: spec for name, spec in specs(small=small).items() if name in (PIXELS, TEACHER)}
+    content = Rows(count=rows, shard_rows=shard_rows, arrays=arrays)
     writer = CacheWriter()
     writer.prepare(folder, content)
     writer.write(folder, content.only(PIXELS, count=rows))
@@ -90,41 +90,41 @@ def make_pixels(folder: Path, *, rows: int, shard_rows: int, small: bool) -> sto
 
 
 class PacedRunner(TeacherRunner):
-    """A lane whose teacher is a clock: batches follow each other on it, as many at a time as a lane lets onto a GPU."""
+    """Runner whose teacher is a clock: batches follow each other, as many at a time as a runner allows on a GPU."""
 
     def __init__(self, dataset: store.Dataset, *, rate: float, batch_size: int) -> None:
         self.name = TEACHER
         self.provenance = {}
         self._rate = rate
-        self._turn, self._places = threading.Lock(), threading.BoundedSemaphore(BATCHES_ON_DEVICE)
+        self._clock_lock, self._device_slots = threading.Lock(), threading.BoundedSemaphore(BATCHES_ON_DEVICE)
         self._free_at = 0.0
         shape = dataset.array(TEACHER).row_shape
-        self._ready = np.random.default_rng(0).standard_normal((batch_size, *shape)).astype(np.float16)
+        self._prepared = np.random.default_rng(0).standard_normal((batch_size, *shape)).astype(np.float16)
 
     def tokens(self, pixels: np.ndarray) -> list[np.ndarray | str]:
-        """Ready tokens of a batch (B, H, W, 3), after the time that it takes."""
-        with self._places:
-            with self._turn:
+        """Return prepared tokens of a batch (B, H, W, 3), after the time that the teacher takes."""
+        with self._device_slots:
+            with self._clock_lock:
                 self._free_at = done = max(self._free_at, time.perf_counter()) + len(pixels) / self._rate
             while (left := done - time.perf_counter()) > 0:
                 time.sleep(left)
-        return list(self._ready[: len(pixels)].copy())
+        return list(self._prepared[: len(pixels)].copy())
 
 
 def measure(dataset: store.Dataset, *, rate: float, shards_under_way: int, batch_size: int) -> dict[str, float]:
-    """Write all tokens, timed, and delete them."""
-    lane = PacedRunner(dataset, rate=rate, batch_size=batch_size)
+    """Time the writing of all tokens, and delete them."""
+    runner = PacedRunner(dataset, rate=rate, batch_size=batch_size)
     kernels.compiled()
     node = dataset.array(TEACHER)
     begun, used = time.perf_counter(), time.process_time()
     with ThreadPoolExecutor(shards_under_way) as pool:
-        made = ordered_map(
+        reports = ordered_map(
             pool,
-            lambda shard: stages.features_shard(dataset, shard, lane=lane, batch_size=batch_size),
+            lambda shard: stages.features_shard(dataset, shard, runner=runner, batch_size=batch_size),
             range(dataset.shards),
             ahead=shards_under_way,
         )
-        stored_bytes = sum(report.stored_bytes for report in made)
+        stored_bytes = sum(report.stored_bytes for report in reports)
     wall_s, processor_s = time.perf_counter() - begun, time.process_time() - used
     for shard in range(dataset.shards):
         dataset.storage.delete(node.shard_key(shard))
@@ -143,14 +143,14 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         "teacher, rows/s", "stage, rows/s", "GB/s written", "wall over the teacher's", "processors used",
         title=f"features stage, {report['rows']} rows, {report['shards_under_way']} shards under way",
     )  # fmt: skip
-    for found in report["measured"]:
-        hurried = found["rate"] < UNHURRIED
+    for measured in report["measured"]:
+        limited = measured["rate"] < UNLIMITED
         table.add_row(
-            f"{found['rate']:.0f}" if hurried else "no time at all",
-            f"{found['rows_per_second']:.0f}",
-            f"{found['gb_per_second']:.2f}",
-            f"{found['wall_over_teacher']:.3f}" if hurried else "",
-            f"{found['processors']:.2f}",
+            f"{measured['rate']:.0f}" if limited else "no time at all",
+            f"{measured['rows_per_second']:.0f}",
+            f"{measured['gb_per_second']:.2f}",
+            f"{measured['wall_over_teacher']:.3f}" if limited else "",
+            f"{measured['processors']:.2f}",
         )
     console.print(table)
 

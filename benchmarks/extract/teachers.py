@@ -1,4 +1,4 @@
-"""What DUNE's teachers cost beyond timm's bare network of the same size, in turns on the same pixels.
+"""Overhead of DUNE's teachers over timm's bare network of the same size, measured in turns on the same pixels.
 
 A teacher adds normalisation, its resize, its rule for position embeddings (MASt3R: rotary ones in every block), and the
 check of every row on its way to float16. The bare network gets normalised pixels of its input size and ends with its
@@ -24,36 +24,36 @@ ROUNDS = 5
 
 
 def overheads(scale: str, *, device: str, dtype: str, batch_size: int) -> dict[str, dict[str, float]]:
-    """For each teacher the median seconds of a batch, of the bare network's, their ratio, and the teacher's images/s.
+    """Return for each teacher the median seconds of a batch, those of the bare network, the overhead, and images/s.
 
     Args:
-        scale: a key of `benchmarks.train.SCALES`.
+        scale: key of `benchmarks.train.SCALES`.
         device: cpu or cuda.
-        dtype: of the teachers' arithmetic.
-        batch_size: images a batch.
+        dtype: dtype of the teachers' arithmetic.
+        batch_size: images in a batch.
     """
-    sizes, place = SCALES[scale], torch.device(device)
+    sizes, torch_device = SCALES[scale], torch.device(device)
     generator = torch.Generator().manual_seed(0)
     shape = (batch_size, sizes.image_size, sizes.image_size, 3)
-    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(place)
-    found = {}
-    for name, teacher in make_teachers(sizes, dtype=dtype, device=place).items():
-        bare = bare_network(teacher, sizes.teacher, image_size=sizes.image_size).to(place)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(torch_device)
+    results = {}
+    for name, teacher in make_teachers(sizes, dtype=dtype, device=torch_device).items():
+        bare = bare_network(teacher, sizes.teacher, image_size=sizes.image_size).to(torch_device)
         side = sizes.image_size // 14 * teacher.patch_size
-        images = torch.randn(batch_size, 3, side, side, device=place)
+        images = torch.randn(batch_size, 3, side, side, device=torch_device)
         forward = bare_forward(bare, images, dtype=dtype)
-        times = in_turns(partial(checked_tokens, teacher, pixels), forward, place)
-        found[name] = times | {"images_per_second": batch_size / times["teacher_s"]}
-    return found
+        times = in_turns(partial(checked_tokens, teacher, pixels), forward, torch_device)
+        results[name] = times | {"images_per_second": batch_size / times["teacher_s"]}
+    return results
 
 
 def checked_tokens(teacher: Teacher, pixels: Tensor) -> None:
-    """What the features stage asks of a teacher for a batch uint8 (B, H, W, 3)."""
+    """Do what the features stage does with a teacher for a batch uint8 (B, H, W, 3)."""
     check_tokens(tokens_of(teacher, pixels))
 
 
 def bare_network(teacher: Teacher, sizes: tuple[int, int, int], *, image_size: int) -> nn.Module:
-    """timm's ViT with the teacher's patch, tokens and widths, random weights."""
+    """Return timm's ViT with the teacher's patch, tokens and widths, and random weights."""
     width, depth, heads = sizes
     rotary = teacher.model == "mast3r"
     network: nn.Module = VisionTransformer(
@@ -72,7 +72,7 @@ def bare_network(teacher: Teacher, sizes: tuple[int, int, int], *, image_size: i
 
 
 def bare_forward(network: Any, images: Tensor, *, dtype: str) -> Callable[[], Any]:
-    """The network on images (B, 3, H, W), with weights and arithmetic of `dtype`."""
+    """Return a forward pass of the network on images (B, 3, H, W), with weights and arithmetic of `dtype`."""
 
     def autocast() -> AbstractContextManager[Any]:
         if dtype == "float32":
@@ -87,7 +87,7 @@ def bare_forward(network: Any, images: Tensor, *, dtype: str) -> Callable[[], An
 
 
 def in_turns(ours: Callable[[], Any], bare: Callable[[], Any], device: torch.device) -> dict[str, float]:
-    """Median seconds of both, called in turns after one call each to warm up."""
+    """Return the median seconds of both, called in turns after one call each to warm up."""
     times: dict[str, list[float]] = {"teacher_s": [], "bare_s": []}
     for round_number in range(ROUNDS + 1):
         for name, work in (("teacher_s", ours), ("bare_s", bare)):

@@ -1,7 +1,7 @@
-"""A crew of Dask workers: processes of this machine, or whoever has joined a scheduler (SLURM, several GPUs, a cloud).
+"""Executor over Dask workers: processes of this machine, or all that joined a scheduler (SLURM, several GPUs, a cloud).
 
-Each worker keeps one workshop: cache, image lists and the loaded teacher. A bounded number of shards is under way, so
-that a job of 300,000 of them costs the scheduler no more than one of 300.
+Each Dask worker holds one `Worker`: open cache, image lists and the loaded teacher. Only a bounded number of shards is
+submitted at a time, so a job of 300,000 shards costs the scheduler no more than one of 300.
 """
 
 import json
@@ -21,30 +21,30 @@ from distributed.scheduler import KilledWorker
 from distributed.utils import get_mp_context
 
 from extract.job import dask_worker
-from extract.job.dask_worker import FailureCounts, RemoteError, WorkshopPlugin
-from extract.job.executor import shard_failed_error, shards_under_way
+from extract.job.dask_worker import FailureCounts, RemoteError, ShardWorkerPlugin
+from extract.job.executor import concurrent_shards, shard_failed_error
 from extract.job.failure_limit import JobWatch
 from extract.job.stages import ShardReport
 from extract.job.tasks import Task
 from extract.job.worker import Settings
 from store import errors
 
-UNDER_WAY_PER_THREAD = 2  # one being made, one on its way
-ROUNDS_OF_DEATHS = 5  # Dask gives a task up after it lost some workers; preemption may be to blame, so again
-RETRIES = 2  # of trouble that may pass, or that another machine does not have
+SHARDS_PER_THREAD = 2  # one that runs, one that waits for the thread
+RESUBMISSIONS = 5  # Dask abandons a task that lost some workers; preemption may be the cause, so submit it again
+RETRIES = 2  # for errors that may pass, or that another machine does not have
 CONNECTING_SECONDS = 30
 STOPPING_SECONDS = 60.0
 POLLING_SECONDS = 0.01
-LONELY_SECONDS = 60.0
+NO_WORKER_SECONDS = 60.0
 
 
 class DaskExecutor:
-    """Dask workers; a context manager.
+    """Makes shards on Dask workers; a context manager.
 
     Args:
-        settings: of the job; device and threads are resolved on each worker.
+        settings: settings of the job; device and threads are resolved on each worker.
         scheduler: address of a running scheduler, or the .json file that it wrote; None starts local processes.
-        workers: how many local processes.
+        workers: number of local processes.
 
     Raises:
         errors.InvalidInput: the scheduler cannot be reached.
@@ -52,12 +52,12 @@ class DaskExecutor:
 
     def __init__(self, settings: Settings, *, scheduler: str | None, workers: int) -> None:
         self._closing = ExitStack()
-        self._name = f"codistill-{secrets.token_hex(4)}"
-        self._own = scheduler is None
+        self._plugin_name = f"codistill-{secrets.token_hex(4)}"
+        self._local = scheduler is None
         try:
             self._client = self._connect(settings, scheduler, workers)
-            plugin = WorkshopPlugin(settings, neighbours=scheduler is None)
-            self._client.register_plugin(plugin, name=self._name)
+            plugin = ShardWorkerPlugin(settings, local=self._local)
+            self._client.register_plugin(plugin, name=self._plugin_name)
         except BaseException:
             self._closing.close()
             raise
@@ -66,43 +66,43 @@ class DaskExecutor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError, ValueError):  # the scheduler may have gone
-            self._client.unregister_worker_plugin(self._name)
+        with suppress(OSError, ValueError):  # the scheduler may have ended
+            self._client.unregister_worker_plugin(self._plugin_name)
         self._closing.close()
 
     def prepare_teacher(self, name: str, datasets: Sequence[str]) -> int:
-        """See `Executor.prepare_teacher`; one worker does it."""
-        work = (dask_worker.prepare_teacher, self._name, name, list(datasets))
-        result = self._client.submit(*work, pure=False, retries=RETRIES).result()
+        """See `Executor.prepare_teacher`; runs on one worker."""
+        call = (dask_worker.prepare_teacher, self._plugin_name, name, list(datasets))
+        result = self._client.submit(*call, pure=False, retries=RETRIES).result()
         if isinstance(result, RemoteError):
             raise errors.InvalidInput(result.message)
         return int(result)
 
     def make(self, tasks: Sequence[Task], watch: JobWatch, on_report: Callable[[ShardReport], None]) -> None:
         """See `Executor.make`."""
-        shift = _Submission(self._client, self._name, tasks, watch, own=self._own)
+        submission = _Submission(self._client, self._plugin_name, tasks, watch, local=self._local)
         try:
-            for report in shift.reports():
+            for report in submission.reports():
                 on_report(report)
         except BaseException:
             watch.stop()
-            shift.cancel()
+            submission.cancel()
             raise
 
     def _connect(self, settings: Settings, scheduler: str | None, workers: int) -> Client:
         if scheduler is not None:
             try:
-                address = address_in(Path(scheduler)) if scheduler.endswith(".json") else scheduler
+                address = read_address(Path(scheduler)) if scheduler.endswith(".json") else scheduler
                 return self._closing.enter_context(Client(address, timeout=CONNECTING_SECONDS))
             except (OSError, ValueError, KeyError) as error:
                 raise errors.InvalidInput(f"--scheduler {scheduler}: cannot be reached ({error})") from error
-        # A server that has everything imported forks the workers: one that died is back in a second.
+        # Workers are forked from a server that has everything imported: one that died is replaced within a second.
         forking = dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
         self._closing.enter_context(forking)
         get_mp_context().set_forkserver_preload(["distributed", "extract.job.dask_worker"])
         cluster = LocalCluster(
             n_workers=workers,
-            threads_per_worker=shards_under_way(settings, processes=workers),
+            threads_per_worker=concurrent_shards(settings, processes=workers),
             host="127.0.0.1",
             memory_limit=None,
             dashboard_address=None,
@@ -110,28 +110,38 @@ class DaskExecutor:
         return self._closing.enter_context(Client(self._closing.enter_context(cluster)))
 
 
-def address_in(file: Path) -> str:
-    """The address in a file that `dask scheduler --scheduler-file` wrote."""
+def read_address(file: Path) -> str:
+    """Return the address in a file that `dask scheduler --scheduler-file` wrote."""
     return str(json.loads(file.read_text(encoding="utf-8"))["address"])
 
 
 class _Submission:
-    """One list of shards on its way through the workers."""
+    """Submits one list of shards to the Dask workers, a bounded number at a time, and collects their reports.
 
-    def __init__(self, client: Client, crew: str, tasks: Sequence[Task], watch: JobWatch, *, own: bool) -> None:
-        self._client, self._crew, self._watch, self._own = client, crew, watch, own
-        self._waiting = iter(tasks)
+    Args:
+        client: client of the scheduler.
+        plugin_name: name of the job's plugin on the workers.
+        tasks: shards to make.
+        watch: receives progress.
+        local: whether this job started the workers, so that one of them must always come back.
+    """
+
+    def __init__(
+        self, client: Client, plugin_name: str, tasks: Sequence[Task], watch: JobWatch, *, local: bool
+    ) -> None:
+        self._client, self._plugin_name, self._watch, self._local = client, plugin_name, watch, local
+        self._pending = iter(tasks)
         self._rows, self._failed = 0, 0
-        self._tasks: dict[Future, Task] = {}
-        self._rounds: Counter[Task] = Counter()
+        self._submitted: dict[Future, Task] = {}
+        self._losses: Counter[Task] = Counter()
 
     def reports(self) -> Iterable[ShardReport]:
-        """Hand out shards, and yield what became of each."""
-        completed = as_completed(self._submit(islice(self._waiting, self._room())))
+        """Submit the shards, and yield the report of each finished one."""
+        completed = as_completed(self._submit(islice(self._pending, self._free_slots())))
         while not completed.is_empty():
             self._wait(completed)
             future = next(completed)
-            task = self._tasks.pop(future)
+            task = self._submitted.pop(future)
             report = self._result(future, task)
             if report is None:
                 completed.update(self._submit([task]))
@@ -140,63 +150,68 @@ class _Submission:
             self._failed += report.failed
             self._watch.advance(rows=report.rows, failed=report.failed)
             yield report
-            completed.update(self._submit(islice(self._waiting, self._room())))
+            completed.update(self._submit(islice(self._pending, self._free_slots())))
 
     def cancel(self) -> None:
-        """Take back what was not begun, and wait until workers have given up the rest."""
+        """Cancel the shards that have not begun, and wait until the workers have stopped the others."""
         with suppress(OSError, ValueError, TimeoutError):
-            self._client.cancel(list(self._tasks))
-            self._client.run(dask_worker.stop, self._crew, on_error="ignore")
+            self._client.cancel(list(self._submitted))
+            self._client.run(dask_worker.stop, self._plugin_name, on_error="ignore")
             deadline = time.monotonic() + STOPPING_SECONDS
             while time.monotonic() < deadline:
-                counts: dict[str, Any] = self._client.run(dask_worker.under_way, self._crew, on_error="ignore")
-                if not any(counts.values()):
+                call = (dask_worker.running_shards, self._plugin_name)
+                running: dict[str, Any] = self._client.run(*call, on_error="ignore")
+                if not any(running.values()):
                     return
                 time.sleep(0.1)
 
     def _wait(self, completed: as_completed) -> None:
-        """Until a shard is done; of workers that this job started, some must be alive within LONELY_SECONDS."""
-        asked = last_seen = time.monotonic()
+        """Wait until a shard is done.
+
+        Raises:
+            errors.JobFailed: all workers that this job started died, and none came back within NO_WORKER_SECONDS.
+        """
+        last_check = last_seen = time.monotonic()
         while not completed.has_ready():
             time.sleep(POLLING_SECONDS)
             now = time.monotonic()
-            if not self._own or now - asked < LONELY_SECONDS / 10:
+            if not self._local or now - last_check < NO_WORKER_SECONDS / 10:
                 continue
-            asked = now
+            last_check = now
             if self._client.nthreads():
                 last_seen = now
-            elif now - last_seen > LONELY_SECONDS:
+            elif now - last_seen > NO_WORKER_SECONDS:
                 raise errors.JobFailed(
-                    f"no worker process came back within {LONELY_SECONDS:.0f} s. What is published is whole. Find out "
-                    "why they died (memory?), then run the same command again"
+                    f"no worker process came back within {NO_WORKER_SECONDS:.0f} s. What is published is whole. Find "
+                    "out why they died (memory?), then run the same command again"
                 )
 
-    def _room(self) -> int:
+    def _free_slots(self) -> int:
         threads: int = sum(self._client.nthreads().values())
-        return max(1, UNDER_WAY_PER_THREAD * threads - len(self._tasks))
+        return max(1, SHARDS_PER_THREAD * threads - len(self._submitted))
 
     def _submit(self, tasks: Iterable[Task]) -> list[Future]:
         futures = []
         for task in tasks:
-            tally = FailureCounts(limit=self._watch.limit, rows=self._rows, failed=self._failed)
+            counts = FailureCounts(limit=self._watch.limit, rows=self._rows, failed=self._failed)
             key = f"{task.array}-{task.dataset}-{task.shard}-{secrets.token_hex(4)}"
-            work = (dask_worker.make_shard, self._crew, task, tally)
-            future = self._client.submit(*work, key=key, retries=RETRIES)
-            self._tasks[future] = task
+            call = (dask_worker.make_shard, self._plugin_name, task, counts)
+            future = self._client.submit(*call, key=key, retries=RETRIES)
+            self._submitted[future] = task
             futures.append(future)
         return futures
 
     def _result(self, future: Future, task: Task) -> ShardReport | None:
-        """What a worker returned, or None if the shard should be handed out again."""
+        """Return the report of a finished shard; None if the shard should be submitted again."""
         try:
-            # Not only a failed future raises: of a finished one the worker may die before it has told its result.
+            # A finished future may raise, too: its worker may have died before it sent the result.
             result: ShardReport | RemoteError = future.result()
         except (KilledWorker, FutureCancelledError) as error:
-            self._rounds[task] += 1
-            if self._rounds[task] > ROUNDS_OF_DEATHS:
+            self._losses[task] += 1
+            if self._losses[task] > RESUBMISSIONS:
                 raise shard_failed_error(task, error) from error
             return None
-        except Exception as error:  # whatever a library raised on a worker, after as many tries as there are
+        except Exception as error:  # whatever a library raised on a worker, after all retries
             raise shard_failed_error(task, error) from error
         if isinstance(result, RemoteError):
             raise errors.JobFailed(result.message)

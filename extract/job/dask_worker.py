@@ -1,4 +1,7 @@
-"""What runs on a Dask worker: one workshop for its whole life, and the shards it is asked for."""
+"""Dask side of a job, on the workers: a plugin that holds one `Worker`, and the functions that Dask calls there.
+
+`Worker` is this project's (`extract.job.worker`); Dask's own class is imported as `DaskWorker`.
+"""
 
 import signal
 import threading
@@ -20,83 +23,89 @@ from store.format.schema import PIXELS
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteError:
-    """An error that another try would meet again; errors themselves do not all survive the way between processes."""
+    """An error that another try would meet again, as text: not every exception survives the way between processes."""
 
     message: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class FailureCounts:
-    """The failure limit of a job, and its counts when a shard was handed out."""
+    """Failure limit of a job, and the job's counts when a shard was submitted.
+
+    Attributes:
+        limit: failure limit of the job.
+        rows: rows done so far.
+        failed: failed rows among them.
+    """
 
     limit: FailureLimit
     rows: int
     failed: int
 
 
-class WorkshopPlugin(WorkerPlugin):  # type: ignore[misc]
-    """Gives a worker its workshop.
+class ShardWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
+    """Dask plugin that gives each Dask worker a `Worker` for one job.
 
     Args:
-        settings: of the job.
-        neighbours: whether workers are processes of the job's own machine, named 0, 1, ...: they share its GPUs, and
-            Ctrl-C reaches them too, which they leave to their crew.
+        settings: settings of the job.
+        local: whether the Dask workers are processes that the job started on its own machine, named 0, 1, ...: they
+            share its GPUs and ignore Ctrl-C, which reaches them too but is handled by the job.
     """
 
-    def __init__(self, settings: Settings, *, neighbours: bool) -> None:
+    def __init__(self, settings: Settings, *, local: bool) -> None:
         self._settings = settings
-        self._neighbours = neighbours
+        self._local = local
 
     def setup(self, worker: DaskWorker) -> None:
-        """Called by Dask when the worker starts."""
+        """Create the `Worker`; called by Dask when its worker starts."""
         settings = self._settings
-        if self._neighbours:
-            settings = settings.for_neighbour(int(worker.name))
+        if self._local:
+            settings = settings.for_local_process(int(worker.name))
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._pool = ThreadPoolExecutor(settings.processors, thread_name_prefix="codistill-views")
-        self._workshop = Worker(settings, self._pool)
+        self._worker = Worker(settings, self._pool)
         self._stopped = threading.Event()
         self._lock = threading.Lock()
-        self.under_way = 0
+        self.running_shards = 0
 
     def teardown(self, worker: DaskWorker) -> None:
-        """Called by Dask when the worker ends."""
+        """Stop the threads; called by Dask when its worker ends."""
         self._stopped.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def stop(self) -> None:
-        """Give up the shards under way at their next row."""
+        """Stop the running shards at their next batch of rows."""
         self._stopped.set()
 
     def prepare_teacher(self, name: str, datasets: Sequence[str]) -> int | RemoteError:
-        """See `Worker.prepare_teacher`."""
+        """Load a teacher and create its arrays; see `Worker.prepare_teacher`."""
         try:
-            return self._workshop.prepare_teacher(name, datasets)
+            return self._worker.prepare_teacher(name, datasets)
         except errors.CodistillError as error:
             return RemoteError(message=str(error))
 
-    def make(self, task: Task, tally: FailureCounts) -> ShardReport | RemoteError:
-        """See `Worker.make`. Raises OSError and what libraries raise, for another try."""
-        torch.set_num_threads(1 if task.array == PIXELS else self._workshop.settings.processors)
+    def make(self, task: Task, counts: FailureCounts) -> ShardReport | RemoteError:
+        """Make one shard. Raises OSError and the errors of libraries, so that Dask tries again, perhaps elsewhere."""
+        torch.set_num_threads(1 if task.array == PIXELS else self._worker.settings.processors)
         with self._lock:
-            self.under_way += 1
+            self.running_shards += 1
         try:
-            return self._workshop.make(task, _WorkerWatch(tally, self._stopped))
+            return self._worker.make(task, _RemoteWatch(counts, self._stopped))
         except OSError:
             raise  # another machine may have what this one lacks
         except errors.CodistillError as error:
             return RemoteError(message=str(error))
         finally:
             with self._lock:
-                self.under_way -= 1
+                self.running_shards -= 1
 
 
-class _WorkerWatch:
-    """Watches a shard far from the job's counts."""
+class _RemoteWatch:
+    """Watch over one shard on a Dask worker, which knows the job's counts only as they were at submission."""
 
-    def __init__(self, tally: FailureCounts, stopped: threading.Event) -> None:
-        self._tally = tally
+    def __init__(self, counts: FailureCounts, stopped: threading.Event) -> None:
+        self._counts = counts
         self._stopped = stopped
 
     def advance(self, *, rows: int, failed: int) -> None:
@@ -104,33 +113,33 @@ class _WorkerWatch:
         if self._stopped.is_set():
             raise Stopped("the job was stopped; this shard is discarded")
 
-    def admit(self, *, rows: int, reasons: Sequence[str]) -> None:
-        """See `Watch.admit`."""
+    def check_failure_limit(self, *, rows: int, reasons: Sequence[str]) -> None:
+        """See `Watch.check_failure_limit`."""
         self.advance(rows=rows, failed=len(reasons))
-        tally = self._tally
-        tally.limit.check(rows=tally.rows + rows, failed=tally.failed + len(reasons), reasons=reasons)
+        counts = self._counts
+        counts.limit.check(rows=counts.rows + rows, failed=counts.failed + len(reasons), reasons=reasons)
 
 
-def prepare_teacher(crew: str, name: str, datasets: Sequence[str]) -> int | RemoteError:
-    """Have this worker load a teacher and create its arrays."""
-    return _plugin(crew).prepare_teacher(name, datasets)
+def prepare_teacher(plugin_name: str, teacher: str, datasets: Sequence[str]) -> int | RemoteError:
+    """Load a teacher on this Dask worker and create its arrays."""
+    return _plugin(plugin_name).prepare_teacher(teacher, datasets)
 
 
-def make_shard(crew: str, task: Task, tally: FailureCounts) -> ShardReport | RemoteError:
-    """Have this worker make a shard."""
-    return _plugin(crew).make(task, tally)
+def make_shard(plugin_name: str, task: Task, counts: FailureCounts) -> ShardReport | RemoteError:
+    """Make a shard on this Dask worker."""
+    return _plugin(plugin_name).make(task, counts)
 
 
-def stop(crew: str, dask_worker: DaskWorker) -> None:
-    """Have this worker give up what it makes."""
-    dask_worker.plugins[crew].stop()
+def stop(plugin_name: str, dask_worker: DaskWorker) -> None:
+    """Stop the running shards of this Dask worker."""
+    dask_worker.plugins[plugin_name].stop()
 
 
-def under_way(crew: str, dask_worker: DaskWorker) -> int:
-    """How many shards this worker is making."""
-    return int(dask_worker.plugins[crew].under_way)
+def running_shards(plugin_name: str, dask_worker: DaskWorker) -> int:
+    """Return how many shards this Dask worker is making."""
+    return int(dask_worker.plugins[plugin_name].running_shards)
 
 
-def _plugin(crew: str) -> WorkshopPlugin:
-    plugin: WorkshopPlugin = get_worker().plugins[crew]
+def _plugin(plugin_name: str) -> ShardWorkerPlugin:
+    plugin: ShardWorkerPlugin = get_worker().plugins[plugin_name]
     return plugin

@@ -1,4 +1,4 @@
-"""How a stage reports while it works and how it is told to stop: the failure limit, cancelling, live counts."""
+"""Failure limit of a job, and the watch by which a stage reports progress and learns that it must stop."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -7,27 +7,35 @@ from typing import Protocol
 
 from store import errors
 
-FEWEST_ROWS = 1000  # the share of failures is taken of at least so many rows, so that a few bad files stop no small job
+FEWEST_ROWS = 1000  # the share of failures is taken of at least as many rows: a few bad files stop no small job
 
 
 class Watch(Protocol):
-    """What a stage calls while it makes one shard. Both calls may raise, and the shard is discarded."""
+    """Called by a stage while it makes one shard. Both methods may raise; the shard is then discarded."""
 
     def advance(self, *, rows: int, failed: int) -> None:
-        """So many more rows were made (failed ones included)."""
+        """Count `rows` more rows as made, of which `failed` failed."""
 
-    def admit(self, *, rows: int, reasons: Sequence[str]) -> None:
-        """The whole shard is ready to be published; raises errors.JobFailed if too much has failed by now."""
+    def check_failure_limit(self, *, rows: int, reasons: Sequence[str]) -> None:
+        """Refuse a shard that is ready to be published if too many rows of the job have failed by now.
+
+        Args:
+            rows: number of rows of the shard.
+            reasons: why rows of the shard failed, one each.
+
+        Raises:
+            errors.JobFailed: more rows failed than the limit allows.
+        """
 
 
 class Unwatched:
-    """Lets everything pass; for calling one stage function by hand."""
+    """Watch that never stops anything, for calling one stage function by hand."""
 
     def advance(self, *, rows: int, failed: int) -> None:
         """See `Watch.advance`."""
 
-    def admit(self, *, rows: int, reasons: Sequence[str]) -> None:
-        """See `Watch.admit`."""
+    def check_failure_limit(self, *, rows: int, reasons: Sequence[str]) -> None:
+        """See `Watch.check_failure_limit`."""
 
 
 UNWATCHED = Unwatched()
@@ -35,7 +43,7 @@ UNWATCHED = Unwatched()
 
 @dataclass(frozen=True, kw_only=True)
 class FailureLimit:
-    """Largest share of rows that may fail before a job stops, of the rows done so far and at least FEWEST_ROWS."""
+    """Largest share of failed rows, of the rows done so far and at least FEWEST_ROWS, before a job stops."""
 
     share: float
 
@@ -44,7 +52,7 @@ class FailureLimit:
         """Read `1%` or `0.01`.
 
         Raises:
-            errors.InvalidInput: neither, or not within 0 and 100 %.
+            errors.InvalidInput: neither form, or not within 0 and 100 %.
         """
         try:
             share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
@@ -55,16 +63,27 @@ class FailureLimit:
         return cls(share=share)
 
     def check(self, *, rows: int, failed: int, reasons: Sequence[str]) -> None:
-        """Raise errors.JobFailed if `failed` of `rows` is too much; `reasons` are the latest ones."""
+        """Raise errors.JobFailed if `failed` of `rows` is more than the limit allows.
+
+        Args:
+            rows: rows done so far.
+            failed: failed rows among them.
+            reasons: reasons of the latest failures; nothing is raised if there are none.
+        """
         if reasons and failed > self.share * max(rows, FEWEST_ROWS):
             raise errors.JobFailed(
-                f"stopped: {failed} of {rows} rows failed, more than --max-failed {self.share:.3g} allows. The shard "
-                f"at hand is not stored. Its last reason: {reasons[-1]}. Correct the cause, or raise the limit"
+                f"stopped: {failed} of {rows} rows failed, more than --max-failed {self.share:.3g} allows. The current "
+                f"shard is not stored. Its last reason: {reasons[-1]}. Correct the cause, or raise the limit"
             )
 
 
 class JobWatch:
-    """Watches all shards of one stage of a job; safe to call from several threads."""
+    """Watch over all shards of one stage of a job; safe to call from several threads.
+
+    Args:
+        limit: failure limit of the job.
+        on_advance: called with the numbers of rows made and of failed rows among them.
+    """
 
     def __init__(self, limit: FailureLimit, on_advance: Callable[[int, int], None]) -> None:
         self.limit = limit
@@ -75,7 +94,7 @@ class JobWatch:
         self._failed = 0
 
     def stop(self) -> None:
-        """Make every shard that is being made end at its next row."""
+        """Stop every shard that is being made, at its next batch of rows."""
         self._stopped.set()
 
     def advance(self, *, rows: int, failed: int) -> None:
@@ -85,8 +104,8 @@ class JobWatch:
         with self._lock:
             self._on_advance(rows, failed)
 
-    def admit(self, *, rows: int, reasons: Sequence[str]) -> None:
-        """See `Watch.admit`."""
+    def check_failure_limit(self, *, rows: int, reasons: Sequence[str]) -> None:
+        """See `Watch.check_failure_limit`."""
         if self._stopped.is_set():
             raise Stopped("the job was stopped; this shard is discarded")
         with self._lock:
@@ -96,6 +115,6 @@ class JobWatch:
 
 
 class Stopped(errors.CodistillError):
-    """A shard was given up because the job ends."""
+    """A shard was abandoned because the job ends."""
 
     kind = "stopped"

@@ -1,4 +1,4 @@
-"""A whole job: what is left is listed, made stage by stage, watched, counted, sealed and summed up."""
+"""A whole job: check it, open its cache, make what is left stage by stage, and report."""
 
 import time
 from collections import Counter
@@ -7,36 +7,36 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from extract.catalogue import Catalogue
+from extract.catalogue import Catalogue, choose_names
 from extract.job import preflight, stages
 from extract.job.executor import Executor
 from extract.job.failure_limit import FailureLimit, JobWatch
-from extract.job.preflight import free_bytes
-from extract.job.progress import Display, EventLog, size
+from extract.job.progress import EventLog, StageDisplay
 from extract.job.stages import ShardReport
 from extract.job.summary import RunReport, StageReport
-from extract.job.tasks import STAGES, ArrayState, Part, Stage, states
+from extract.job.tasks import STAGES, ArrayState, Part, Stage, array_states
 from extract.sources import open_source
 from store import Cache, errors
 from store import create as create_cache
 from store import open as open_cache
+from store.common.text import human_bytes
 from store.format.schema import PIXELS
 from store.sealing.seal import seal
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is asked for.
+    """A job as it is asked for.
 
     Attributes:
-        catalogue: the whole catalogue.
-        cache: location, a path or URL.
-        datasets: names, () for all.
-        teachers: names, () for all.
-        stages: which to run.
-        limit: of failing rows.
-        part: this job's share of the shards.
-        events: file for the event log, None for none.
+        catalogue: whole catalogue.
+        cache: location of the cache, a path or URL.
+        datasets: dataset names; all if empty.
+        teachers: teacher names; all if empty.
+        stages: stages to run.
+        limit: limit of failed rows.
+        part: this job's part of the shards.
+        events: file of the event log; None for none.
     """
 
     catalogue: Catalogue
@@ -51,7 +51,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """A job that can start, and the names it works on, in catalogue order."""
+    """A checked job, and the names of its datasets and teachers in catalogue order."""
 
     job: Job
     datasets: Sequence[str]
@@ -59,15 +59,15 @@ class Selection:
 
 
 def check(job: Job) -> Selection:
-    """Find everything that can be known to be wrong before work starts; writes nothing.
+    """Find all problems that can be known before work starts; writes nothing.
 
     Raises:
         errors.InvalidConfig: unknown names, missing folders or weights; all of them are listed.
     """
     catalogue = job.catalogue
-    datasets, problems = preflight.choose(job.datasets, [d.name for d in catalogue.dataset], option="--datasets")
-    teachers, more = preflight.choose(job.teachers, [t.name for t in catalogue.teacher], option="--teachers")
-    _, unknown_stages = preflight.choose(job.stages, STAGES, option="--stages")
+    datasets, problems = choose_names(job.datasets, [d.name for d in catalogue.dataset], option="--datasets")
+    teachers, more = choose_names(job.teachers, [t.name for t in catalogue.teacher], option="--teachers")
+    _, unknown_stages = choose_names(job.stages, STAGES, option="--stages")
     problems += more + unknown_stages
     if "features" in job.stages:
         problems += preflight.weight_problems([catalogue.teacher_named(name) for name in teachers])
@@ -78,7 +78,7 @@ def check(job: Job) -> Selection:
 
 
 def open_root(selection: Selection) -> Cache:
-    """The cache of a job, its datasets unchecked; raises as `open_for`."""
+    """Open the cache of a job, or create it, without checking its datasets; raises as `open_for`."""
     job = selection.job
     if "index" not in job.stages:
         open_cache(job.cache)
@@ -91,12 +91,13 @@ def open_root(selection: Selection) -> Cache:
 
 
 def open_for(selection: Selection) -> Cache:
-    """The cache of a job; its root is created where the stage index may do so.
+    """Open the cache of a job; the stage index may create it.
 
     Raises:
         errors.Conflict: the cache was made by another recipe.
-        errors.MissingCache: there is no cache, and the stage that makes one is not asked for.
-        errors.InvalidConfig: without index, datasets that are not there or differ from the catalogue.
+        errors.MissingCache: there is no cache, and the job does not run the stage index.
+        errors.InvalidConfig: the job does not run the stage index, and datasets are missing or differ from the
+            catalogue.
     """
     job = selection.job
     cache = open_root(selection)
@@ -107,17 +108,17 @@ def open_for(selection: Selection) -> Cache:
 
 
 def delete(selection: Selection, cache: Cache) -> list[str]:
-    """Delete what a job would make, so that it is made anew: whole datasets, or without index and views only tokens.
+    """Delete what a job would make, so that it is recomputed: whole datasets, or without index and views only tokens.
 
     Returns:
-        What was deleted.
+        Names of the deleted datasets, or `dataset/teacher` of the deleted tokens.
 
     Raises:
-        errors.InvalidInput: the job names no datasets; everything is not deleted by default.
+        errors.InvalidInput: the job names no datasets; all of them are never deleted by default.
     """
     job = selection.job
     if not job.datasets:
-        raise errors.InvalidInput("--overwrite deletes what is stored. Name what to make anew with --datasets")
+        raise errors.InvalidInput("--overwrite deletes what is stored. Name the datasets to recompute with --datasets")
     deleted = []
     for name in [name for name in selection.datasets if name in cache.datasets]:
         if {"index", "views"} & set(job.stages):
@@ -130,37 +131,39 @@ def delete(selection: Selection, cache: Cache) -> list[str]:
     return deleted
 
 
-def run(selection: Selection, cache: Cache, crew: Executor, *, stream: TextIO) -> RunReport:
-    """Do what is left of a job.
+def run(selection: Selection, cache: Cache, executor: Executor, *, stream: TextIO) -> RunReport:
+    """Make what is left of a job.
 
     Args:
-        selection: from `check`.
-        cache: from `open_for`.
-        crew: does the work.
-        stream: for progress and notes.
+        selection: checked job, from `check`.
+        cache: cache of the job, from `open_for`.
+        executor: makes the shards.
+        stream: stream for progress and notes.
 
     Returns:
-        What it came to; `.problem` says why it stopped early.
+        Figures of the job; `.problem` tells why it stopped early.
 
     Raises:
         errors.CodistillError: a conflict with what is stored, a teacher that cannot be loaded, damaged shards.
-        KeyboardInterrupt: the shards under way are discarded, all others are stored.
+        KeyboardInterrupt: unfinished shards are discarded, all others are stored.
     """
     with EventLog(selection.job.events) as log:
-        engine = _Engine(selection, cache, crew, log=log, stream=stream)
+        runner = _JobRunner(selection, cache, executor, log=log, stream=stream)
         try:
-            return engine.run()
+            return runner.run()
         except KeyboardInterrupt:
             log.write("interrupted")
             raise
 
 
-class _Engine:
-    def __init__(self, selection: Selection, cache: Cache, crew: Executor, *, log: EventLog, stream: TextIO) -> None:
+class _JobRunner:
+    def __init__(
+        self, selection: Selection, cache: Cache, executor: Executor, *, log: EventLog, stream: TextIO
+    ) -> None:
         self._job, self._cache = selection.job, cache
         self._datasets, self._teachers = selection.datasets, selection.teachers
-        self._crew, self._log, self._stream = crew, log, stream
-        self._done: list[StageReport] = []
+        self._executor, self._log, self._stream = executor, log, stream
+        self._stage_reports: list[StageReport] = []
 
     def run(self) -> RunReport:
         self._log.write(
@@ -201,16 +204,16 @@ class _Engine:
 
     def _features(self) -> None:
         for teacher in self._teachers:
-            batch_size = self._crew.prepare_teacher(teacher, self._datasets)
-            found = []
+            batch_size = self._executor.prepare_teacher(teacher, self._datasets)
+            ready = []
             for state in self._states([teacher]):
                 with_pixels = self._cache[state.dataset].present(PIXELS)
                 tasks = [replace(task, batch_size=batch_size) for task in state.missing if task.shard in with_pixels]
                 if len(tasks) < len(state.missing):
                     without = len(state.missing) - len(tasks)
                     self._say(f"features/{teacher}: {without} shards of '{state.dataset}' have no pixels yet", ())
-                found.append(replace(state, missing=tuple(tasks)))
-            self._make(f"features/{teacher}", found)
+                ready.append(replace(state, missing=tuple(tasks)))
+            self._make(f"features/{teacher}", ready)
 
     def _seal(self) -> None:
         if self._job.part.count > 1:
@@ -221,72 +224,73 @@ class _Engine:
         self._say("seal: done", report.warnings)
         self._finish("seal", started)
 
-    def _make(self, stage: str, found: Sequence[ArrayState]) -> None:
-        tasks = [task for state in found for task in state.missing]
-        rows = sum(state.rows for state in found)
-        left = sum(task.rows for task in tasks)
-        made: list[ShardReport] = []
+    def _make(self, stage: str, states: Sequence[ArrayState]) -> None:
+        tasks = [task for state in states for task in state.missing]
+        rows = sum(state.rows for state in states)
+        rows_left = sum(task.rows for task in tasks)
+        reports: list[ShardReport] = []
         started = time.perf_counter()
         try:
             if tasks:
                 row_bytes = self._row_bytes(tasks[0].dataset, tasks[0].array)
-                self._warn_of_space(stage, left * row_bytes)
-                name, done = f"[{self._position(stage)}] {stage}", rows - left
-                with Display(name, rows=rows, done=done, row_bytes=row_bytes, stream=self._stream) as display:
-                    self._crew.make(tasks, JobWatch(self._job.limit, display.advance), self._recorder(stage, made))
+                self._warn_of_space(stage, rows_left * row_bytes)
+                name, done = f"[{self._position(stage)}] {stage}", rows - rows_left
+                with StageDisplay(name, rows=rows, done=done, row_bytes=row_bytes, stream=self._stream) as display:
+                    watch = JobWatch(self._job.limit, display.advance)
+                    self._executor.make(tasks, watch, self._recorder(stage, reports))
         finally:
-            reasons = sum((Counter(report.reasons) for report in made), Counter[str]())
+            reasons = sum((Counter(report.reasons) for report in reports), Counter[str]())
             self._finish(
                 stage,
                 started,
-                rows=sum(report.rows for report in made),
-                failed=sum(report.failed for report in made),
-                already_rows=rows - left,
-                stored_bytes=sum(report.stored_bytes for report in made),
+                rows=sum(report.rows for report in reports),
+                failed=sum(report.failed for report in reports),
+                already_rows=rows - rows_left,
+                stored_bytes=sum(report.stored_bytes for report in reports),
                 reasons=dict(reasons),
             )
 
     def _position(self, stage: str) -> str:
-        """Which of the job's longer stages this is, for example `2/4`."""
+        """Position of a stage among the job's longer ones, for example `2/4`."""
         features = [f"features/{teacher}" for teacher in self._teachers if "features" in self._job.stages]
-        stages = ["views"] * ("views" in self._job.stages) + features
-        return f"{stages.index(stage) + 1}/{len(stages)}"
+        longer = ["views"] * ("views" in self._job.stages) + features
+        return f"{longer.index(stage) + 1}/{len(longer)}"
 
     def _warn_of_space(self, stage: str, bytes_left: int) -> None:
-        free = free_bytes(self._job.cache)
+        free = preflight.free_bytes(self._job.cache)
         if free is not None and free < bytes_left:
-            self._say(f"{stage}: {size(bytes_left)} to be written, {size(free)} free at the target", ())
+            self._say(f"{stage}: {human_bytes(bytes_left)} to be written, {human_bytes(free)} free at the target", ())
 
-    def _recorder(self, stage: str, made: list[ShardReport]) -> Callable[[ShardReport], None]:
+    def _recorder(self, stage: str, reports: list[ShardReport]) -> Callable[[ShardReport], None]:
         def record(report: ShardReport) -> None:
-            made.append(report)
+            reports.append(report)
             self._log.write("shard", stage=stage, **vars(report) | {"reasons": dict(report.reasons)})
 
         return record
 
     def _finish(self, stage: str, started: float, **figures: Any) -> None:
         report = StageReport(stage=stage, seconds=time.perf_counter() - started, **figures)
-        self._done.append(report)
+        self._stage_reports.append(report)
         self._log.write("stage", **report.as_json())
 
     def _states(self, arrays: Sequence[str]) -> list[ArrayState]:
-        return list(states(self._cache, self._datasets, arrays, self._job.part))
+        return list(array_states(self._cache, self._datasets, arrays, self._job.part))
 
     def _report(self, problem: str | None) -> RunReport:
         arrays = [PIXELS] if "views" in self._job.stages else []
         arrays += self._teachers if "features" in self._job.stages else []
-        found = self._states(arrays) if set(self._datasets) <= set(self._cache.datasets) else []
+        states = self._states(arrays) if set(self._datasets) <= set(self._cache.datasets) else []
         sizes = {}
         for array in arrays:
-            holders = [d for d in self._datasets if found and (array == PIXELS or array in self._cache[d].teachers)]
+            holders = [d for d in self._datasets if states and (array == PIXELS or array in self._cache[d].teachers)]
             if holders:
                 sizes[array] = self._row_bytes(holders[0], array)
         return RunReport(
-            cache=self._cache.location, stages=self._done, arrays=found, bytes_per_row=sizes, problem=problem
+            cache=self._cache.location, stages=self._stage_reports, arrays=states, bytes_per_row=sizes, problem=problem
         )
 
     def _row_bytes(self, dataset: str, array: str) -> int:
-        """Bytes that a row takes in the cache, its checksum included."""
+        """Bytes of a row in the cache, its checksum included."""
         layout = self._cache[dataset].array(array).layout
         return 0 if layout is None else layout.stride
 

@@ -1,4 +1,7 @@
-"""What can be known to be wrong before any work starts, all at once."""
+"""Checks before a job starts: missing images and weights, datasets that differ from the catalogue, free space.
+
+Functions return every problem they find, so that all of them are reported at once.
+"""
 
 import shutil
 from collections.abc import Iterable, Sequence
@@ -6,22 +9,11 @@ from pathlib import Path
 
 from extract.catalogue import DatasetEntry, TeacherEntry, unset_variable
 from store import Cache, errors
-from store.common import config
 from store.format import schema
 
 
-def choose(names: Sequence[str], known: Sequence[str], *, option: str) -> tuple[list[str], list[str]]:
-    """The names asked for, in catalogue order (all if none is), and a problem for each unknown one."""
-    problems = [
-        f"{option}: '{name}' is unknown{config.near_miss(name, known)}; available: {', '.join(known) or 'none'}"
-        for name in names
-        if name not in known
-    ]
-    return [name for name in known if not names or name in names], problems
-
-
 def image_problems(entries: Sequence[DatasetEntry]) -> list[str]:
-    """Datasets whose images are not where the catalogue says."""
+    """Return a problem for each dataset whose images are not where the catalogue says."""
     problems = []
     for entry in entries:
         problems += _path_problems(f"dataset '{entry.name}': root", entry.root, folder=True)
@@ -31,14 +23,14 @@ def image_problems(entries: Sequence[DatasetEntry]) -> list[str]:
 
 
 def weight_problems(entries: Sequence[TeacherEntry]) -> list[str]:
-    """Teachers whose weight files are not where the catalogue says."""
+    """Return a problem for each teacher whose weight file is not where the catalogue says."""
     return [
         problem for entry in entries for problem in _path_problems(f"teacher '{entry.name}': weights", entry.weights)
     ]
 
 
 def stored_problems(cache: Cache, entries: Sequence[DatasetEntry]) -> list[str]:
-    """Datasets that were not indexed, or were indexed from another entry."""
+    """Return a problem for each dataset that is not indexed, or was indexed with other settings."""
     problems = []
     available = cache.datasets
     for entry in entries:
@@ -56,27 +48,27 @@ def stored_problems(cache: Cache, entries: Sequence[DatasetEntry]) -> list[str]:
 
 def refuse(problems: Iterable[str]) -> None:
     """Raise errors.InvalidConfig if there are problems."""
-    found = list(problems)
-    if found:
-        raise errors.InvalidConfig("this job cannot start", found)
-
-
-def _path_problems(what: str, path: Path, *, folder: bool = False) -> list[str]:
-    variable = unset_variable(path)
-    if variable is not None and not path.exists():
-        return [f"{what} '{path}': the environment variable {variable} is not set"]
-    if folder and not path.is_dir():
-        return [f"{what} '{path}': no such folder"]
-    if not folder and not path.is_file():
-        return [f"{what} '{path}': no such file"]
-    return []
+    listed = list(problems)
+    if listed:
+        raise errors.InvalidConfig("this job cannot start", listed)
 
 
 def free_bytes(target: str | None) -> int | None:
-    """Space at a path that need not exist yet; None for other places."""
+    """Return the free space at a path, which need not exist yet; None for a URL or for no target."""
     if target is None or "://" in target:
         return None
     folder = Path(target).absolute()
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
+
+
+def _path_problems(subject: str, path: Path, *, folder: bool = False) -> list[str]:
+    variable = unset_variable(path)
+    if variable is not None and not path.exists():
+        return [f"{subject} '{path}': the environment variable {variable} is not set"]
+    if folder and not path.is_dir():
+        return [f"{subject} '{path}': no such folder"]
+    if not folder and not path.is_file():
+        return [f"{subject} '{path}': no such file"]
+    return []

@@ -1,4 +1,4 @@
-"""Progress of a stage for people: a bar on a terminal, a line now and then in a log file."""
+"""Progress of a job: a bar on a terminal or lines in a log for people, and an event log of JSON lines for programs."""
 
 import json
 import time
@@ -8,18 +8,21 @@ from typing import Any, Self, TextIO
 
 from tqdm import tqdm
 
+from store.common.text import human_duration
+
 LINE_SECONDS = 15.0
 
 
-class Display:
+class StageDisplay:
     """Shows rows, rows/s, MB/s, failed rows and time left of one stage. Use as a context manager.
 
     Args:
-        name: of the stage.
-        rows: in all.
-        done: of these, made by earlier runs.
+        name: name of the stage.
+        rows: number of rows of the stage.
+        done: number of these rows that earlier runs made.
         row_bytes: stored bytes of a row, on average.
-        stream: where to; a bar if it is a terminal.
+        stream: stream to write to; gets a bar if it is a terminal, else lines.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -43,7 +46,7 @@ class Display:
             else None
         )
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -53,7 +56,7 @@ class Display:
             self._line()
 
     def advance(self, rows: int, failed: int) -> None:
-        """So many more rows were made, failed ones included."""
+        """Count `rows` more rows as made, of which `failed` failed."""
         self._done += rows
         self._failed += failed
         if self._bar is not None:
@@ -74,33 +77,13 @@ class Display:
         percent = 100 * self._done / max(self._rows, 1)
         self._stream.write(
             f"{self._name:<24} {self._done}/{self._rows} rows ({percent:.0f} %), {rate:.1f} rows/s, "
-            f"{rate * self._row_bytes / 1e6:.1f} MB/s, {self._failed} failed, {duration(left)} left\n"
+            f"{rate * self._row_bytes / 1e6:.1f} MB/s, {self._failed} failed, {human_duration(left)} left\n"
         )
         self._stream.flush()
 
 
-def duration(seconds: float) -> str:
-    """`3 s`, `4:05`, `1:00:00`, `12 days`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02d} min"
-    if whole < 48 * 3600:
-        return f"{whole // 3600}:{whole // 60 % 60:02d} h"
-    return f"{whole / 86400:.1f} days"
-
-
-def size(count: float) -> str:
-    """`512 B`, `3.9 GB`, `80.5 TB` (powers of ten)."""
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= factor:
-            return f"{count / factor:,.1f} {unit}"
-    return f"{count:.0f} B"
-
-
 class EventLog:
-    """Appends events to a file, each with its time (seconds since 1970); without a path it drops them."""
+    """Appends events to a file of JSON lines, each with its time (seconds since 1970); without a path it drops them."""
 
     def __init__(self, path: Path | None) -> None:
         self._file = None
@@ -116,7 +99,7 @@ class EventLog:
             self._file.close()
 
     def write(self, event: str, **fields: Any) -> None:
-        """Append one event; `fields` are plain JSON."""
+        """Append one event, with `fields` of plain JSON."""
         if self._file is not None:
             line = json.dumps({"time": round(time.time(), 3), "event": event, **fields}, ensure_ascii=False)
             self._file.write(line + "\n")

@@ -1,13 +1,14 @@
-"""The stages that make shards. One call makes one shard: the unit of work, of commit, of retry and of distribution.
+"""Stages of a job: index a dataset, make one shard of views, make one shard of features.
 
-Nothing here knows of other shards, of progress displays or of clusters.
+One call makes one shard: the unit of work, of publication, of retry and of distribution. Nothing in here depends on
+other shards, progress displays or clusters.
 """
 
 import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,16 +29,18 @@ from store.format.schema import OK, PIXELS
 
 @dataclass(frozen=True, kw_only=True)
 class ShardReport:
-    """What making one shard came to.
+    """Figures of one finished shard.
 
     Attributes:
-        dataset, array, shard: which; array is `pixels` or a teacher's name.
-        rows: of the shard.
-        failed: rows that failed here; rows without pixels are not counted again for each teacher.
+        dataset: name of the dataset.
+        array: `pixels` or a teacher's name.
+        shard: number of the shard.
+        rows: number of its rows.
+        failed: rows that failed in this array; rows without pixels are not counted again for each teacher.
         stored_bytes: bytes of the rows stored.
-        seconds: from start to publication.
-        published: False where another writer was first.
-        reasons: failed rows by kind of reason.
+        seconds: time from start to publication.
+        published: False where another writer published the shard first.
+        reasons: number of failed rows by kind of reason.
     """
 
     dataset: str
@@ -52,14 +55,14 @@ class ShardReport:
 
 
 def index(cache: Cache, entry: DatasetEntry, source: Source) -> tuple[Dataset, tuple[str, ...]]:
-    """List a dataset's images and create its nodes; if they exist, check that they would be the same.
+    """List a dataset's images and create it in the cache; if it exists, check that nothing differs.
 
     Returns:
         The dataset, and notes on the listing for people.
 
     Raises:
         errors.Conflict: the dataset exists with other images or settings.
-        errors.MissingFile: the images' place is not there.
+        errors.MissingFile: the source of the images does not exist.
         errors.InvalidInput: there are no images.
     """
     listing = source.enumerate()
@@ -89,20 +92,20 @@ def views_shard(
     *,
     maker: ViewMaker,
     provenance: Mapping[str, Any],
-    pool: Executor,
+    pool: ThreadPoolExecutor,
     ahead: int,
     watch: Watch = UNWATCHED,
 ) -> ShardReport:
-    """Make one shard of pixels: decode, crop, colour, store, with a manifest row for each. No image makes it fail.
+    """Make one shard of pixels, with its manifest. An image that cannot be read gives failed rows, never an error.
 
     Args:
-        dataset: in the cache.
-        shard: number.
-        maker: of this dataset's pixels.
-        provenance: kept in the shard.
-        pool: threads that decode and draw.
-        ahead: images decoded before their rows are written.
-        watch: told of progress; may stop the shard.
+        dataset: dataset in the cache.
+        shard: number of the shard.
+        maker: view maker of this dataset.
+        provenance: entries stored in the shard.
+        pool: threads that decode and render.
+        ahead: number of images decoded before their rows are written.
+        watch: receives progress; may stop the shard.
 
     Raises:
         errors.MissingFile: the whole source has gone.
@@ -111,7 +114,7 @@ def views_shard(
     started = time.perf_counter()
     rows = dataset.shard_rows_of(shard)
     images = range(rows.start // dataset.views, (rows.stop - 1) // dataset.views + 1)
-    made: list[PixelsRow] = []
+    manifest_rows: list[PixelsRow] = []
     with dataset.write_shard(PIXELS, shard, provenance=provenance) as writer:
         for views in ordered_map(pool, lambda image: maker.make(image, rows), images, ahead=ahead):
             for view in views:
@@ -119,80 +122,80 @@ def views_shard(
                     writer.fail(str(view.error))
                 else:
                     writer.append(view.pixels)
-                made.append(PixelsRow(pixels=None, error=view.error, record=view.record))
+                manifest_rows.append(PixelsRow(pixels=None, error=view.error, record=view.record))
             watch.advance(rows=len(views), failed=sum(view.error is not None for view in views))
-        reasons = [view.error for view in made if view.error is not None]
-        watch.admit(rows=len(rows), reasons=reasons)
-        published = writer.finish(manifest=manifest_table(made))
+        reasons = [view.error for view in manifest_rows if view.error is not None]
+        watch.check_failure_limit(rows=len(rows), reasons=reasons)
+        published = writer.finish(manifest=manifest_table(manifest_rows))
     return _report(dataset, PIXELS, shard, reasons=reasons, absent=len(reasons), started=started, published=published)
 
 
 def features_shard(
-    dataset: Dataset, shard: int, *, lane: TeacherRunner, batch_size: int, watch: Watch = UNWATCHED
+    dataset: Dataset, shard: int, *, runner: TeacherRunner, batch_size: int, watch: Watch = UNWATCHED
 ) -> ShardReport:
     """Make one shard of a teacher's tokens from the stored pixels; only rows whose tokens cannot be stored fail.
 
     Args:
-        dataset: whose pixels shard exists and for which the teacher was created.
-        shard: number.
-        lane: the teacher on its device.
+        dataset: dataset with this shard of pixels, in which the teacher's array was created.
+        shard: number of the shard.
+        runner: teacher on its device.
         batch_size: rows that go through it together; recorded, as it may change last bits.
-        watch: told of progress; may stop the shard.
+        watch: receives progress; may stop the shard.
 
     Raises:
-        errors.MissingShard: its pixels were not made yet.
-        errors.Damaged: its pixels are not what was written.
+        errors.MissingShard: the pixels were not made yet.
+        errors.Damaged: the pixels are not what was written.
     """
     started = time.perf_counter()
     rows = dataset.shard_rows_of(shard)
     pixels = dataset.read_shard(PIXELS, shard)
-    own: list[str] = []
-    provenance = {**lane.provenance, "batch_size": batch_size}
-    with dataset.write_shard(lane.name, shard, provenance=provenance, pixels_digest=pixels.digest) as writer:
+    reasons: list[str] = []
+    provenance = {**runner.provenance, "batch_size": batch_size}
+    with dataset.write_shard(runner.name, shard, provenance=provenance, pixels_digest=pixels.digest) as writer:
         for start in range(0, len(rows), batch_size):
             part = range(start, min(start + batch_size, len(rows)))
-            failed_before = len(own)
-            for offset, tokens in zip(part, _tokens_of(pixels, part, lane), strict=True):
+            failed_before = len(reasons)
+            for offset, tokens in zip(part, _tokens_of(pixels, part, runner), strict=True):
                 if tokens is None:
                     writer.fail(f"no pixels: {pixels.trailer.errors[rows[offset]]}")
                 elif isinstance(tokens, str):
                     writer.fail(tokens)
-                    own.append(tokens)
+                    reasons.append(tokens)
                 else:
                     writer.append(tokens)
-            watch.advance(rows=len(part), failed=len(own) - failed_before)
-        watch.admit(rows=len(rows), reasons=own)
+            watch.advance(rows=len(part), failed=len(reasons) - failed_before)
+        watch.check_failure_limit(rows=len(rows), reasons=reasons)
         published = writer.finish()
-    absent = len(own) + int((pixels.status != OK).sum())
-    return _report(dataset, lane.name, shard, reasons=own, absent=absent, started=started, published=published)
+    absent = len(reasons) + int((pixels.status != OK).sum())
+    return _report(dataset, runner.name, shard, reasons=reasons, absent=absent, started=started, published=published)
 
 
 def _refuse_other_images(dataset: Dataset, listing: Listing) -> None:
-    """Say which images differ, where the store could only say that lists do."""
-    stored, found = dataset.image_list().select(["path", "bytes"]), listing.table
-    stored = stored.cast(found.schema)
-    if stored.equals(found):
+    """Raise errors.Conflict that names the images that differ; the store could only tell that the lists do."""
+    stored, listed = dataset.image_list().select(["path", "bytes"]), listing.table
+    stored = stored.cast(listed.schema)
+    if stored.equals(listed):
         return
-    known, here = pc.is_in(found["path"], stored["path"]), pc.is_in(stored["path"], found["path"])
-    both, both_found = stored.filter(here), found.filter(known)
+    known, here = pc.is_in(listed["path"], stored["path"]), pc.is_in(stored["path"], listed["path"])
+    both_stored, both_listed = stored.filter(here), listed.filter(known)
     kinds = {
         "gone": stored.filter(pc.invert(here)),
-        "new": found.filter(pc.invert(known)),
-        "of another size": both.filter(pc.not_equal(both["bytes"], both_found["bytes"])),
+        "new": listed.filter(pc.invert(known)),
+        "of another size": both_stored.filter(pc.not_equal(both_stored["bytes"], both_listed["bytes"])),
     }
     differences = [f"{len(t)} {kind} (first '{t['path'][0].as_py()}')" for kind, t in kinds.items() if len(t)]
     raise errors.Conflict(
-        f"dataset '{dataset.name}' was indexed with {len(stored)} images, now there are {len(found)}: "
+        f"dataset '{dataset.name}' was indexed with {len(stored)} images, now there are {len(listed)}: "
         f"{', '.join(differences)}. Restore them; or go on with the list as it was, where images that are gone or "
-        "changed fail: --stages views,features,seal; or begin anew: --overwrite; or use another name"
+        "changed fail: --stages views,features,seal; or start over: --overwrite; or use another name"
     )
 
 
-def _tokens_of(pixels: Shard, part: range, lane: TeacherRunner) -> Iterator[np.ndarray | str | None]:
-    """For each row of `part`: its tokens, why it has none, or None where it has no pixels."""
+def _tokens_of(pixels: Shard, part: range, runner: TeacherRunner) -> Iterator[np.ndarray | str | None]:
+    """Yield for each row of `part` its tokens, the reason why it has none, or None where it has no pixels."""
     usable = pixels.status[part.start : part.stop] == OK
     batch = pixels.data[part.start : part.stop]
-    results = iter(lane.tokens(batch if usable.all() else batch[usable]) if usable.any() else ())
+    results = iter(runner.tokens(batch if usable.all() else batch[usable]) if usable.any() else ())
     return (next(results) if has_pixels else None for has_pixels in usable)
 
 

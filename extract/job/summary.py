@@ -1,7 +1,6 @@
-"""What a job came to: for people as a table, for programs as JSON."""
+"""Summary of a job: a table and sentences for people, JSON for programs."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,22 +8,23 @@ from typing import Any
 
 from rich.table import Table
 
-from extract.job.progress import duration
 from extract.job.tasks import ArrayState
+from store.common import atomic
+from store.common.text import human_duration
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageReport:
-    """One stage of a job.
+    """Figures of one stage of a job.
 
     Attributes:
         stage: "index", "views", "features/<teacher>" or "seal".
-        rows: made by this job, failed ones included.
-        failed: of these.
-        already_rows: made by earlier jobs.
-        stored_bytes: of the rows that this job stored.
-        seconds: wall.
-        reasons: failed rows by kind of reason.
+        seconds: wall time.
+        rows: rows made by this job, failed ones included.
+        failed: failed rows among them.
+        already_rows: rows made by earlier jobs.
+        stored_bytes: bytes of the rows that this job stored.
+        reasons: number of failed rows by kind of reason.
     """
 
     stage: str
@@ -36,7 +36,7 @@ class StageReport:
     reasons: dict[str, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, with the rates."""
+        """Return all figures, and the rates."""
         return vars(self) | {"rows_per_second": self.rows_per_second, "bytes_per_second": self.bytes_per_second}
 
     @property
@@ -50,14 +50,14 @@ class StageReport:
 
 @dataclass(frozen=True, kw_only=True)
 class RunReport:
-    """A whole job.
+    """Figures of a whole job.
 
     Attributes:
-        cache: its location.
-        stages: in the order run.
-        arrays: how far the job's part of each array is now.
-        bytes_per_row: by array: `pixels` and teachers.
-        problem: why the job stopped early, None if it did not.
+        cache: location of the cache.
+        stages: reports of the stages, in the order run.
+        arrays: state of the job's part of each array.
+        bytes_per_row: bytes of a row by array: `pixels` and teachers.
+        problem: why the job stopped early; None if it did not.
     """
 
     cache: str
@@ -72,12 +72,12 @@ class RunReport:
 
     @property
     def complete(self) -> bool:
-        """Whether the job ran through and nothing of its part is missing."""
+        """Whether the job ran to its end and nothing of its part is missing."""
         return self.problem is None and self.missing_rows == 0
 
 
 def table_of(report: RunReport) -> Table:
-    """The stages of a job as a table."""
+    """Table of the stages of a job."""
     table = Table(title=f"extraction into {report.cache}", title_justify="left")
     for name in ("stage", "rows", "already there", "failed", "time", "rows/s", "MB/s"):
         table.add_column(name, justify="left" if name == "stage" else "right")
@@ -87,7 +87,7 @@ def table_of(report: RunReport) -> Table:
             f"{stage.rows:,}",
             f"{stage.already_rows:,}",
             f"{stage.failed:,}",
-            duration(stage.seconds),
+            human_duration(stage.seconds),
             f"{stage.rows_per_second:,.1f}" if stage.rows else "",
             f"{stage.bytes_per_second / 1e6:,.1f}" if stage.stored_bytes else "",
         )
@@ -95,7 +95,7 @@ def table_of(report: RunReport) -> Table:
 
 
 def sentences_of(report: RunReport) -> list[str]:
-    """What follows the table: reasons of failed rows, bytes per row, and what is missing."""
+    """Sentences below the table: reasons of failed rows, bytes per row, and what is missing."""
     sentences = []
     for stage in report.stages:
         if stage.reasons:
@@ -116,8 +116,8 @@ def sentences_of(report: RunReport) -> list[str]:
 def write_summary(path: Path, report: RunReport) -> None:
     """Write a job's summary as JSON, whole or not at all.
 
-    A stage for which this job found nothing to do keeps the figures of the summary that was there, so that running
-    again leaves the measured rates.
+    A stage that had nothing left to do keeps the figures of an earlier summary at `path`, so that another run of the
+    same job leaves the measured rates.
     """
     earlier: dict[str, Any] = {}
     if path.exists():
@@ -140,7 +140,4 @@ def write_summary(path: Path, report: RunReport) -> None:
             for state in report.arrays
         ],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    atomic.write_text(path, json.dumps(content, indent=2) + "\n")

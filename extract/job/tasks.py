@@ -1,4 +1,4 @@
-"""What a job is made of: one task a shard, and what is left to do, which is always a listing."""
+"""Tasks of a job, one for each shard. The work that is left is always found by listing the cache."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,15 @@ STAGES: tuple[Stage, ...] = ("index", "views", "features", "seal")
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One shard to make: `array` is `pixels` or a teacher's name; `batch_size` is for teachers."""
+    """One shard to make.
+
+    Attributes:
+        dataset: name of the dataset.
+        array: `pixels` or a teacher's name.
+        shard: number of the shard.
+        rows: number of its rows.
+        batch_size: rows that go through a teacher together.
+    """
 
     dataset: str
     array: str
@@ -24,7 +32,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Every `count`-th shard of the job from `index` on, so that independent jobs share the work without talking."""
+    """Every `count`-th shard of a job, from number `index` on, so that jobs share the work without communication."""
 
     index: int = 0
     count: int = 1
@@ -34,7 +42,7 @@ class Part:
         """Read `i/n` with i from 0 to n - 1.
 
         Raises:
-            errors.InvalidInput: anything else.
+            errors.InvalidInput: another form.
         """
         index, _, count = text.partition("/")
         if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
@@ -46,13 +54,14 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayState:
-    """How far one array is, counting only this job's part of it.
+    """State of this job's part of one array.
 
     Attributes:
-        dataset, array: which.
-        shards: that this job answers for.
-        rows: of these shards.
-        missing: tasks left.
+        dataset: name of the dataset.
+        array: `pixels` or a teacher's name.
+        shards: number of shards in this part.
+        rows: number of rows of these shards.
+        missing: tasks of the shards that do not exist yet.
     """
 
     dataset: str
@@ -66,26 +75,26 @@ class ArrayState:
         return sum(task.rows for task in self.missing)
 
 
-def states(cache: Cache, datasets: Sequence[str], arrays: Sequence[str], part: Part) -> Iterator[ArrayState]:
-    """How far these arrays are, by one listing each, array by array so that a teacher is loaded once.
+def array_states(cache: Cache, datasets: Sequence[str], arrays: Sequence[str], part: Part) -> Iterator[ArrayState]:
+    """Yield the state of these arrays, by one listing each, array by array so that a teacher is loaded once.
 
-    An array that does not exist yet is missing whole. Shards are dealt to parts by their number counted through all
-    datasets, so that each part gets its share of many small datasets too.
+    All shards of an array that does not exist yet are missing. Shards are assigned to parts by a number that goes on
+    from dataset to dataset, so that each part also gets its share of many small datasets.
     """
     for array in arrays:
-        dealt = 0
+        shards_before = 0
         for name in datasets:
             dataset = cache[name]
-            mine = [shard for shard in range(dataset.shards) if (dealt + shard) % part.count == part.index]
-            dealt += dataset.shards
+            in_part = [shard for shard in range(dataset.shards) if (shards_before + shard) % part.count == part.index]
+            shards_before += dataset.shards
             exists = array == PIXELS or array in dataset.teachers
             present = dataset.present(array) if exists else frozenset()
             yield ArrayState(
                 dataset=name,
                 array=array,
-                shards=len(mine),
-                rows=sum(len(dataset.shard_rows_of(shard)) for shard in mine),
-                missing=tuple(_task(dataset, array, shard) for shard in mine if shard not in present),
+                shards=len(in_part),
+                rows=sum(len(dataset.shard_rows_of(shard)) for shard in in_part),
+                missing=tuple(_task(dataset, array, shard) for shard in in_part if shard not in present),
             )
 
 

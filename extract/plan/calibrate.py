@@ -1,4 +1,4 @@
-"""How fast this machine is, from a short measurement: views of a few images, and a few batches of each teacher."""
+"""Measure this machine for some seconds: rows per second of views of a few images, and of each teacher."""
 
 import time
 from collections.abc import Callable
@@ -7,12 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 
+from backbones.device import torch_threads
 from extract.catalogue import Catalogue, DatasetEntry, TeacherEntry
-from extract.job.executor import torch_threads
-from extract.job.worker import LARGEST_BATCH
 from extract.sources import open_source
 from extract.teachers.loading import load_teacher
-from extract.teachers.runner import CPU_BATCH, TeacherRunner
+from extract.teachers.runner import CPU_BATCH, GPU_BATCH, TeacherRunner
 from extract.views.maker import ViewMaker
 from store import errors
 from store.format.schema import PIXELS
@@ -26,9 +25,9 @@ def calibrate(catalogue: Catalogue, *, device: str, threads: int, say: Callable[
 
     Args:
         catalogue: what is extracted.
-        device: of the teachers.
-        threads: that decode.
-        say: told what is being measured.
+        device: device of the teachers.
+        threads: number of decoding threads.
+        say: called with a sentence about each measurement.
     """
     rates = {}
     for entry in catalogue.dataset:
@@ -48,7 +47,7 @@ def calibrate(catalogue: Catalogue, *, device: str, threads: int, say: Callable[
 
 
 def measure_views(catalogue: Catalogue, entry: DatasetEntry, *, threads: int) -> float:
-    """Rows per second of drawing views of some of a dataset's images, without storing them."""
+    """Return rows per second of making views of some of a dataset's images, without storing them."""
     source = open_source(entry)
     listing = source.enumerate()
     chosen = np.unique(np.linspace(0, len(listing) - 1, SAMPLED_IMAGES).astype(int))
@@ -60,14 +59,14 @@ def measure_views(catalogue: Catalogue, entry: DatasetEntry, *, threads: int) ->
 
 
 def measure_teacher(catalogue: Catalogue, entry: TeacherEntry, *, device: str) -> float:
-    """Rows per second of a teacher, its output rounded and brought back, without storing it."""
+    """Return rows per second of a teacher, its output rounded and copied to the host, without storing it."""
     teacher = load_teacher(entry, device=device)
-    lane = TeacherRunner(entry.name, teacher, provenance={})
+    runner = TeacherRunner(entry.name, teacher, provenance={})
     size = catalogue.recipe.image_size
-    batch_size = min(catalogue.recipe.shard_rows, LARGEST_BATCH if teacher.device.type == "cuda" else CPU_BATCH)
+    batch_size = min(catalogue.recipe.shard_rows, GPU_BATCH if teacher.device.type == "cuda" else CPU_BATCH)
     pixels = np.random.default_rng(0).integers(0, 256, (batch_size, size, size, 3), dtype=np.uint8)
-    lane.tokens(pixels[:1])
-    return _rate(lambda: len(lane.tokens(pixels)))
+    runner.tokens(pixels[:1])
+    return _rate(lambda: len(runner.tokens(pixels)))
 
 
 def _views(maker: ViewMaker, image: int) -> int:
@@ -76,7 +75,7 @@ def _views(maker: ViewMaker, image: int) -> int:
 
 
 def _rate(work: Callable[[], int]) -> float:
-    """Units per second of repeating `work`, which returns how many it did, for SECONDS or at least once."""
+    """Repeat `work`, which returns the number of rows it made, for SECONDS or at least once; return rows per second."""
     done, started = 0, time.perf_counter()
     while True:
         done += work()

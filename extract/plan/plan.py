@@ -1,18 +1,16 @@
-"""What a catalogue will cost before it is started: rows, shards, bytes, hours, and what exists. Writes nothing."""
+"""Plan an extraction before it starts: rows, shards, bytes, hours, and what exists already. Writes nothing."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from extract.catalogue import STUDENT_PATCH_PX, Catalogue, DatasetEntry, TeacherEntry, ViewRecipe
-from extract.job import preflight
-from extract.job.preflight import free_bytes
+from extract.catalogue import Catalogue, DatasetEntry, TeacherEntry, ViewRecipe
 from extract.sources import open_source
+from extract.teachers.options import STUDENT_PATCH_PX
 from extract.teachers.registry import known_teachers
 from store import Cache, errors
 from store import open as open_cache
-from store.common import config
 from store.format import schema
 from store.format.layout import CHECKSUM_BYTES
 from store.format.schema import PIXELS
@@ -23,12 +21,12 @@ DUNE_SAMPLES = 100 * 1_281_167  # images that the paper's students are trained o
 
 @dataclass(frozen=True, kw_only=True)
 class Count:
-    """How many images a dataset has.
+    """Number of images in a dataset.
 
     Attributes:
-        images: None if nothing tells.
-        origin: what tells: the image list in the cache, a listing of the files, or the catalogue's expectation.
-        problem: why they could not be listed although their folder is here, None if they could.
+        images: number of images; None if it is unknown.
+        origin: where the number comes from: image list in the cache, listing of the files, or the catalogue.
+        problem: why images could not be listed although their folder is here; None if they could.
     """
 
     images: int | None
@@ -38,14 +36,14 @@ class Count:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetPlan:
-    """One dataset.
+    """Work on one dataset.
 
     Attributes:
-        entry: of the catalogue.
-        count: of its images.
-        shards: of each array.
-        present: shards that exist, by array.
-        rows_left: rows of shards that do not exist, by array.
+        entry: its entry in the catalogue.
+        count: number of its images.
+        shards: number of shards in each array.
+        present: number of shards that exist, by array.
+        rows_left: number of rows in shards that do not exist, by array.
     """
 
     entry: DatasetEntry
@@ -60,20 +58,20 @@ class DatasetPlan:
 
     @property
     def images(self) -> int:
-        """How many; 0 if nothing tells."""
+        """Number of images; 0 if it is unknown."""
         return self.count.images or 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayPlan:
-    """Pixels or one teacher's tokens over all datasets.
+    """Work on pixels, or on one teacher's tokens, over all datasets.
 
     Attributes:
         array: `pixels` or the teacher's name.
         row_bytes: stored bytes of a row, checksum included; None if the weights are not here and the file is unknown.
-        rows: of all datasets.
-        rows_left: of shards that do not exist.
-        rows_per_second: measured or told; None if neither.
+        rows: number of rows of all datasets.
+        rows_left: number of rows in shards that do not exist.
+        rows_per_second: measured or given rate; None if there is none.
     """
 
     array: str
@@ -91,23 +89,23 @@ class ArrayPlan:
         return self.seconds_of(self.rows_left)
 
     def bytes_of(self, rows: int) -> int:
-        """Bytes of so many rows; 0 where the size of one is not known."""
+        """Return the bytes of `rows` rows; 0 where the size of a row is unknown."""
         return (self.row_bytes or 0) * rows
 
     def seconds_of(self, rows: int) -> float | None:
-        """Seconds to make so many rows; None where the rate is not known."""
+        """Return the seconds to make `rows` rows; None where the rate is unknown."""
         return rows / self.rows_per_second if self.rows_per_second else None if rows else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A whole catalogue.
+    """Work on a whole catalogue.
 
     Attributes:
-        image_size: of the views, px.
-        datasets: in the catalogue's order.
-        arrays: pixels first.
-        free_bytes: space at the target, None if it is not known.
+        image_size: side of the views, px.
+        datasets: plans of the datasets, in the catalogue's order.
+        arrays: plans of the arrays, pixels first.
+        free_bytes: free space at the cache; None if it is unknown.
     """
 
     image_size: int
@@ -124,7 +122,7 @@ class Plan:
         return sum(array.bytes_left for array in self.arrays)
 
     def repeats(self, samples: int = DUNE_SAMPLES) -> dict[str, float]:
-        """How often each training row of a group is seen when `samples` images are drawn equally from all groups."""
+        """Return how often each training row of a group is seen when `samples` images come equally from all groups."""
         rows: dict[str, int] = {}
         for dataset in self.datasets:
             if dataset.entry.split == "train":
@@ -133,13 +131,13 @@ class Plan:
 
 
 def count_images(catalogue: Catalogue, *, cache: Cache | None, count_files: bool) -> dict[str, Count]:
-    """Count the images of every dataset, by name; raises nothing, as a plan tells the rest, too.
+    """Count the images of every dataset, by name. Raises nothing: a plan also reports what cannot be counted.
 
     Args:
         catalogue: what is extracted.
-        cache: where some datasets may have been indexed already.
-        count_files: list the images of the others. Where that is not asked for or they are not here, their expected
-            number counts.
+        cache: cache in which some datasets may be indexed already.
+        count_files: list the images of the other datasets; otherwise, and where their images are not here, the
+            expected number is taken.
     """
     return {entry.name: _count(entry, cache, count_files) for entry in catalogue.dataset}
 
@@ -149,17 +147,17 @@ def make_plan(
     *,
     counts: Mapping[str, Count],
     cache: Cache | None = None,
-    target: str | None = None,
     rates: Mapping[str, float] | None = None,
+    free_bytes: int | None = None,
 ) -> Plan:
     """Plan the extraction of a catalogue.
 
     Args:
         catalogue: what is extracted.
-        counts: of the images, by dataset, from `count_images`.
-        cache: where some of it may exist already.
-        target: location of the cache, existing or not, for its free space.
+        counts: numbers of images by dataset, from `count_images`.
+        cache: cache that may hold a part of it already.
         rates: rows per second by array, where known.
+        free_bytes: free space at the cache; None if it is unknown.
     """
     arrays = [PIXELS, *(teacher.name for teacher in catalogue.teacher)]
     datasets = [
@@ -181,52 +179,15 @@ def make_plan(
             )
             for array in arrays
         ],
-        free_bytes=free_bytes(target),
+        free_bytes=free_bytes,
     )
 
 
-def narrowed(
-    catalogue: Catalogue,
-    *,
-    datasets: Sequence[str] = (),
-    teachers: Sequence[str] = (),
-    split: Literal["train", "val"] | None = None,
-    image_size: int | None = None,
-    views: int | None = None,
-) -> Catalogue:
-    """The catalogue with only these datasets and teachers (all if empty), and with other sizes where given.
-
-    Args:
-        catalogue: to choose from.
-        datasets: names.
-        teachers: names.
-        split: only datasets of this split.
-        image_size: of the recipe, px.
-        views: of every dataset in mode "train" of split "train".
-
-    Raises:
-        errors.InvalidConfig: unknown names, nothing of that split, or an image size that no recipe may have.
-    """
-    dataset_names, problems = preflight.choose(datasets, [d.name for d in catalogue.dataset], option="--datasets")
-    teacher_names, more = preflight.choose(teachers, [t.name for t in catalogue.teacher], option="--teachers")
-    entries = [entry for entry in catalogue.dataset if entry.name in dataset_names and split in (None, entry.split)]
-    if not (entries or problems):
-        problems.append(f"--split {split}: no dataset asked for is of this split")
-    preflight.refuse(problems + more)
-    sizes = {} if image_size is None else {"image_size": image_size}
-    recipe = config.parse(ViewRecipe, catalogue.recipe.model_dump() | sizes, subject="--image-size")
-    if views is not None:
-        trained = [entry.mode == "train" and entry.split == "train" for entry in entries]
-        entries = [e.model_copy(update={"views": views} if t else {}) for e, t in zip(entries, trained, strict=True)]
-    chosen = {"dataset": tuple(entries), "teacher": tuple(catalogue.teacher_named(name) for name in teacher_names)}
-    return catalogue.model_copy(update={"recipe": recipe, **chosen})
-
-
 def open_if_there(location: str | None, recipe: ViewRecipe) -> Cache | None:
-    """The cache at a location, if there is one.
+    """Open the cache at a location; None if there is none.
 
     Raises:
-        errors.Conflict: it was made by another recipe.
+        errors.Conflict: the cache was made by another recipe.
     """
     if location is None:
         return None
@@ -240,6 +201,29 @@ def open_if_there(location: str | None, recipe: ViewRecipe) -> Cache | None:
             f"cache {location} was made by another recipe: {'; '.join(differing)}. Name another cache"
         )
     return cache
+
+
+def parse_rates(text: str, teachers: Sequence[str]) -> dict[str, float]:
+    """Read rows per second by array from `views=900,dinov2=250`; a bare number applies to every teacher.
+
+    Raises:
+        errors.InvalidInput: another form, or an unknown name.
+    """
+    rates: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, value = part.rpartition("=")
+        names = {"": list(teachers), "views": [PIXELS], PIXELS: [PIXELS]}.get(name, [name])
+        try:
+            rate = float(value)
+        except ValueError:
+            rate = 0.0
+        if rate <= 0 or not set(names) <= {PIXELS, *teachers}:
+            known = ", ".join(["views", *teachers])
+            raise errors.InvalidInput(
+                f"--rows-per-second {part}: expected NAME=RATE with a rate above 0 and a name of {known}; or one rate"
+            )
+        rates |= dict.fromkeys(names, rate)
+    return rates
 
 
 def _count(entry: DatasetEntry, cache: Cache | None, count_files: bool) -> Count:
@@ -292,26 +276,3 @@ def _measured_token_bytes(catalogue: Catalogue, teacher: TeacherEntry) -> int | 
     loaded = load_teacher(teacher, device="cpu")
     tokens = loaded.prefix_tokens + (catalogue.recipe.image_size // STUDENT_PATCH_PX) ** 2
     return tokens * loaded.channels * FLOAT16_BYTES + CHECKSUM_BYTES
-
-
-def parse_rates(text: str, teachers: Sequence[str]) -> dict[str, float]:
-    """Rows per second by array from `views=900,dinov2=250`; a bare number counts for every teacher.
-
-    Raises:
-        errors.InvalidInput: neither form, or an unknown name.
-    """
-    rates: dict[str, float] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, _, value = part.rpartition("=")
-        names = {"": list(teachers), "views": [PIXELS], PIXELS: [PIXELS]}.get(name, [name])
-        try:
-            rate = float(value)
-        except ValueError:
-            rate = 0.0
-        if rate <= 0 or not set(names) <= {PIXELS, *teachers}:
-            known = ", ".join(["views", *teachers])
-            raise errors.InvalidInput(
-                f"--rows-per-second {part}: expected NAME=RATE with a rate above 0 and a name of {known}; or one rate"
-            )
-        rates |= dict.fromkeys(names, rate)
-    return rates

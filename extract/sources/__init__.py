@@ -1,4 +1,4 @@
-"""Where images come from. `open_source` gives the source that a catalogue entry describes."""
+"""Sources of images. `open_source` returns the source that a catalogue entry describes."""
 
 from extract.catalogue import DatasetEntry
 from extract.sources.base import UNKNOWN_BYTES, Listing, Source
@@ -10,7 +10,7 @@ __all__ = ["UNKNOWN_BYTES", "Listing", "Source", "open_source"]
 
 
 def open_source(entry: DatasetEntry) -> Source:
-    """The source of a dataset's images; nothing is read yet."""
+    """Return the source of a dataset's images; nothing is read yet."""
     if entry.tar:
         return TarSource(entry.root, tars=entry.tar, exclude=entry.exclude)
     if entry.parquet:

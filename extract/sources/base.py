@@ -1,4 +1,4 @@
-"""What every source of images offers: a listing of its images and the bytes of one of them."""
+"""Interface of image sources: list all images, read the bytes of one of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 PART_IMAGES = 2**16
-UNKNOWN_BYTES = -1  # size of an image that cannot be found, or that is known only by reading it
+UNKNOWN_BYTES = -1  # size of an image that cannot be found, or whose size is known only by reading it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """The images of a dataset, in the order that their numbers follow.
+    """All images of a dataset, in the order of their numbers.
 
     Attributes:
-        table: `path` string (relative, POSIX, unique, sorted by UTF-8 bytes) and `bytes` int64 (UNKNOWN_BYTES if so).
-        notes: what the user should know: hidden, unmatched or repeated files, folders that were not entered.
+        table: `path` string (relative, POSIX, unique, sorted by UTF-8 bytes) and `bytes` int64 (or UNKNOWN_BYTES).
+        notes: remarks for the user: unmatched or repeated files, folders that were not entered.
     """
 
     table: pa.Table
@@ -29,12 +29,12 @@ class Listing:
 
     @property
     def paths(self) -> list[str]:
-        """All paths; an object each, so not for millions."""
+        """All paths, as one Python object each: not for millions of images."""
         return list(self.table["path"].to_pylist())
 
     @property
     def sizes_bytes(self) -> list[int]:
-        """All sizes."""
+        """All sizes, as one Python object each."""
         return list(self.table["bytes"].to_pylist())
 
 
@@ -47,14 +47,14 @@ class ListingBuilder:
         self._parts: list[pa.Table] = []
 
     def add(self, path: str, size_bytes: int) -> None:
-        """Take in one image; one that is added twice counts once."""
+        """Add one image; an image that is added twice counts once."""
         self._paths.append(path)
         self._sizes.append(size_bytes)
         if len(self._paths) == PART_IMAGES:
             self._flush()
 
     def finish(self, notes: Sequence[str] = ()) -> Listing:
-        """Sort what was taken in. Notes how many images were added more than once."""
+        """Return the sorted listing, with a note of how many images were added more than once."""
         self._flush()
         table = pa.concat_tables(self._parts).combine_chunks()
         table = table.take(pc.sort_indices(table["path"]))  # strings compare by their UTF-8 bytes
@@ -74,29 +74,29 @@ class ListingBuilder:
 
 
 class Source(Protocol):
-    """A dataset's images, wherever they are kept. Safe to use from several threads."""
+    """Images of a dataset, in whatever container. Safe to use from several threads."""
 
     def enumerate(self) -> Listing:
-        """List all images. Raises errors.MissingFile if the place is not there."""
+        """List all images. Raises errors.MissingFile if the source does not exist."""
 
     def read(self, path: str, size_bytes: int) -> bytes:
-        """The bytes of one image.
+        """Return the bytes of one image.
 
         Args:
-            path: as in the listing.
-            size_bytes: as in the listing; another size now means another file.
+            path: path from the listing.
+            size_bytes: size from the listing; another size now means another file.
 
         Raises:
             DecodeError: this image cannot be read or has changed; its rows fail.
-            errors.MissingFile: the whole source is not there; nothing may be concluded about its images.
+            errors.MissingFile: the whole source does not exist, which tells nothing about its images.
         """
 
     def describe(self) -> dict[str, Any]:
-        """What the listing follows from, as JSON, without the place: it is stored and compared."""
+        """Return what decides the listing, without the location, as JSON; the cache stores and compares it."""
 
 
 def storable(name: str) -> str:
-    """A file's name as text that UTF-8 can hold; bytes that are not UTF-8 become escapes, which no file answers to."""
+    """Return a file name as valid UTF-8; bytes that are not UTF-8 become escapes, under which no file can be opened."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -105,6 +105,6 @@ def storable(name: str) -> str:
 
 
 def relative_name(path: str) -> str | None:
-    """A relative POSIX path in normal form; None for an absolute one, one with `..`, or nothing."""
+    """Return a relative POSIX path in normal form; None for an absolute path, one with `..`, or an empty one."""
     pure = PurePosixPath(path)
     return None if pure.is_absolute() or ".." in pure.parts or not pure.parts else str(pure)

@@ -16,8 +16,8 @@ from store import errors
 from store.errors import DecodeError
 
 LARGEST_FILE_BYTES = 2**30
-LISTING_THREADS = 16  # file status over a network is latency, not work
-# The image's own fault where the root can be listed; others (ESTALE, ETIMEDOUT, EMFILE...) stop the shard.
+LISTING_THREADS = 16  # the status of a file over a network costs latency, not CPU
+# Faults of the image itself if the root can be listed; others (ESTALE, ETIMEDOUT, EMFILE...) stop the shard.
 IMAGE_ERRORS = {
     errno.ENOENT,
     errno.ENOTDIR,
@@ -31,7 +31,7 @@ IMAGE_ERRORS = {
 
 
 class FileSource:
-    """Reading files below a root that none of them may leave, by `..`, absolute name or symbolic link."""
+    """Reads files below a root; refuses paths that lead outside it by `..`, absolute name or symbolic link."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -44,7 +44,7 @@ class FileSource:
         return content
 
     def read_part(self, path: str, offset: int, size_bytes: int) -> bytes:
-        """At most `size_bytes` bytes of a file from `offset` on; raises as `Source.read`."""
+        """Return at most `size_bytes` bytes of a file from `offset` on; raises as `Source.read`."""
         if "\0" in path:
             raise DecodeError("unreadable file", "no name can contain a NUL")
         full = os.path.join(self.root, path)
@@ -52,7 +52,7 @@ class FileSource:
             self._check_inside(full)
             return _read_regular(full, offset, size_bytes)
         except OSError as error:
-            self.check_there()
+            self.check_root()
             if error.errno not in IMAGE_ERRORS:
                 raise
             raise _unreadable(error, path) from error
@@ -63,19 +63,19 @@ class FileSource:
         if os.path.commonpath((root, real)) != root:
             raise DecodeError("outside the root", f"a symbolic link leads to '{real}'")
 
-    def check_there(self) -> None:
+    def check_root(self) -> None:
         """Raise errors.MissingFile unless the root can be listed and holds something."""
         try:
             with os.scandir(self.root) as entries:
-                there = any(entries)
+                empty = not any(entries)
         except OSError as error:
             raise errors.MissingFile(f"image folder '{self.root}' cannot be read ({error.strerror})") from error
-        if not there:
+        if empty:
             raise errors.MissingFile(f"image folder '{self.root}' is empty. Is it mounted?")
 
 
 class FolderSource(FileSource):
-    """The files below a folder that match a glob. Hidden files never do; folders behind links are not entered."""
+    """Files below a folder that match a glob. Hidden files never do; folders behind symbolic links are not entered."""
 
     def __init__(self, root: Path, *, patterns: Sequence[str], exclude: Sequence[str]) -> None:
         super().__init__(root)
@@ -129,7 +129,7 @@ class FolderSource(FileSource):
 
 
 class ListSource(FileSource):
-    """The files that a list names, below a root."""
+    """Files below a root that a list names."""
 
     def __init__(self, root: Path, *, list_file: Path, exclude: Sequence[str]) -> None:
         super().__init__(root)
@@ -143,7 +143,7 @@ class ListSource(FileSource):
 
     def enumerate(self) -> Listing:
         """See `Source.enumerate`. Raises errors.InvalidInput if the list names paths outside the root."""
-        self.check_there()
+        self.check_root()
         listed = read_list(self.list_file)
         excluded = compile_globs(self.exclude)
         named = [self._relative(path) for path in listed]
@@ -162,7 +162,7 @@ class ListSource(FileSource):
         return images.finish([f"{missing} listed files are not there; their rows will fail"] if missing else [])
 
     def _relative(self, path: str) -> str | None:
-        """The path below the root in normal form; None if it is not below it."""
+        """Return the path below the root in normal form; None if it is outside the root."""
         pure = PurePosixPath(path)
         return relative_name(str(pure.relative_to(self.root)) if pure.is_relative_to(self.root) else path)
 

@@ -1,4 +1,4 @@
-"""Globs over relative POSIX paths, as one regular expression."""
+"""Translate globs over relative POSIX paths to one regular expression."""
 
 import re
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from store import errors
 
 
 def compile_globs(patterns: Iterable[str]) -> re.Pattern[str]:
-    """A pattern to `fullmatch` relative paths with; no patterns match nothing.
+    """Return a regular expression to `fullmatch` relative paths with; without patterns it matches nothing.
 
     `**/` stands for any number of folders, `*` and `?` for characters other than `/`, `[ab]` and `[!ab]` for sets,
     `{a,b}` for alternatives. Case matters.
@@ -32,7 +32,7 @@ def _translate(pattern: str) -> str:
 
 
 def _token(pattern: str, at: int, *, in_braces: bool) -> tuple[str, int]:
-    """The regular expression of the glob's next token, and the token's length."""
+    """Return the regular expression of the glob's next token, and the token's length."""
     if pattern.startswith("**/", at):
         return "(?:[^/]+/)*", 3
     if pattern.startswith("**", at):

@@ -1,4 +1,7 @@
-"""Lists of image paths: text files, Parquet tables and plain pickles."""
+"""Read lists of image paths: text files, Parquet tables and pickles.
+
+Pickles may hold containers, strings and numbers; anything else is refused and nothing in the file is run.
+"""
 
 import collections
 import pickle
@@ -10,17 +13,26 @@ import pyarrow.parquet as pq
 
 from store import errors
 
+# Containers that pickle builds by a call; tuples, lists, dicts, strings and numbers have opcodes of their own.
+CONTAINERS: dict[tuple[str, str], type] = {
+    ("builtins", "set"): set,
+    ("builtins", "frozenset"): frozenset,
+    ("__builtin__", "set"): set,
+    ("__builtin__", "frozenset"): frozenset,
+    ("collections", "OrderedDict"): collections.OrderedDict,
+}
+
 
 def read_list(path: Path) -> list[str]:
-    """The paths that a list names, in its order.
+    """Return the paths that a list names, in its order.
 
     Args:
-        path: `.txt` with one UTF-8 path a line (blank lines are left out), `.parquet` with a string column `path`, or
-            `.pkl` with nothing but paths in containers (see `extract.sources.pickles`).
+        path: `.txt` with one UTF-8 path a line (blank lines are skipped), `.parquet` with a string column `path`, or
+            `.pkl` with paths in containers, in a structure that `paths_in` knows.
 
     Raises:
         errors.MissingFile: there is no such file.
-        errors.InvalidInput: the file is not such a list.
+        errors.InvalidInput: the file is not a list of one of these kinds.
         errors.UnsafeFile: a pickle that holds more than containers, strings and numbers.
     """
     readers = {".txt": _read_text, ".parquet": _read_parquet, ".pkl": _read_pickle, ".pickle": _read_pickle}
@@ -33,6 +45,44 @@ def read_list(path: Path) -> list[str]:
         raise errors.MissingFile(f"list '{path}' does not exist. Correct `list` in the catalogue") from error
     except (UnicodeDecodeError, pa.ArrowInvalid, KeyError) as error:
         raise errors.InvalidInput(f"list '{path}' cannot be read as {path.suffix}: {error}") from error
+
+
+def load_plain(path: Path) -> Any:
+    """Unpickle containers, strings and numbers.
+
+    Raises:
+        errors.UnsafeFile: the file holds anything else; nothing of it was run.
+        errors.InvalidInput: the file is no pickle, or cut short.
+        FileNotFoundError: there is no such file.
+    """
+    with path.open("rb") as file:
+        try:
+            return _PlainUnpickler(file, path).load()
+        except errors.UnsafeFile:
+            raise
+        except Exception as error:  # damaged pickles raise whatever their bytes happen to mean
+            raise errors.InvalidInput(f"list '{path}' is not a pickle of paths: {error}") from error
+
+
+def paths_in(content: Any, path: Path) -> list[str]:
+    """Return the paths in unpickled content.
+
+    Known structures: a list of paths or of `(path, class)`, as torchvision stores samples; `(root, list)`, as MASt3R's
+    lists; a dict with paths as keys, as UBody's.
+
+    Raises:
+        errors.InvalidInput: another structure.
+    """
+    if _is_pair(content) and isinstance(content[1], tuple | list):
+        content = content[1]  # the first is the root on the authors' machine
+    if isinstance(content, dict | list | tuple | set | frozenset):
+        names = [item[0] if _is_pair(item) and isinstance(item[1], int) else item for item in content]
+        if all(isinstance(name, str) for name in names):
+            return names
+    raise errors.InvalidInput(
+        f"list '{path}': expected paths, (path, class), (root, paths), or a dict with paths as keys; found "
+        f"{_outline(content)}. Write the paths to a .txt instead, one a line"
+    )
 
 
 def _read_text(path: Path) -> list[str]:
@@ -52,61 +102,13 @@ def _read_pickle(path: Path) -> list[str]:
     return paths_in(load_plain(path), path)
 
 
-# Containers that pickle builds by a call; tuples, lists, dicts, strings and numbers have opcodes of their own.
-CONTAINERS: dict[tuple[str, str], type] = {
-    ("builtins", "set"): set,
-    ("builtins", "frozenset"): frozenset,
-    ("__builtin__", "set"): set,
-    ("__builtin__", "frozenset"): frozenset,
-    ("collections", "OrderedDict"): collections.OrderedDict,
-}
-
-
-def load_plain(path: Path) -> Any:
-    """Unpickle containers, strings and numbers.
-
-    Raises:
-        errors.UnsafeFile: the file holds anything else; nothing of it was run.
-        errors.InvalidInput: it is no pickle, or cut short.
-        FileNotFoundError: there is no such file.
-    """
-    with path.open("rb") as file:
-        try:
-            return _PlainUnpickler(file, path).load()
-        except errors.UnsafeFile:
-            raise
-        except Exception as error:  # damaged pickles raise whatever their bytes happen to mean
-            raise errors.InvalidInput(f"list '{path}' is not a pickle of paths: {error}") from error
-
-
-def paths_in(content: Any, path: Path) -> list[str]:
-    """The paths that unpickled content names.
-
-    That is a list of them or of `(path, class)` as torchvision keeps samples, `(root, list)` as MASt3R's lists, or a
-    dict's keys as UBody's.
-
-    Raises:
-        errors.InvalidInput: another structure.
-    """
-    if _is_pair(content) and isinstance(content[1], tuple | list):
-        content = content[1]  # the first is the authors' own root
-    if isinstance(content, dict | list | tuple | set | frozenset):
-        names = [item[0] if _is_pair(item) and isinstance(item[1], int) else item for item in content]
-        if all(isinstance(name, str) for name in names):
-            return names
-    raise errors.InvalidInput(
-        f"list '{path}': expected paths, (path, class), (root, paths), or a dict with paths as keys; found "
-        f"{_outline(content)}. Write the paths to a .txt instead, one a line"
-    )
-
-
 class _PlainUnpickler(pickle.Unpickler):
     def __init__(self, file: Any, path: Path) -> None:
         super().__init__(file)
         self._path = path
 
     def find_class(self, module: str, name: str) -> type:
-        """Allow containers and nothing else."""
+        """Return the container of this name; refuse anything else."""
         if (module, name) not in CONTAINERS:
             raise errors.UnsafeFile(
                 f"list '{self._path}': would have to run '{module}.{name}' to be read. Only containers, strings and "

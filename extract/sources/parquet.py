@@ -1,4 +1,4 @@
-"""Images as bytes in Parquet files, as Hugging Face datasets and many data lakes keep them."""
+"""Images as bytes in Parquet files, as Hugging Face datasets and many data lakes store them."""
 
 import hashlib
 import json
@@ -18,16 +18,16 @@ from extract.sources.glob import compile_globs
 from store import errors
 from store.errors import DecodeError
 
-FILES_REMEMBERED = 64
-ROW_GROUPS_REMEMBERED = 4  # two shards under way, each perhaps across a border
+CACHED_FILES = 64
+CACHED_ROW_GROUPS = 4  # two shards at a time, each perhaps across the border of two groups
 
 
 class ParquetSource:
-    """The images in a column of the Parquet files below a root.
+    """Images in a column of the Parquet files below a root.
 
-    An image's path is `<file>/<row, eight digits>`, followed by `/<its own path>` where the file tells one. The column
-    holds bytes, or a struct with a field `bytes` (and perhaps `path`). Sizes are known only by reading, so a change of
-    a file is noticed by the file's size, when it is indexed again.
+    An image's path is `<file>/<row, eight digits>`, followed by `/<its own path>` where the file has one. The column
+    holds bytes, or a struct with a field `bytes` (and perhaps `path`). Sizes of images are known only by reading, so a
+    changed file is noticed by its own size, when it is indexed again.
     """
 
     def __init__(self, root: Path, *, parquets: Sequence[str], column: str, exclude: Sequence[str]) -> None:
@@ -37,8 +37,8 @@ class ParquetSource:
         self._files = FolderSource(root, patterns=parquets, exclude=())
         self._is_parquet = compile_globs(parquets)
         self._lock = threading.Lock()
-        self._first_rows = lru_cache(FILES_REMEMBERED)(self._scan_row_groups)
-        self._images = lru_cache(ROW_GROUPS_REMEMBERED)(self._read_row_group)
+        self._first_rows = lru_cache(CACHED_FILES)(self._scan_row_groups)
+        self._images = lru_cache(CACHED_ROW_GROUPS)(self._read_row_group)
 
     def describe(self) -> dict[str, Any]:
         """See `Source.describe`."""
@@ -65,7 +65,7 @@ class ParquetSource:
 
     def read(self, path: str, size_bytes: int) -> bytes:
         """See `Source.read`."""
-        file, row = self._place_of(path)
+        file, row = self._location_of(path)
         try:
             with self._lock:
                 starts = self._first_rows(file)
@@ -74,34 +74,34 @@ class ParquetSource:
                     raise DecodeError("missing file", f"'{file}' has {starts[-1]} rows")
                 images = self._images(file, group)
         except (OSError, pa.ArrowInvalid, errors.InvalidInput) as error:
-            self._files.check_there()
+            self._files.check_root()
             raise DecodeError("unreadable file", f"'{file}': {error}") from error
         content = images[row - starts[group]].as_py()
         if content is None:
             raise DecodeError("empty file", "the column holds nothing in this row")
         return bytes(content)
 
-    def _place_of(self, path: str) -> tuple[str, int]:
+    def _location_of(self, path: str) -> tuple[str, int]:
         for at, character in enumerate(path):
             if character == "/" and self._is_parquet.fullmatch(path[:at]):
                 return path[:at], int(path[at + 1 : at + 9])
         raise DecodeError("missing file", f"is in no Parquet file matching {' '.join(self.parquets)}")
 
     def _own_paths(self, file: str) -> list[str | None]:
-        """The path that a file tells for each of its images, where it can be used."""
+        """Return the path that a file gives for each of its images; None where there is none or it cannot be used."""
         with self._open(file) as opened:
             kind = opened.schema_arrow.field(self.column).type
             if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
                 table = opened.read(columns=[f"{self.column}.path"])
-                told = table[self.column].combine_chunks().field("path").to_pylist()
+                paths = table[self.column].combine_chunks().field("path").to_pylist()
             elif "path" in opened.schema_arrow.names:
-                told = opened.read(columns=["path"])["path"].to_pylist()
+                paths = opened.read(columns=["path"])["path"].to_pylist()
             else:
-                told = [None] * opened.metadata.num_rows
-        return [None if path is None else relative_name(str(path)) for path in told]
+                paths = [None] * opened.metadata.num_rows
+        return [None if path is None else relative_name(str(path)) for path in paths]
 
     def _scan_row_groups(self, file: str) -> list[int]:
-        """First row of each row group, then the number of rows."""
+        """Return the first row of each row group, then the number of rows."""
         with self._open(file) as opened:
             counts = [opened.metadata.row_group(group).num_rows for group in range(opened.metadata.num_row_groups)]
         return [sum(counts[:group]) for group in range(len(counts) + 1)]

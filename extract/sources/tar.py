@@ -1,4 +1,4 @@
-"""Images in tar shards, as webdataset writes them: read in place, by position."""
+"""Images in tar files, as webdataset writes them, read by position without unpacking."""
 
 import tarfile
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ from store.errors import DecodeError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".jp2")
 END_OF_ARCHIVE = bytes(tarfile.BLOCKSIZE)
 SCANNING_THREADS = 16
-TARS_REMEMBERED = 64
+CACHED_TARS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """What a tar file holds.
+    """Contents of a tar file.
 
     Attributes:
         members: (position of the first byte, size in bytes) of each image by name.
-        skipped: members that are no images, or whose names cannot be used.
-        cut_short: whether the end is missing; then images may be, too.
+        skipped: number of members that are no images, or whose names cannot be used.
+        cut_short: whether the end of the file is missing; images may then be missing, too.
     """
 
     members: dict[str, tuple[int, int]]
@@ -36,7 +36,7 @@ class Archive:
 
 
 class TarSource:
-    """The images in the tar files below a root. An image's path is `<tar file>/<member>`.
+    """Images in the tar files below a root. An image's path is `<tar file>/<member>`.
 
     Paths are sorted, so a cache's shards read each tar file nearly in sequence if its members are sorted.
     """
@@ -46,7 +46,7 @@ class TarSource:
         self.exclude = tuple(exclude)
         self._files = FolderSource(root, patterns=tars, exclude=())
         self._is_tar = compile_globs(tars)
-        self._archive = lru_cache(TARS_REMEMBERED)(lambda name: scan(self._files.root / name))
+        self._archive = lru_cache(CACHED_TARS)(lambda name: scan(self._files.root / name))
 
     def describe(self) -> dict[str, Any]:
         """See `Source.describe`."""
@@ -76,7 +76,7 @@ class TarSource:
         try:
             members = self._archive(tar).members
         except (OSError, errors.CodistillError) as error:
-            self._files.check_there()
+            self._files.check_root()
             raise DecodeError("unreadable file", f"tar '{tar}': {error}") from error
         if path[len(tar) + 1 :] not in members:
             raise DecodeError("missing file", f"no longer in tar '{tar}'")
@@ -99,8 +99,8 @@ def scan(path: Path) -> Archive:
     """Read the headers of an uncompressed tar file.
 
     Raises:
-        errors.InvalidInput: it is no tar file, or a compressed one.
-        OSError: it cannot be read.
+        errors.InvalidInput: the file is no tar file, or a compressed one.
+        OSError: the file cannot be read.
     """
     members: dict[str, tuple[int, int]] = {}
     skipped, end = 0, 0

@@ -7,11 +7,9 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,79 +17,29 @@ from torch.nn import functional
 
 from backbones import state_dicts
 from backbones.images import IMAGENET_MEAN, IMAGENET_STD, normalise
+from extract.teachers.options import Request
 from store.errors import InvalidInput
 
-Rule = Literal["dune", "hub"]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
 AUTOCAST_MODULES = (nn.Linear, nn.Conv2d)  # exactly these; subclasses may compute with their weights in float32
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What a teacher is built from. `num_heads` and `stride` are for the kinds that know them."""
-
-    model: str
-    weights: Path
-    student_patch: int = 14
-    rule: Rule = "dune"
-    num_heads: int | None = None
-    stride: int | None = None
-
-    @property
-    def source(self) -> str:
-        """How error messages call the weights."""
-        return f"weights '{self.weights}' as {self.model}"
-
-    def refuse(self, *options: str) -> None:
-        """Refuse options that this kind of teacher would ignore.
-
-        Raises:
-            InvalidInput: one of `options` was given.
-        """
-        defaults = {"rule": "dune", "num_heads": None, "stride": None}
-        given = [f"{name}={getattr(self, name)!r}" for name in options if getattr(self, name) != defaults[name]]
-        if given:
-            raise InvalidInput(f"teacher '{self.model}': does not know {', '.join(given)}. Leave it out")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compute:
-    """How a teacher runs. `dtype` and `tf32` change the features and are part of its identity."""
-
-    dtype: str = "float32"
-    tf32: bool = False
-    channels_last: bool = False
-    compile: bool = False
-
-
-def dune_resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize normalised images (B, 3, H, W) as DUNE does, only if the size differs.
-
-    Source: naver/dune; bicubic, align_corners=True, no antialias, overshoot not clamped. align_corners=False would
-    change MASt3R's features by 0.09.
-    """
-    if size == tuple(images.shape[-2:]):
-        return images
-    return functional.interpolate(images, size=size, mode="bicubic", align_corners=True)
 
 
 class Teacher(nn.Module, ABC):
     """A frozen network: stored pixels in, float32 prefix and patch tokens out.
 
-    A subclass says how images become tokens; a kind with its own resize or normalisation also overrides `prepare`
-    and `resize_rule`. A lower `dtype` is autocast's.
+    A subclass maps images to tokens; a kind with its own resize or normalisation also overrides `prepare` and
+    `resize_rule`. A lower `dtype` runs under autocast.
 
     Args:
-        network: the loaded network.
-        request: what it was built from.
+        network: loaded network.
+        request: options it was built from.
         architecture: JSON description that goes into the identity.
-        patch_size: pixels per side that one patch token stands for (a stage's stride in a CNN).
-        channels: of a token.
-        prefix_tokens: tokens before the patches that are kept (CLS), 0 or more.
-        position_rule: how positions follow the grid, by name; goes into the identity.
-        mean: normalisation, per channel, of values in [0, 1].
-        std: normalisation, per channel.
+        patch_size: side of the square that one patch token covers, px (a stage's stride in a CNN).
+        channels: size of a token.
+        prefix_tokens: number of stored tokens before the patches (CLS), 0 or more.
+        position_rule: name of the rule by which positions follow the grid; goes into the identity.
+        mean: per-channel mean subtracted from values in [0, 1].
+        std: per-channel standard deviation they are then divided by.
     """
 
     resize_rule = "bicubic, align_corners=True, no antialias, after normalisation"
@@ -120,7 +68,6 @@ class Teacher(nn.Module, ABC):
         self.position_rule = position_rule
         self.mean = tuple(mean)
         self.std = tuple(std)
-        self.compute = Compute()
         self._run = self.tokens
         self.requires_grad_(False)
         self.eval()
@@ -134,7 +81,7 @@ class Teacher(nn.Module, ABC):
         return dune_resize(normalise(pixels, mean=self.mean, std=self.std), size)
 
     def fit(self, size: tuple[int, int]) -> None:
-        """Get ready for images of `size` px: what depends on the size alone, kept apart from what may be compiled."""
+        """Prepare for images of `size` px: work that depends on the size alone, kept out of what may be compiled."""
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the tokens of stored pixels.
@@ -147,16 +94,16 @@ class Teacher(nn.Module, ABC):
 
         Raises:
             InvalidInput: not uint8 pixels, a size that the student's patch does not divide, or a network whose
-                output does not fit what it promises.
+                output has other shapes than the teacher declares.
         """
         device = self.device
         rows, cols = self.patch_grid(pixels.shape[1], pixels.shape[2])
-        dtype = DTYPES[self.compute.dtype]
-        with torch.no_grad(), tf32(self.compute.tf32) if device.type == "cuda" else nullcontext():
+        dtype = DTYPES[self.request.dtype]
+        with torch.no_grad(), tf32(self.request.tf32) if device.type == "cuda" else nullcontext():
             size = (rows * self.patch_size, cols * self.patch_size)
             self.fit(size)
             images = self.prepare(pixels.to(device, non_blocking=True), size)
-            if self.compute.channels_last:
+            if self.request.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
             with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
                 prefix, patches = self._run(images)
@@ -172,27 +119,22 @@ class Teacher(nn.Module, ABC):
         """Stay in evaluation mode: a teacher is frozen, also inside a module that trains."""
         return super().train(False)
 
-    def run_with(self, compute: Compute, device: torch.device | str) -> Self:
-        """Set device and precision, once after building; returns itself.
+    def place_on(self, device: torch.device | str) -> Self:
+        """Move the teacher to a device and apply the options it was built with, once after building; returns itself.
 
         With a lower dtype, linear and convolution weights are rounded to it now: autocast would do the same at every
         call, for 6 % of the time of a ViT-L on an H100.
-
-        Raises:
-            InvalidInput: unknown dtype.
         """
-        if compute.dtype not in DTYPES:
-            raise InvalidInput(f"teacher '{self.model}': dtype '{compute.dtype}', expected one of {', '.join(DTYPES)}")
-        self.compute = compute
-        if compute.dtype != "float32":
+        options = self.request
+        if options.dtype != "float32":
             self.fingerprint()  # of the weights as the file has them
             for module in self.network.modules():
                 if type(module) in AUTOCAST_MODULES:
-                    module.to(DTYPES[compute.dtype])
+                    module.to(DTYPES[options.dtype])
         self.to(device)
-        if compute.channels_last:
+        if options.channels_last:
             self.network.to(memory_format=torch.channels_last)
-        self._run = torch.compile(self.tokens, dynamic=False) if compute.compile else self.tokens
+        self._run = torch.compile(self.tokens, dynamic=False) if options.compile else self.tokens
         return self
 
     @property
@@ -221,7 +163,7 @@ class Teacher(nn.Module, ABC):
         return state_dicts.fingerprint(self.network.state_dict())
 
     def identity(self, image_size: int | tuple[int, int]) -> dict[str, Any]:
-        """Return what decides the features of images of `image_size` px: JSON, to be hashed and enforced."""
+        """Return everything that decides the features of images of `image_size` px, as JSON; the cache enforces it."""
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         rows, cols = self.patch_grid(height, width)
         size = (rows * self.patch_size, cols * self.patch_size)
@@ -235,12 +177,12 @@ class Teacher(nn.Module, ABC):
             "patch_grid": [rows, cols],
             "prefix_tokens": self.prefix_tokens,
             "channels": self.channels,
-            "compute_dtype": self.compute.dtype,
-            "tf32": self.compute.tf32,
+            "compute_dtype": self.request.dtype,
+            "tf32": self.request.tf32,
         }
 
     def provenance(self) -> dict[str, Any]:
-        """Return where and with what it runs: JSON, shown and never enforced."""
+        """Return weight file, device, layout and library versions, as JSON; shown and never enforced."""
         device = self.device
         cuda = device.type == "cuda"
         return {
@@ -248,8 +190,8 @@ class Teacher(nn.Module, ABC):
             "weights_file": self.request.weights.name,
             "weights_file_sha256": self._file_sha256,
             "device": torch.cuda.get_device_name(device) if cuda else device.type,
-            "channels_last": self.compute.channels_last,
-            "compile": self.compute.compile,
+            "channels_last": self.request.channels_last,
+            "compile": self.request.compile,
             "versions": {name: version(name) for name in ("codistill", "torch", "timm")},
         }
 
@@ -259,6 +201,17 @@ class Teacher(nn.Module, ABC):
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def dune_resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize normalised images (B, 3, H, W) as DUNE does, only if the size differs.
+
+    Source: naver/dune; bicubic, align_corners=True, no antialias, overshoot not clamped. align_corners=False would
+    change MASt3R's features by 0.09.
+    """
+    if size == tuple(images.shape[-2:]):
+        return images
+    return functional.interpolate(images, size=size, mode="bicubic", align_corners=True)
+
+
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
     """Allow or forbid TF32 in CUDA matrix products and convolutions, and put back what was set before."""
@@ -266,7 +219,7 @@ def tf32(allowed: bool) -> Iterator[None]:
     backends: list[Any] = [torch.backends.cuda.matmul, cudnn]
     attribute: str = "allow_tf32"
     value: bool | str = allowed
-    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # newer torch, whose two ways must not be mixed
+    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # newer torch, whose two settings must not be mixed
         backends = [torch.backends.cuda.matmul, cudnn.conv]
         attribute, value = "fp32_precision", "tf32" if allowed else "ieee"
     before = [getattr(backend, attribute) for backend in backends]

@@ -1,4 +1,4 @@
-"""CroCo's encoder, which MASt3R and DUSt3R share: timm's parts but for the attention, whose positions are rotary.
+"""CroCo's encoder, which MASt3R and DUSt3R share: timm's modules, with its own attention, whose positions are rotary.
 
 Shapes: B batch, N tokens, D channels, h heads, d channels of a head.
 """
@@ -21,9 +21,9 @@ def rotary_table(grid: tuple[int, int], head_dim: int, *, device: torch.device |
     channel i pairs with i + w / 2 and turns by position * 100^(-2i / w).
 
     Args:
-        grid: (rows, cols); positions are the integers 0..rows-1 and 0..cols-1, not rescaled with resolution.
+        grid: (rows, cols) of the patches; positions are the integers 0..rows-1 and 0..cols-1 at every resolution.
         head_dim: d, a multiple of 4.
-        device: where the table goes.
+        device: device of the table.
 
     Returns:
         cos and sin of each pair, (rows * cols, d / 2, 2): the row's pairs, then the column's; tokens row-major.
@@ -39,31 +39,31 @@ def rotary_table(grid: tuple[int, int], head_dim: int, *, device: torch.device |
 def pair_up(projection: Tensor, num_heads: int) -> Tensor:
     """Reorder the outputs of the fused projection so that the two channels of a rotated pair are neighbours.
 
-    Queries and keys are reordered alike, so their products stay; values are left alone.
+    Queries and keys are reordered in the same way, so their products stay; values are not changed.
 
     Args:
         projection: weight (3 D, D) or bias (3 D) of the queries, keys and values.
         num_heads: h.
     """
     channels = len(projection) // 3
-    turned, values = projection[: 2 * channels], projection[2 * channels :]
-    halves = turned.view(2 * num_heads * 2, 2, channels // num_heads // 4, -1)  # (q k, head, axis), pair member, pair
-    return torch.cat([halves.transpose(1, 2).reshape(turned.shape), values])
+    rotated, values = projection[: 2 * channels], projection[2 * channels :]
+    halves = rotated.view(2 * num_heads * 2, 2, channels // num_heads // 4, -1)  # (q k, head, axis), pair member, pair
+    return torch.cat([halves.transpose(1, 2).reshape(rotated.shape), values])
 
 
 def rotate(heads: Tensor, table: Tensor) -> Tensor:
-    """Turn queries and keys (B, N, 2, h, d), neighbours paired, by a table (N, d / 2, 2); rounded once, at the end.
+    """Rotate queries and keys (B, N, 2, h, d), neighbours paired, by a table (N, d / 2, 2); rounded once, at the end.
 
-    As complex numbers, because that is one pass over memory where sines and cosines apart take six.
+    Computed as complex numbers: one pass over memory, where separate sines and cosines take six.
     """
     pairs = heads.float().view(*heads.shape[:-1], -1, 2)
     table = table[:, None, None]
-    if torch.compiler.is_compiling():  # which knows no complex numbers, and fuses this
+    if torch.compiler.is_compiling():  # the compiler knows no complex numbers, and fuses these operations
         (first, second), (cos, sin) = pairs.unbind(-1), table.unbind(-1)
-        turned = torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1)
+        rotated = torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1)
     else:
-        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(table))
-    return turned.flatten(-2).to(heads.dtype)
+        rotated = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(table))
+    return rotated.flatten(-2).to(heads.dtype)
 
 
 class RotaryAttention(nn.Module):

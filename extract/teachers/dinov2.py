@@ -4,7 +4,8 @@ from torch import Tensor
 
 from backbones import dino, state_dicts, weight_files
 from backbones.vit import DinoVisionTransformer
-from extract.teachers.base import Request, Teacher
+from extract.teachers.base import Teacher
+from extract.teachers.options import Request
 
 STATE_NAMES = ("model", "teacher", "state_dict")
 
@@ -13,10 +14,10 @@ class DinoTeacher(Teacher):
     """A DINOv2-type encoder: all tokens after the final norm, registers discarded.
 
     Args:
-        network: the loaded encoder.
-        request: what it was built from.
-        architecture: as `dino.build` found it.
-        keep_cls: whether CLS is kept as the prefix token.
+        network: loaded encoder.
+        request: options it was built from.
+        architecture: architecture from `dino.build`.
+        keep_cls: keep CLS as the prefix token.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class DinoTeacher(Teacher):
         self._positions: tuple[tuple[int, int], Tensor] | None = None
 
     def fit(self, size: tuple[int, int]) -> None:
-        """Resample the positions once for a size: on a GPU it takes longer than a block of the network."""
+        """Resample the positions, once for each size: on a GPU that takes longer than a block of the network."""
         if self._positions is None or self._positions[0] != size or self._positions[1].device != self.device:
             self._positions = (size, self.vit.positions(self.vit.patch_grid(*size)))
 
@@ -54,11 +55,11 @@ class DinoTeacher(Teacher):
 def build(request: Request) -> Teacher:
     """Build a DINOv2 teacher from `dinov2_vit*_pretrain.pth`, or the same tensors in safetensors.
 
-    The position rule `hub` is what the public models with registers do; those without registers follow `dune`'s
-    rule anyway, and so does everything in DUNE.
+    The public models with registers resample positions by the rule `hub`. Those without registers always follow the
+    rule `dune`, and so does everything in DUNE.
 
     Raises:
-        InvalidInput: another architecture.
+        InvalidInput: the file holds another architecture.
     """
     request.refuse("stride")
     state = state_dicts.strip_wrappers(

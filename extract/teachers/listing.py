@@ -1,4 +1,4 @@
-"""`codistill extract teachers`: what can teach, under which licence, and whether its weights are here."""
+"""`codistill extract teachers`: list the known teachers, their licences, and the weight files on this machine."""
 
 import sys
 from collections.abc import Sequence
@@ -7,7 +7,8 @@ from typing import Annotated
 
 import tyro
 
-from extract.teachers.registry import STUDENT_PATCH, KnownTeacher, known_teachers, weight_folders
+from extract.teachers.options import STUDENT_PATCH_PX
+from extract.teachers.registry import KnownTeacher, known_teachers, weight_folders
 from store.errors import MissingFile
 
 SIZES_PX = (336, 448)
@@ -26,8 +27,8 @@ def list_teachers(folders: Sequence[Path] = ()) -> list[tuple[KnownTeacher, Path
     return [(teacher, teacher.find(folders)) for teacher in known_teachers()]
 
 
-def describe(teacher: KnownTeacher, found: Path | None) -> str:
-    """Return the paragraph that the listing shows."""
+def describe(teacher: KnownTeacher, weight_file: Path | None) -> str:
+    """Return the paragraph about one teacher."""
     stride = f", stride = {teacher.stride}" if teacher.stride else ""
     sizes = "; ".join(
         f"{size} px: {teacher.tokens(size)} tokens, {teacher.row_bytes(size) / MEGABYTE:.2f} MB a row"
@@ -39,23 +40,23 @@ def describe(teacher: KnownTeacher, found: Path | None) -> str:
             f'    model    "{teacher.model}"{stride}',
             f"    licence  {teacher.licence}",
             f"    weights  {teacher.where}",
-            f"    here     {found or 'not found'}",
-            f"    size     {sizes} (student patch {STUDENT_PATCH}, float16)",
+            f"    here     {weight_file or 'not found'}",
+            f"    size     {sizes} (student patch {STUDENT_PATCH_PX}, float16)",
         )
     )
 
 
 def teachers_command(weights: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None) -> None:
-    """List every known teacher: what it is, licence, where its weights are published, size of its tokens.
+    """List every known teacher: description, licence, where its weights are published, size of its tokens.
 
     example: codistill extract teachers --weights /models
 
     Args:
-        weights: folder to look for weight files in, with those of CODISTILL_WEIGHTS.
+        weights: folder to search for weight files, before the folders in CODISTILL_WEIGHTS.
     """
     folders = (*([weights] if weights else []), *weight_folders())
     listed = list_teachers(folders)
-    sys.stdout.write("\n\n".join(describe(teacher, found) for teacher, found in listed) + "\n\n")
+    sys.stdout.write("\n\n".join(describe(teacher, weight_file) for teacher, weight_file in listed) + "\n\n")
     searched = ", ".join(f"'{folder}'" for folder in folders) or "nowhere but in installed wheels"
     sys.stdout.write(
         f"searched {searched}. Any other timm model is 'timm:<name>'; one of your own is '<module>:<function>'\n"

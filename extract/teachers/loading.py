@@ -1,36 +1,22 @@
-"""Load teachers: from the words of a catalogue or of a caller to a frozen network on its device."""
+"""Load teachers: from options in a catalogue or in a call to a frozen network on its device.
+
+torch is imported only when a teacher is loaded.
+"""
 
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+from extract.teachers.options import STUDENT_PATCH_PX, Dtype, Request, Rule, TeacherOptions
+from extract.teachers.registry import BUILDERS, TIMM
+from store.common import config
 from store.errors import InvalidInput
 
 if TYPE_CHECKING:
     import torch
 
-    from extract.catalogue import TeacherEntry
-    from extract.teachers.base import Request, Rule, Teacher
-
-
-def load_teacher(entry: "TeacherEntry", *, device: str) -> "Teacher":
-    """Load the teacher that a catalogue entry describes."""
-    from extract.catalogue import STUDENT_PATCH_PX
-
-    return load(
-        entry.model,
-        weights=entry.weights,
-        device=device,
-        dtype=entry.dtype,
-        student_patch=STUDENT_PATCH_PX,
-        rule=entry.rule,
-        num_heads=entry.num_heads,
-        stride=entry.stride,
-        tf32=entry.tf32,
-        channels_last=entry.channels_last,
-        compile=entry.compile,
-    )
+    from extract.teachers.base import Teacher
 
 
 def load(
@@ -39,8 +25,8 @@ def load(
     weights: str | Path,
     device: "torch.device | str" = "cpu",
     dtype: str = "float32",
-    student_patch: int = 14,
-    rule: "Rule" = "dune",
+    student_patch: int = STUDENT_PATCH_PX,
+    rule: Rule = "dune",
     num_heads: int | None = None,
     stride: int | None = None,
     tf32: bool = False,
@@ -53,13 +39,13 @@ def load(
         model: `dinov2`, `mast3r`, `dust3r`, `croco`, `multihmr`, `timm:<model name>`, or `<module>:<function>` for
             one of your own: a function that takes a `Request` and returns a `Teacher`.
         weights: file in the released layout, or the same tensors as safetensors.
-        device: where it runs.
+        device: device to run on.
         dtype: `float32`, or autocast to `float16` or `bfloat16`; norms, position tables and residual sums stay float32.
         student_patch: patch size of the student, whose grid every teacher's output has.
         rule: how DINOv2's positions are resampled: `dune`, as DUNE's targets were made, or `hub`, as the public
             models do.
         num_heads: attention heads of DINOv2- and CroCo-type models; None means channels / 64.
-        stride: the stage of a hierarchical or convolutional timm model, in input pixels per cell; None means the last.
+        stride: stage of a hierarchical or convolutional timm model, in input pixels per cell; None means the last.
         tf32: allow TF32 on CUDA.
         channels_last: memory layout; convolutional teachers run faster on GPUs with it.
         compile: run through `torch.compile`.
@@ -73,27 +59,50 @@ def load(
         Damaged: the file is truncated or corrupt.
         InvalidInput: unknown model or option, or a file that does not hold the model.
     """
-    from extract.teachers.base import Compute, Request
+    if dtype not in get_args(Dtype):
+        raise InvalidInput(f"teacher '{model}': dtype '{dtype}', expected one of {', '.join(get_args(Dtype))}")
+    options = {
+        "model": model,
+        "weights": weights,
+        "dtype": dtype,
+        "student_patch": student_patch,
+        "rule": rule,
+        "num_heads": num_heads,
+        "stride": stride,
+        "tf32": tf32,
+        "channels_last": channels_last,
+        "compile": compile,
+    }
+    return _build(config.parse(Request, options, subject=f"teacher '{model}'"), device)
 
-    request = Request(
-        model=model, weights=Path(weights), student_patch=student_patch, rule=rule, num_heads=num_heads, stride=stride
-    )
-    compute = Compute(dtype=dtype, tf32=tf32, channels_last=channels_last, compile=compile)
-    return _builder(model)(request).run_with(compute, device)
+
+def load_teacher(
+    options: TeacherOptions, *, device: "torch.device | str", student_patch: int = STUDENT_PATCH_PX
+) -> "Teacher":
+    """Load the teacher that a configuration describes; raises as `load`.
+
+    Args:
+        options: teacher of a configuration.
+        device: device to run on.
+        student_patch: patch size of the student, whose grid the teacher's output has.
+    """
+    fields = {name: getattr(options, name) for name in TeacherOptions.model_fields}
+    return _build(Request(**fields, student_patch=student_patch), device)
+
+
+def _build(request: Request, device: "torch.device | str") -> "Teacher":
+    return _builder(request.model)(request).place_on(device)
 
 
 def _builder(model: str) -> "Callable[[Request], Teacher]":
-    from extract.teachers.registry import BUILDERS, TIMM
-    from store.common.config import near_miss
-
     module_name, colon, function = model.partition(":")
     if model in BUILDERS or module_name == TIMM:
         build: Callable[[Request], Teacher] = importlib.import_module(BUILDERS[module_name]).build
         return build
     if not colon:
         raise InvalidInput(
-            f"teacher model '{model}': unknown{near_miss(model, BUILDERS)}. Expected one of {', '.join(BUILDERS)}, "
-            "timm:<model name>, or <module>:<function> for your own"
+            f"teacher model '{model}': unknown{config.near_miss(model, BUILDERS)}. Expected one of "
+            f"{', '.join(BUILDERS)}, timm:<model name>, or <module>:<function> for your own"
         )
     try:
         own: Callable[[Request], Teacher] = getattr(importlib.import_module(module_name), function)

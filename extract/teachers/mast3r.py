@@ -13,8 +13,9 @@ from torch import Tensor
 from backbones import state_dicts, weight_files
 from backbones.dino import HEAD_DIM
 from backbones.images import IMAGENET_MEAN, IMAGENET_STD, normalise
-from extract.teachers.base import Request, Teacher, dune_resize
+from extract.teachers.base import Teacher, dune_resize
 from extract.teachers.croco import CrocoEncoder
+from extract.teachers.options import Request
 from store.errors import InvalidInput
 
 STATE_NAMES = ("model",)
@@ -27,7 +28,7 @@ TENSORS = {"prediction_head.": "croco", "downstream_head": "mast3r or dust3r", "
 class CrocoTeacher(Teacher):
     """A CroCo-type encoder: all patch tokens after the final norm, no prefix.
 
-    DUNE resizes the ImageNet-normalised image and only then changes the normalisation; so do we.
+    As in DUNE, the ImageNet-normalised image is resized, and only then is the normalisation changed.
     """
 
     resize_rule = "bicubic, align_corners=True, no antialias, of the ImageNet-normalised image"
@@ -63,10 +64,10 @@ def renormalise(images: Tensor) -> Tensor:
 
 
 def build(request: Request) -> Teacher:
-    """Build the encoder from a whole released checkpoint; decoders and heads in it are left out.
+    """Build the encoder from a released checkpoint; its decoders and heads are left out.
 
     Raises:
-        InvalidInput: another architecture, or a file of one of the other two models.
+        InvalidInput: the file holds another architecture, or one of the other two models.
     """
     request.refuse("rule", "stride")
     checkpoint = weight_files.load(request.weights)
@@ -78,24 +79,26 @@ def build(request: Request) -> Teacher:
         for old, new in ENCODER.items()
         if name.startswith(old)
     }
-    architecture = infer(encoder, num_heads=request.num_heads, found=state_dicts.groups(state), source=request.source)
+    architecture = infer(
+        encoder, num_heads=request.num_heads, stored_groups=state_dicts.groups(state), source=request.source
+    )
     with torch.device("meta"):
         network = CrocoEncoder(**architecture)
     state_dicts.load_into(network, encoder, source=request.source)
     return CrocoTeacher(network, request=request, architecture=architecture)
 
 
-def infer(state: Mapping[str, Tensor], *, num_heads: int | None, found: str, source: str) -> dict[str, int]:
+def infer(state: Mapping[str, Tensor], *, num_heads: int | None, stored_groups: str, source: str) -> dict[str, int]:
     """Read the encoder's architecture off the shapes of its renamed tensors.
 
     Raises:
-        InvalidInput: tensors missing, or channels that the heads do not divide.
+        InvalidInput: missing tensors, or a number of channels that the heads do not divide.
     """
     required = ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight")
     missing = [name for name in required if name not in state]
     if missing:
         raise InvalidInput(
-            f"{source}: expected tensors patch_embed.*, enc_blocks.* and enc_norm.*, found groups {found}"
+            f"{source}: expected tensors patch_embed.*, enc_blocks.* and enc_norm.*, found groups {stored_groups}"
         )
     channels, _, _, patch_size = state["patch_embed.proj.weight"].shape
     heads = num_heads or max(1, channels // HEAD_DIM)
@@ -111,7 +114,7 @@ def infer(state: Mapping[str, Tensor], *, num_heads: int | None, found: str, sou
 
 
 def _check_kind(checkpoint: Any, state: Mapping[str, Tensor], request: Request) -> None:
-    """Refuse a sibling's file: its features would be plausible and wrong, being differently normalised."""
+    """Refuse a file of a sibling model: its inputs are normalised otherwise, so features would be wrong unnoticed."""
     if "enc_pos_embed" in state:
         raise InvalidInput(f"{request.source}: expected rotary positions, found CroCo-v1's cosine table. Give CroCo-v2")
     constructor = str(getattr(checkpoint.get("args"), "model", "")) if isinstance(checkpoint, Mapping) else ""

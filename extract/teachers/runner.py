@@ -1,4 +1,4 @@
-"""A teacher at work: batches of pixels in, checked float16 tokens out, one batch on the device while others move.
+"""Run a teacher: batches of pixels in, checked float16 tokens out, in batches that fit the device.
 
 Shapes: B batch, H W pixels, T tokens (prefix first, then patches row by row), C channels.
 """
@@ -14,10 +14,14 @@ import torch
 from torch import Tensor
 
 from extract.teachers.base import Teacher
-from store import errors
 from store.errors import JobFailed
 
 BATCHES_ON_DEVICE = 2
+CPU_BATCH = 8
+GPU_BATCH = 64  # keeps a large GPU busy with ViT-L
+GPU_LIMIT = 256
+FLOAT16_MAX = 65504.0
+FLOAT16_OVERFLOW = 65520.0  # from here on rounding gives infinity
 
 
 class TeacherRunner:
@@ -28,22 +32,22 @@ class TeacherRunner:
     waiting for the other.
 
     Args:
-        name: of the teacher in the cache.
-        teacher: on its device.
-        provenance: kept in every shard, beside the teacher's own.
+        name: teacher's name in the cache.
+        teacher: loaded teacher, on its device.
+        provenance: entries stored in every shard, beside the teacher's own.
     """
 
     def __init__(self, name: str, teacher: Teacher, *, provenance: Mapping[str, Any]) -> None:
         self.name = name
         self.teacher = teacher
         self.provenance = {**teacher.provenance(), **provenance}
-        self._turn = threading.Lock()
-        self._places = threading.BoundedSemaphore(BATCHES_ON_DEVICE)
-        self._own = threading.local()
-        self._settled = False
+        self._forward_lock = threading.Lock()
+        self._device_slots = threading.BoundedSemaphore(BATCHES_ON_DEVICE)
+        self._thread = threading.local()
+        self._first_batch_done = False
 
     def tokens(self, pixels: np.ndarray) -> Sequence[np.ndarray | str]:
-        """Tokens of a batch.
+        """Compute the tokens of a batch.
 
         Args:
             pixels: uint8 (B, H, W, 3), B at least 1.
@@ -52,35 +56,33 @@ class TeacherRunner:
             For each row float16 (T, C), or the reason why its tokens cannot be stored.
 
         Raises:
-            errors.JobFailed: the device's memory does not suffice.
+            JobFailed: the device's memory does not suffice.
         """
         try:
-            with self._places, self._stream():
-                halves, reasons = self._compute(torch.from_numpy(pixels))
+            with self._device_slots, self._stream():
+                rows, reasons = self._compute(torch.from_numpy(pixels))
         except torch.OutOfMemoryError as error:
-            advice = "Pass a smaller --batch-size"
-            raise errors.JobFailed(
-                f"teacher '{self.name}': a batch of {len(pixels)} rows is too much. {advice}"
+            raise JobFailed(
+                f"teacher '{self.name}': a batch of {len(pixels)} rows is too much. Pass a smaller --batch-size"
             ) from error
         return [
-            row if reason is None else f"unstorable tokens: {reason}"
-            for row, reason in zip(halves, reasons, strict=True)
+            row if reason is None else f"unstorable tokens: {reason}" for row, reason in zip(rows, reasons, strict=True)
         ]
 
-    def _compute(self, pixels: torch.Tensor) -> tuple[np.ndarray, list[str | None]]:
+    def _compute(self, pixels: Tensor) -> tuple[np.ndarray, list[str | None]]:
         cuda = self.teacher.device.type == "cuda"
         if cuda:
             pixels = pixels.pin_memory().to(self.teacher.device, non_blocking=True)
-        with self._turn:
+        with self._forward_lock:
             prefix, patches = self.teacher(pixels)
-            if cuda and not self._settled:  # what the teacher keeps from its first batch must be there for all streams
+            if cuda and not self._first_batch_done:  # what the teacher caches from it must be there for all streams
                 torch.cuda.synchronize(self.teacher.device)
-                self._settled = True
-        halves, reasons = check_tokens(torch.cat((prefix, patches), dim=1))
+                self._first_batch_done = True
+        rounded, reasons = check_tokens(torch.cat((prefix, patches), dim=1))
         if not cuda:
-            return halves.numpy(), reasons
-        host = torch.empty(halves.shape, dtype=halves.dtype, pin_memory=True)
-        host.copy_(halves, non_blocking=True)
+            return rounded.numpy(), reasons
+        host = torch.empty(rounded.shape, dtype=rounded.dtype, pin_memory=True)
+        host.copy_(rounded, non_blocking=True)
         torch.cuda.current_stream(self.teacher.device).synchronize()
         return host.numpy(), reasons
 
@@ -88,53 +90,34 @@ class TeacherRunner:
         """This thread's stream on a GPU."""
         if self.teacher.device.type != "cuda":
             return nullcontext()
-        if not hasattr(self._own, "stream"):
+        if not hasattr(self._thread, "stream"):
             new_stream: Any = torch.cuda.Stream
-            self._own.stream = new_stream(self.teacher.device)
-        return torch.cuda.stream(self._own.stream)
-
-
-FLOAT16_MAX = 65504.0
-
-FLOAT16_OVERFLOW = 65520.0  # from here on rounding gives infinity
+            self._thread.stream = new_stream(self.teacher.device)
+        return torch.cuda.stream(self._thread.stream)
 
 
 def check_tokens(tokens: Tensor) -> tuple[Tensor, list[str | None]]:
-    """Round tokens to float16 on their device and say which rows must not be stored.
+    """Round tokens to float16 on their device and name the rows that must not be stored.
 
     One reduction and one copy of B numbers to the host; a bad row does not touch its neighbours.
 
     Args:
-        tokens: float (B, tokens, C).
+        tokens: float (B, T, C).
 
     Returns:
         float16 tokens of the same shape, and for each row None or the reason why it failed.
     """
-    largest = tokens.abs().flatten(1).amax(1).tolist()  # amax hands on a NaN
-    return tokens.to(torch.float16), [_reason(value, tokens[row]) for row, value in enumerate(largest)]
-
-
-def _reason(largest: float, row: Tensor) -> str | None:
-    if math.isfinite(largest):
-        if largest < FLOAT16_OVERFLOW:
-            return None
-        return f"teacher output of {largest:.6g} does not fit float16 (at most {FLOAT16_MAX:.0f})"
-    bad = int((~torch.isfinite(row)).sum())
-    return f"teacher output is not finite in {bad} of {row.numel()} values"
-
-
-CPU_BATCH = 8
-
-GPU_LIMIT = 256
+    largest = tokens.abs().flatten(1).amax(1).tolist()  # amax passes a NaN on
+    return tokens.to(torch.float16), [_failure_reason(value, tokens[row]) for row, value in enumerate(largest)]
 
 
 def find_batch_size(teacher: Teacher, image_size: int, *, limit: int = GPU_LIMIT) -> int:
     """Return the largest batch that fits the teacher's GPU, by halving from `limit`; on a CPU a constant.
 
     Args:
-        teacher: on the device that the job will use.
+        teacher: loaded on the device that the job will use.
         image_size: side of the stored pixels, px.
-        limit: not more than this, for example the rows of a shard.
+        limit: largest batch to try, for example the rows of a shard.
 
     Raises:
         JobFailed: not even one image fits.
@@ -153,8 +136,17 @@ def find_batch_size(teacher: Teacher, image_size: int, *, limit: int = GPU_LIMIT
     )
 
 
+def _failure_reason(largest: float, row: Tensor) -> str | None:
+    if math.isfinite(largest):
+        if largest < FLOAT16_OVERFLOW:
+            return None
+        return f"teacher output of {largest:.6g} does not fit float16 (at most {FLOAT16_MAX:.0f})"
+    bad = int((~torch.isfinite(row)).sum())
+    return f"teacher output is not finite in {bad} of {row.numel()} values"
+
+
 def _fits(teacher: Teacher, batch: int, image_size: int) -> bool:
-    """Whether a batch runs, with its outputs joined and rounded as a job does."""
+    """Try one batch, with its outputs joined and rounded as a job does."""
     try:
         pixels = torch.zeros(batch, image_size, image_size, 3, dtype=torch.uint8, device=teacher.device)
         check_tokens(torch.cat(teacher(pixels), dim=1))

@@ -12,21 +12,22 @@ from torch.nn import functional
 
 from backbones.images import normalise, standardise_
 from extract.teachers import timm_weights
-from extract.teachers.base import Request, Teacher
+from extract.teachers.base import Teacher
+from extract.teachers.options import Request
 from store.errors import InvalidInput
 
 PROBE_GRID = (4, 6)  # not square, so that rows, columns and channels are told apart
-REFUSALS = (AssertionError, IndexError, RuntimeError, TypeError, ValueError)
+FORWARD_ERRORS = (AssertionError, IndexError, RuntimeError, TypeError, ValueError)
 
 
 class TimmTeacher(Teacher):
     """A timm model's own final features, or the output of one of its stages.
 
     Args:
-        network: the loaded model.
-        request: what it was built from.
+        network: loaded model.
+        request: options it was built from.
         reduction: input pixels per output cell.
-        stage: what `forward_intermediates` calls the stage; None for the final features.
+        stage: number of the stage in `forward_intermediates`; None for the final features.
     """
 
     resize_rule = "bicubic, antialias, clamped to the pixel range, before normalisation"
@@ -38,7 +39,7 @@ class TimmTeacher(Teacher):
             request=request,
             architecture={"name": request.model.removeprefix(timm_weights.PREFIX).partition(".")[0], "stage": stage},
             patch_size=reduction,
-            channels=0,  # the probe tells
+            channels=0,  # set by the probe
             prefix_tokens=int(stage is None and getattr(network, "cls_token", None) is not None),
             position_rule="timm",
             mean=data["mean"],
@@ -47,7 +48,7 @@ class TimmTeacher(Teacher):
         self.stage = stage
         self.channels_first = True
         self.only_size: tuple[int, int] | None = None
-        self.resized = False
+        self.size_was_set = False
         self._probe((data["input_size"][1], data["input_size"][2]))
 
     def prepare(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
@@ -72,7 +73,7 @@ class TimmTeacher(Teacher):
         return stages[0]
 
     def _split(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """CLS, where there is one, and patches; registers and distillation tokens are left out."""
+        """Split features into CLS, where there is one, and patches; registers and distillation tokens are left out."""
         if features.ndim == 3:
             first_patch = int(getattr(self.network, "num_prefix_tokens", self.prefix_tokens))
             return features[:, : self.prefix_tokens], features[:, first_patch:]
@@ -80,23 +81,25 @@ class TimmTeacher(Teacher):
         return patches[:, :0], patches
 
     def fit(self, size: tuple[int, int]) -> None:
-        """Set a model whose input size is fixed to the size that the student's grid asks for; once.
+        """Set a model of fixed input size to the size that the student's grid asks for, once.
 
         Raises:
-            InvalidInput: it takes no other size, or was set to another one before.
+            InvalidInput: the model takes no other size, or was set to another one before.
         """
         if self.only_size in (None, size):
             return
         network: Any = self.network
-        if self.resized or not hasattr(network, "set_input_size"):
-            way_out = "Load it again for another size" if self.resized else "Choose an image size that gives this grid"
+        if self.size_was_set or not hasattr(network, "set_input_size"):
+            advice = (
+                "Load it again for another size" if self.size_was_set else "Choose an image size that gives this grid"
+            )
             raise InvalidInput(
                 f"teacher '{self.model}': takes images of {self.only_size} px only; the student's "
-                f"grid asks for {size}. {way_out}"
+                f"grid asks for {size}. {advice}"
             )
         self.fingerprint()  # before timm resamples its position tables
         network.set_input_size(img_size=size)
-        self.only_size, self.resized = size, True
+        self.only_size, self.size_was_set = size, True
 
     def _probe(self, native: tuple[int, int]) -> None:
         """Learn channels, layout and whether the input size is free from one small forward pass.
@@ -110,7 +113,7 @@ class TimmTeacher(Teacher):
             try:
                 with torch.no_grad():
                     features = self._features(torch.zeros(1, 3, *size))
-            except REFUSALS as error:
+            except FORWARD_ERRORS as error:
                 reasons.append(f"{size[0]}x{size[1]} px: {error}")
                 self.only_size = native
                 continue
@@ -129,11 +132,11 @@ def build(request: Request) -> Teacher:
     """Build a teacher from any timm model and a local file, in timm's naming or its authors'.
 
     Without `stride` the features are the model's final ones (`forward_features`: a transformer's tokens after its
-    final norm); with it, the raw output of the last stage with that many input pixels per cell, and what comes after
-    is dropped.
+    final norm); with it, the raw output of the last stage with that many input pixels per cell; later modules are
+    dropped.
 
     Raises:
-        InvalidInput: unknown model, wrong file, or a stride that it does not have.
+        InvalidInput: unknown model, wrong file, or a stride that the model does not have.
     """
     request.refuse("rule", "num_heads")
     network = timm_weights.load(request)
@@ -146,11 +149,11 @@ def build(request: Request) -> Teacher:
 
 
 def _cut_after(network: Any, stride: int, reductions: list[int], *, model: str) -> int:
-    """Drop what comes after the last stage of this stride, and return what timm then calls the stage."""
+    """Drop the modules after the last stage of this stride, and return timm's number for that stage afterwards."""
     if len(set(reductions)) == 1 or not hasattr(network, "prune_intermediate_layers"):
         raise InvalidInput(f"teacher '{model}': has no stages to choose from. Leave out stride")
     if stride not in reductions:
         raise InvalidInput(f"teacher '{model}': stride {stride}, expected one of {sorted(set(reductions))}")
     stage = len(reductions) - 1 - reductions[::-1].index(stride)
-    (kept,) = network.prune_intermediate_layers([stage], prune_norm=True, prune_head=True)
-    return int(kept)
+    (stage,) = network.prune_intermediate_layers([stage], prune_norm=True, prune_head=True)
+    return int(stage)

@@ -1,4 +1,4 @@
-"""Making a timm model and filling it from a local file; nothing is ever downloaded."""
+"""Create a timm model and load its weights from a local file; nothing is ever downloaded."""
 
 import sys
 from collections.abc import Mapping
@@ -9,24 +9,24 @@ from torch import Tensor, nn
 
 from backbones import state_dicts, weight_files
 from extract.teachers import efficientnet_lite
-from extract.teachers.base import Request
+from extract.teachers.options import Request
 from store.common.config import near_miss
 from store.errors import InvalidInput
 
 PREFIX = "timm:"
 STATE_NAMES = ("state_dict_ema", "state_dict", "model_ema", "model")
-# Modules of timm's models after the features: neither needed in the file nor part of the identity.
+# Modules of timm's models behind the features: not needed in the file and not part of the identity.
 HEADS = ("head", "head_dist", "head_drop", "fc", "fc_norm", "classifier", "last_linear", "attn_pool")
-# Keywords that make a model take any input size, for those that know them.
+# Keywords that let a model take any input size; the first set that it accepts is used.
 ANY_SIZE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 FILTER_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 
 def load(request: Request) -> Any:
-    """Make the model that `request.model` names and load its weights strictly, heads apart.
+    """Create the model that `request.model` names and load its weights strictly, without its heads.
 
     Returns:
-        A timm model on the CPU; `remove_heads` takes off what the features do not need.
+        A timm model on the CPU; `remove_heads` removes what the features do not need.
 
     Raises:
         InvalidInput: unknown model, or a file that does not hold it.
@@ -37,12 +37,12 @@ def load(request: Request) -> Any:
     )
     state = without_heads(_timm_names(state, network, source=request.source))
     state_dicts.check(without_heads(network.state_dict()), state, source=request.source)
-    network.load_state_dict(state, strict=False)  # heads apart, whose random weights are never used
+    network.load_state_dict(state, strict=False)  # not strict: the heads keep random weights, which are never used
     return network
 
 
 def create(name: str) -> Any:
-    """Make a timm model with random weights and without a classifier, for any input size where it can.
+    """Create a timm model with random weights and without a classifier, for any input size where it allows that.
 
     Raises:
         InvalidInput: timm does not know it.
@@ -53,7 +53,7 @@ def create(name: str) -> Any:
             f"teacher '{PREFIX}{name}': timm {timm.__version__} has no such model"
             f"{near_miss(architecture, timm.list_models())}. See: python -c 'import timm; print(timm.list_models())'"
         )
-    _check_activation(name)
+    _refuse_wrong_activation(name)
     for keywords in ANY_SIZE:
         try:
             network = timm.create_model(name, pretrained=False, num_classes=0, **keywords)
@@ -67,7 +67,7 @@ def create(name: str) -> Any:
     return network
 
 
-def _check_activation(name: str) -> None:
+def _refuse_wrong_activation(name: str) -> None:
     """Refuse OpenAI's CLIP weights in the model with the wrong GELU, for which timm lists them too."""
     configuration = timm.get_pretrained_cfg(name)
     notes = (getattr(configuration, "notes", None) if configuration else None) or ()
@@ -80,7 +80,7 @@ def _check_activation(name: str) -> None:
 
 
 def remove_heads(network: Any) -> None:
-    """Replace what comes after the features by identities, so that the fingerprint is of what is used."""
+    """Replace the modules behind the features by identities, so that the fingerprint covers only what is used."""
     for head in HEADS:
         if hasattr(network, head):
             setattr(network, head, nn.Identity())
@@ -103,6 +103,6 @@ def _timm_names(state: state_dicts.State, network: Any, *, source: str) -> state
         return state
     try:
         converted = convert(dict(state), network)
-    except FILTER_ERRORS:  # not what the conversion is for; the strict check then tells what the file holds
+    except FILTER_ERRORS:  # another layout than it converts; the strict check then reports what the file holds
         return state
     return {name: tensor for name, tensor in converted.items() if isinstance(tensor, Tensor)}

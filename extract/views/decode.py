@@ -1,19 +1,19 @@
-"""Decoding: the bytes of any image file to RGB uint8, always the same way, or a reason why not.
+"""Decode the bytes of an image file to RGB uint8, always in the same way, or fail with a reason.
 
-How each kind becomes RGB (Pillow's meaning, what `torchvision.datasets.ImageFolder` users know, except where said):
+Rules for each kind of image (those of Pillow and `torchvision.datasets.ImageFolder`, with the exceptions noted):
 
 - The content decides, not the extension. Formats: JPEG (and MPO), PNG, WebP, TIFF, GIF, BMP, PPM, JPEG 2000.
 - EXIF orientations 1-8 are applied (unlike ImageFolder), then the dataset's rotate rule.
 - Greyscale is repeated on three channels; palettes are looked up; CMYK, YCbCr and bilevel go through `convert("RGB")`.
 - Alpha and transparent palette entries are dropped, not composited: the stored colours below them show.
 - 16 bits keep their high byte, grey and colour alike (Pillow alone would clip grey to white).
-- Of several frames the first is taken.
-- ICC profiles and gamma are ignored, always.
+- Of several frames, the first is taken.
+- ICC profiles and gamma are always ignored.
 - Refused, with a reason: more than MAX_PIXELS, 32-bit integer and floating-point samples, truncated or damaged data.
-  What libjpeg repairs on its own (a damaged stretch inside an otherwise whole JPEG) is taken, as everywhere.
+  What libjpeg repairs on its own (a damaged stretch inside an otherwise whole JPEG) is accepted, as by other programs.
 
-Colour and grey JPEGs are decoded by simplejpeg: libjpeg-turbo as Pillow has it, the same pixels, 1.6 times as fast
-(docs/extraction.md tells what was compared).
+Colour and grey JPEGs are decoded by simplejpeg, with the same libjpeg-turbo and the same pixels as Pillow, 1.6 times as
+fast (docs/extraction.md has the comparison).
 """
 
 import io
@@ -25,17 +25,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from store.errors import DecodeError
 
 # MPO comes with JPEG. Never EPS, which runs Ghostscript.
-FORMATS = (
-    "JPEG",
-    "PNG",
-    "WEBP",
-    "TIFF",
-    "GIF",
-    "BMP",
-    "PPM",
-    "JPEG2000",
-)  # MPO comes with JPEG; never EPS: it runs Ghostscript
-MAX_PIXELS = 89_478_485  # Pillow's own bound for a warning; 268 MB as RGB
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000")
+MAX_PIXELS = 89_478_485  # above it Pillow warns; 268 MB as RGB
 SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 REASON_LENGTH = 200
 
@@ -44,14 +35,14 @@ def decode(content: bytes, *, rotation: int = 0) -> np.ndarray:
     """Decode an image file.
 
     Args:
-        content: the whole file.
+        content: bytes of the whole file.
         rotation: degrees counter-clockwise, a multiple of 90, applied after the EXIF orientation.
 
     Returns:
         uint8 (height, width, 3), RGB, writable, contiguous.
 
     Raises:
-        DecodeError: with a reason of one line, `kind: details`.
+        DecodeError: the image cannot be decoded; the reason is one line, `kind: details`.
     """
     if not content:
         raise DecodeError("empty file", "0 bytes")
@@ -84,7 +75,7 @@ def _decode(content: bytes, rotation: int) -> np.ndarray:
 
 
 def _fast_jpeg(image: Image.Image, content: bytes) -> np.ndarray | None:
-    """Pixels of a colour or grey JPEG; None for other images, and where Pillow should say what is wrong."""
+    """Decode a colour or grey JPEG; None for other images, and for damaged ones, which Pillow then reports."""
     if image.format != "JPEG" or image.mode not in ("RGB", "L"):
         return None
     try:
@@ -94,7 +85,7 @@ def _fast_jpeg(image: Image.Image, content: bytes) -> np.ndarray | None:
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo how an image of this EXIF orientation is stored."""
+    """Rotate and mirror pixels that are stored in this EXIF orientation."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):

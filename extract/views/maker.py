@@ -1,4 +1,4 @@
-"""From an image of a dataset to rows of pixels: read, decode, draw; what cannot be done is a failed row, with why."""
+"""Make rows of pixels from an image: read, decode, sample views, render. Failures become failed rows with reasons."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +10,7 @@ import pyarrow as pa
 from extract.catalogue import DatasetEntry, ViewRecipe
 from extract.sources import Source
 from extract.views.decode import decode
-from extract.views.parameters import ViewParameters, center, draw
+from extract.views.parameters import ViewParameters, center_view, sample_view
 from extract.views.render import render
 from store.errors import DecodeError
 from store.format.manifest import SCHEMA, PixelsRow
@@ -22,10 +22,10 @@ class ViewMaker:
     """Makes the pixels of one dataset. Safe to use from several threads.
 
     Attributes:
-        entry: of the catalogue; its views, mode and numbering are those of the dataset in the cache.
-        recipe: of the cache.
-        images: the dataset's image list, as the cache keeps it.
-        source: where the images are.
+        entry: catalogue entry; its views, mode and numbering are those of the dataset in the cache.
+        recipe: view recipe of the cache.
+        images: image list of the dataset, as the cache stores it.
+        source: source of the images.
     """
 
     entry: DatasetEntry
@@ -34,19 +34,19 @@ class ViewMaker:
     source: Source
 
     def make(self, image: int, rows: range) -> list[PixelsRow]:
-        """Decode one image and draw those of its views that lie within `rows`.
+        """Decode one image and render those of its views that lie within `rows`.
 
         Args:
-            image: number in the image list.
-            rows: of the dataset.
+            image: number of the image in the image list.
+            rows: rows of the dataset.
 
         Raises:
-            errors.MissingFile: the whole source has gone.
+            errors.MissingFile: the whole source has disappeared.
             OSError: the machine, not the image, is at fault.
         """
         path = str(self.images["path"][image].as_py())
         first = image * self.entry.views
-        places = [
+        keys = [
             {
                 "row": row,
                 "dataset": self.entry.name,
@@ -61,39 +61,45 @@ class ViewMaker:
             content = self.source.read(path, self.images["bytes"][image].as_py())
             upright = decode(content, rotation=rotation)
         except DecodeError as error:
-            return [failed_row(place, str(error)) for place in places]
-        return [self._view(place, upright, rotation) for place in places]
+            return [_failed_row(key, str(error)) for key in keys]
+        return [self._view(key, upright, rotation) for key in keys]
 
-    def _view(self, place: dict[str, Any], upright: np.ndarray, rotation: int) -> PixelsRow:
+    def _view(self, key: dict[str, Any], upright: np.ndarray, rotation: int) -> PixelsRow:
         try:
-            parameters = self._parameters(place, upright)
+            parameters = self._parameters(key, upright)
             pixels = render(upright, parameters, image_size=self.recipe.image_size)
         except DecodeError as error:
-            return failed_row(place, str(error))
-        return ok_row(place, pixels, parameters, source=upright, rotation=rotation)
+            return _failed_row(key, str(error))
+        return _ok_row(key, pixels, parameters, source=upright, rotation=rotation)
 
-    def _parameters(self, place: dict[str, Any], upright: np.ndarray) -> ViewParameters:
+    def _parameters(self, key: dict[str, Any], upright: np.ndarray) -> ViewParameters:
         height, width = upright.shape[:2]
         if self.entry.mode == "center":
-            return center(self.recipe.image_size, width=width, height=height)
-        return draw(
-            self.recipe, dataset=place["dataset"], path=place["path"], view=place["view"], width=width, height=height
+            return center_view(self.recipe.image_size, width=width, height=height)
+        return sample_view(
+            self.recipe, dataset=key["dataset"], path=key["path"], view=key["view"], width=width, height=height
         )
 
 
-def ok_row(
-    place: dict[str, Any], pixels: np.ndarray, parameters: ViewParameters, *, source: np.ndarray, rotation: int
+def manifest_table(rows: Sequence[PixelsRow]) -> pa.Table:
+    """Return the manifest of these rows; values that a row does not have are null."""
+    columns = {name: [row.record.get(name) for row in rows] for name in SCHEMA.names}
+    return pa.table(columns, schema=SCHEMA)
+
+
+def _ok_row(
+    key: dict[str, Any], pixels: np.ndarray, parameters: ViewParameters, *, source: np.ndarray, rotation: int
 ) -> PixelsRow:
-    """A row that was made.
+    """Row with pixels.
 
     Args:
-        place: row, dataset, image_index, path and view.
+        key: row, dataset, image_index, path and view.
         pixels: uint8 (S, S, 3).
-        parameters: of the view.
-        source: the upright image, for its size.
-        rotation: by the rotate rule, degrees.
+        parameters: parameters of the view.
+        source: upright image, for its size.
+        rotation: rotation by the rotate rule, degrees.
     """
-    record = place | {
+    record = key | {
         "source_width": source.shape[1],
         "source_height": source.shape[0],
         "rotate_deg": rotation,
@@ -107,12 +113,6 @@ def ok_row(
     return PixelsRow(pixels=pixels, error=None, record=record | asdict(parameters.photometric))
 
 
-def failed_row(place: dict[str, Any], reason: str) -> PixelsRow:
-    """A row that could not be made, with the reason."""
-    return PixelsRow(pixels=None, error=reason, record=place | {"status": FAILED, "error": reason})
-
-
-def manifest_table(rows: Sequence[PixelsRow]) -> pa.Table:
-    """The manifest of these rows; what a row does not have is null."""
-    columns = {name: [row.record.get(name) for row in rows] for name in SCHEMA.names}
-    return pa.table(columns, schema=SCHEMA)
+def _failed_row(key: dict[str, Any], reason: str) -> PixelsRow:
+    """Row that could not be made, with the reason."""
+    return PixelsRow(pixels=None, error=reason, record=key | {"status": FAILED, "error": reason})

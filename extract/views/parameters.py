@@ -1,7 +1,7 @@
-"""What a view shows: its parameters, a pure function of (recipe, dataset, image, view number).
+"""Parameters of a view: crop, flip and colours, a pure function of (recipe, dataset, image, view number).
 
-Every parameter is taken from its own fixed place in one block of Philox words keyed by those four, so it depends on
-no other parameter, no order of work, no worker, and no library's way of drawing distributions.
+Every parameter comes from its own fixed place in one block of Philox words keyed by those four, so it depends on no
+other parameter, no order of work, no worker, and no library's way of sampling distributions.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ GREY, BLUR, SIGMA, SOLARIZE, WORDS = range(H + 5, H + 10)
 
 @dataclass(frozen=True, kw_only=True)
 class Photometric:
-    """Colour changes in the order they are made; None means not applied.
+    """Colour changes, in the order of their application; None means not applied.
 
     `brightness`, `contrast`, `saturation` (factors) and `hue` (turns) are all None or all numbers, applied in
     `jitter_order`, a permutation of "bcsh". `blur_sigma` is in px of the stored view.
@@ -46,9 +46,9 @@ class Photometric:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewParameters:
-    """One view: the rectangle of the upright image it shows (px), whether it is mirrored, and its colours.
+    """Parameters of one view: its rectangle in the upright image (px), horizontal flip, and colours.
 
-    `center` tells that short side and crop follow the evaluation rule, where the rectangle is rounded to whole px.
+    With `center`, short side and crop follow the evaluation rule, and the rectangle is rounded to whole px.
     """
 
     top: int
@@ -60,16 +60,16 @@ class ViewParameters:
     photometric: Photometric = Photometric()
 
 
-def draw(recipe: ViewRecipe, *, dataset: str, path: str, view: int, width: int, height: int) -> ViewParameters:
-    """Parameters of a random (training) view, distributed as the released recipe's.
+def sample_view(recipe: ViewRecipe, *, dataset: str, path: str, view: int, width: int, height: int) -> ViewParameters:
+    """Sample the parameters of a random (training) view, distributed as in the released recipe.
 
     Args:
-        recipe: of the cache.
-        dataset: its name.
-        path: of the image, relative to the dataset's root.
+        recipe: view recipe of the cache.
+        dataset: name of the dataset.
+        path: path of the image, relative to the dataset's root.
         view: number of the view.
-        width: of the upright image, px.
-        height: of the upright image, px.
+        width: width of the upright image, px.
+        height: height of the upright image, px.
     """
     uniform = _uniforms(recipe.seed, dataset, path, view)
     top, left, crop_height, crop_width = _random_crop(recipe.crop_scale, uniform, width, height)
@@ -83,8 +83,8 @@ def draw(recipe: ViewRecipe, *, dataset: str, path: str, view: int, width: int, 
     )
 
 
-def center(image_size: int, *, width: int, height: int) -> ViewParameters:
-    """The one central view of an image of `width` x `height` px: short side to `image_size`, then a square crop."""
+def center_view(image_size: int, *, width: int, height: int) -> ViewParameters:
+    """Return the parameters of the central view of an image: short side to `image_size` px, then a square crop."""
     new_width, new_height = short_side_size(image_size, width=width, height=height)
     top, left = center_offset(image_size, width=new_width, height=new_height)
     return ViewParameters(
@@ -97,19 +97,19 @@ def center(image_size: int, *, width: int, height: int) -> ViewParameters:
 
 
 def short_side_size(image_size: int, *, width: int, height: int) -> tuple[int, int]:
-    """(width, height) after resizing the short side to `image_size`; the long one is rounded down, as torchvision's."""
+    """Return (width, height) after resizing the short side; the long one is rounded down, as by torchvision."""
     if width <= height:
         return image_size, int(image_size * height / width)
     return int(image_size * width / height), image_size
 
 
 def center_offset(image_size: int, *, width: int, height: int) -> tuple[int, int]:
-    """(top, left) of the central square, rounded as torchvision's CenterCrop."""
+    """Return (top, left) of the central square, rounded as by torchvision's CenterCrop."""
     return round((height - image_size) / 2), round((width - image_size) / 2)
 
 
 def _uniforms(seed: int, dataset: str, path: str, view: int) -> list[float]:
-    """WORDS numbers in [0, 1), 53 bits each."""
+    """Return WORDS numbers in [0, 1), of 53 bits each."""
     subject = json.dumps([VIEW_RULE, seed, dataset, path, view], separators=(",", ":"))
     key = int.from_bytes(hashlib.blake2b(subject.encode(), digest_size=16).digest(), "little")
     words = np.random.Philox(key=key).random_raw(WORDS)
@@ -120,15 +120,15 @@ def _between(low: float, high: float, uniform: float) -> float:
     return low + (high - low) * uniform
 
 
-def _kept(value: float) -> float:
-    """Rounded to float32, as the manifest keeps it: what is read there draws the very same pixels."""
+def _float32(value: float) -> float:
+    """Round to float32, as the manifest stores it, so that its values give exactly the same pixels."""
     return float(np.float32(value))
 
 
 def _random_crop(
     scale: tuple[float, float], uniform: list[float], width: int, height: int
 ) -> tuple[int, int, int, int]:
-    """(top, left, height, width), by torchvision's RandomResizedCrop: ten tries, then the largest central crop."""
+    """Sample (top, left, height, width) as torchvision's RandomResizedCrop: ten tries, else the largest center crop."""
     for attempt in range(CROP_TRIES):
         u_area, u_ratio, u_top, u_left = uniform[attempt * 4 : attempt * 4 + 4]
         area = width * height * _between(*scale, u_area)
@@ -151,12 +151,12 @@ def _photometric(uniform: list[float]) -> Photometric:
     jitter = uniform[JITTER] < JITTER_PROBABILITY
     order = [step for _, step in sorted(zip(uniform[ORDER], JITTER_STEPS, strict=True))]
     return Photometric(
-        brightness=_kept(_between(1 - BRIGHTNESS, 1 + BRIGHTNESS, uniform[B])) if jitter else None,
-        contrast=_kept(_between(1 - CONTRAST, 1 + CONTRAST, uniform[C])) if jitter else None,
-        saturation=_kept(_between(1 - SATURATION, 1 + SATURATION, uniform[S])) if jitter else None,
-        hue=_kept(_between(-HUE, HUE, uniform[H])) if jitter else None,
+        brightness=_float32(_between(1 - BRIGHTNESS, 1 + BRIGHTNESS, uniform[B])) if jitter else None,
+        contrast=_float32(_between(1 - CONTRAST, 1 + CONTRAST, uniform[C])) if jitter else None,
+        saturation=_float32(_between(1 - SATURATION, 1 + SATURATION, uniform[S])) if jitter else None,
+        hue=_float32(_between(-HUE, HUE, uniform[H])) if jitter else None,
         jitter_order="".join(order) if jitter else None,
         grayscale=uniform[GREY] < GREY_PROBABILITY,
-        blur_sigma=_kept(_between(*BLUR_SIGMA, uniform[SIGMA])) if uniform[BLUR] < BLUR_PROBABILITY else None,
+        blur_sigma=_float32(_between(*BLUR_SIGMA, uniform[SIGMA])) if uniform[BLUR] < BLUR_PROBABILITY else None,
         solarize=uniform[SOLARIZE] < SOLARIZE_PROBABILITY,
     )

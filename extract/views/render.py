@@ -1,4 +1,4 @@
-"""From an image and a view's parameters to the stored pixels, by torchvision's own operations in the recipe's order."""
+"""Render a view: from an image and parameters to stored pixels, by torchvision's operations in the recipe's order."""
 
 import numpy as np
 import torch
@@ -13,11 +13,11 @@ SOLARIZE_THRESHOLD = 0.5
 
 
 def render(image: np.ndarray, parameters: ViewParameters, *, image_size: int) -> np.ndarray:
-    """The view of `image` that `parameters` describe.
+    """Render one view of an image.
 
     Args:
         image: uint8 (height, width, 3), upright.
-        parameters: from `extract.views`.
+        parameters: parameters of the view.
         image_size: side of the result, px.
 
     Returns:
@@ -26,20 +26,20 @@ def render(image: np.ndarray, parameters: ViewParameters, *, image_size: int) ->
     Raises:
         DecodeError: the image is too elongated for a central view.
     """
-    whole = torch.from_numpy(image).permute(2, 0, 1)
+    image_tensor = torch.from_numpy(image).permute(2, 0, 1)
     if parameters.center:
-        view = _central(whole, image_size)
+        view = _central(image_tensor, image_size)
     else:
         rows = slice(parameters.top, parameters.top + parameters.height)
         columns = slice(parameters.left, parameters.left + parameters.width)
-        view = resized(whole[:, rows, columns], height=image_size, width=image_size)
+        view = resized(image_tensor[:, rows, columns], height=image_size, width=image_size)
     if parameters.flip:
         view = functional.horizontal_flip(view)
     return _coloured(view, parameters.photometric).permute(1, 2, 0).contiguous().numpy()
 
 
 def resized(image: torch.Tensor, *, height: int, width: int) -> torch.Tensor:
-    """`image` (3, H, W) at another size in px: bicubic, antialiased."""
+    """Resize an image (3, H, W) to another size in px: bicubic, antialiased."""
     size = [height, width]
     resized: torch.Tensor = functional.resize(image, size, interpolation=InterpolationMode.BICUBIC, antialias=True)
     return resized

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from extract.teachers.base import Request, Teacher
+from extract.teachers.base import Teacher
+from extract.teachers.options import Request
 
 
 class Spiky(Teacher):

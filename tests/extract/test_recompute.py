@@ -1,4 +1,4 @@
-"""Rows made anew are the rows that were stored, or it is told what is needed."""
+"""Recomputed rows equal the stored rows; what is missing for that is named."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Dask workers make the same cache as one process does, also when they are killed."""
+"""Dask workers make the same cache as one process, also when they are killed."""
 
 import os
 import random
@@ -54,7 +54,7 @@ def workers_of(job: ForkServerProcess) -> list[psutil.Process]:
 
 
 def shards(cache: Path) -> int:
-    """How many are published."""
+    """Number of published shards."""
     return sum(re.fullmatch(r"c(\.\d+)+", path.name) is not None for path in cache.rglob("c.*"))
 
 
@@ -95,8 +95,8 @@ def test_interrupted(folder: Path) -> None:
 
 def test_workers_of_a_running_scheduler(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert finish(folder, "alone") == 0
-    place = {"host": "127.0.0.1", "protocol": "tcp", "dashboard_address": None}
-    with LocalCluster(n_workers=2, threads_per_worker=2, processes=False, **place) as workers:
+    local = {"host": "127.0.0.1", "protocol": "tcp", "dashboard_address": None}
+    with LocalCluster(n_workers=2, threads_per_worker=2, processes=False, **local) as workers:
         address = workers.scheduler_address
         options = ("--batch-size", "3", "--threads", "1", "--scheduler", address)
         catalogue, cache = folder / "catalogue.toml", folder / "together"
@@ -118,28 +118,28 @@ def test_a_scheduler_that_is_not_there(
     assert "--scheduler tcp://127.0.0.1:9: cannot be reached" in capsys.readouterr().err
 
 
-def test_one_teacher_a_worker_and_few_shards_under_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loads, under_way = [], []
+def test_one_teacher_a_worker_and_few_shards_submitted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads, submitted = [], []
     load, submit = worker.load_teacher, dask_executor._Submission._submit
 
     def counted_load(entry: TeacherEntry, *, device: str) -> Teacher:
         loads.append(entry.name)
         return load(entry, device=device)
 
-    def counted_submit(shift: dask_executor._Submission, tasks: Iterable[Task]) -> list[Future]:
-        futures = submit(shift, tasks)
-        under_way.append(len(shift._tasks))
+    def counted_submit(submission: dask_executor._Submission, tasks: Iterable[Task]) -> list[Future]:
+        futures = submit(submission, tasks)
+        submitted.append(len(submission._submitted))
         return futures
 
     monkeypatch.setattr(worker, "load_teacher", counted_load)
     monkeypatch.setattr(dask_executor._Submission, "_submit", counted_submit)
-    place = {"host": "127.0.0.1", "protocol": "tcp", "dashboard_address": None}
-    with LocalCluster(n_workers=2, threads_per_worker=2, processes=False, **place) as workers:
+    local = {"host": "127.0.0.1", "protocol": "tcp", "dashboard_address": None}
+    with LocalCluster(n_workers=2, threads_per_worker=2, processes=False, **local) as workers:
         options = ("--batch-size", "3", "--threads", "1", "--scheduler", workers.scheduler_address)
         assert run_extract(folder / "catalogue.toml", "--cache", folder / "together", *options) == 0
     assert loads == ["first", "first"]
-    assert max(under_way) == dask_executor.UNDER_WAY_PER_THREAD * 4
-    assert len(under_way) > 2 * 51  # handed out one by one, as others were done
+    assert max(submitted) == dask_executor.SHARDS_PER_THREAD * 4
+    assert len(submitted) > 2 * 51  # submitted one by one, as others were done
 
 
 class Lost:
@@ -153,26 +153,26 @@ class Lost:
 
 
 def test_results_that_died_with_their_worker_are_made_again() -> None:
-    shift = dask_executor._Submission(
-        None, "crew", [], JobWatch(FailureLimit(share=0.0), lambda rows, failed: None), own=True
+    submission = dask_executor._Submission(
+        None, "plugin", [], JobWatch(FailureLimit(share=0.0), lambda rows, failed: None), local=True
     )
     task = Task(dataset="d", array="t", shard=3, rows=5)
     worker = SimpleNamespace(address="tcp://lost:1")
     for error in (KilledWorker("key", worker, 3), FutureCancelledError("key", "scheduler-restart")):
-        shift._rounds.clear()
-        assert [shift._result(Lost(error), task) for _ in range(dask_executor.ROUNDS_OF_DEATHS)] == [None] * 5
+        submission._losses.clear()
+        assert [submission._result(Lost(error), task) for _ in range(dask_executor.RESUBMISSIONS)] == [None] * 5
         with pytest.raises(errors.JobFailed, match="shard 3 of 'd/t' could not be made"):
-            shift._result(Lost(error), task)
+            submission._result(Lost(error), task)
     with pytest.raises(errors.JobFailed, match="could not be made: out of something"):
-        shift._result(Lost(RuntimeError("out of something")), task)
+        submission._result(Lost(RuntimeError("out of something")), task)
 
 
 def test_a_job_whose_processes_never_come_back_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_executor, "LONELY_SECONDS", 0.2)
+    monkeypatch.setattr(dask_executor, "NO_WORKER_SECONDS", 0.2)
     nobody = SimpleNamespace(nthreads=dict)
     nothing = SimpleNamespace(has_ready=lambda: False)
-    shift = dask_executor._Submission(
-        nobody, "crew", [], JobWatch(FailureLimit(share=0.0), lambda rows, failed: None), own=True
+    submission = dask_executor._Submission(
+        nobody, "plugin", [], JobWatch(FailureLimit(share=0.0), lambda rows, failed: None), local=True
     )
     with pytest.raises(errors.JobFailed, match="no worker process came back"):
-        shift._wait(nothing)
+        submission._wait(nothing)

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from extract.job.failure_limit import FailureLimit, JobWatch, Stopped
-from extract.job.progress import Display, duration
+from extract.job.progress import StageDisplay
 from extract.job.summary import RunReport, StageReport, sentences_of, write_summary
 from extract.job.tasks import ArrayState, Part, Task
 from store import errors
+from store.common.text import human_duration
 from store.common.threads import ordered_map
 
 
@@ -81,14 +82,14 @@ def test_a_stopped_job_gives_up_its_shards() -> None:
     with pytest.raises(Stopped):
         watch.advance(rows=1, failed=0)
     with pytest.raises(Stopped):
-        watch.admit(rows=1, reasons=[])
+        watch.check_failure_limit(rows=1, reasons=[])
     assert seen == [(3, 1)]
 
 
 def test_log_files_get_lines() -> None:
     now = 0.0
     stream = io.StringIO()
-    with Display("views", rows=300, done=100, row_bytes=1e6, stream=stream, clock=lambda: now) as display:
+    with StageDisplay("views", rows=300, done=100, row_bytes=1e6, stream=stream, clock=lambda: now) as display:
         now = 1.0
         display.advance(40, 0)
         now = 16.0
@@ -105,7 +106,7 @@ def test_terminals_get_a_bar() -> None:
             return True
 
     stream = Terminal()
-    with Display("views", rows=4, done=1, row_bytes=1e6, stream=stream) as display:
+    with StageDisplay("views", rows=4, done=1, row_bytes=1e6, stream=stream) as display:
         display.advance(3, 1)
     assert "1 failed" in stream.getvalue()
     assert "4/4" in stream.getvalue()
@@ -115,7 +116,7 @@ def test_terminals_get_a_bar() -> None:
     ("seconds", "text"), [(3.4, "3 s"), (245, "4:05 min"), (3600, "1:00 h"), (47 * 3600, "47:00 h"), (1e6, "11.6 days")]
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert human_duration(seconds) == text
 
 
 def test_summary_tells_what_is_missing(tmp_path: Path) -> None:

@@ -237,14 +237,14 @@ def test_everything_wrong_is_told_before_work_starts(folder: Path, capsys: pytes
     assert "no cache at" in told(capsys)
 
 
-def test_beginning_anew(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_overwriting(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     catalogue = small_catalogue(folder)
     assert run_extract(catalogue, "--cache", folder / "cache") == 0
     (folder / "images" / "part0" / "000.png").write_bytes(builders.encoded(builders.picture(5)))
     builders.teacher_weights(folder / "first.safetensors", seed=7)
     before = tree_of(folder / "cache")
     assert run_extract(catalogue, "--cache", folder / "cache", "--overwrite") == 2
-    assert "Name what to make anew with --datasets" in told(capsys)
+    assert "Name the datasets to recompute with --datasets" in told(capsys)
     assert tree_of(folder / "cache") == before
     again = ("--cache", folder / "cache", "--overwrite", "--datasets", "pictures")
     assert run_extract(catalogue, *again, "--stages", "features,seal") == 0

@@ -7,9 +7,9 @@ import pytest
 import extract
 import store
 from extract.__main__ import main
-from extract.catalogue import load_catalogue
+from extract.catalogue import load_catalogue, narrowed
 from extract.job.preflight import free_bytes
-from extract.plan.plan import count_images, make_plan, narrowed, open_if_there, parse_rates
+from extract.plan.plan import count_images, make_plan, open_if_there, parse_rates
 from store import errors
 from tests.extract import builders
 from tests.extract.builders import run_extract, small_catalogue, tree_of
@@ -141,10 +141,10 @@ def test_readme_shows_what_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: p
             header = line
         else:
             values.setdefault(line[0], {}).update(zip(header, line, strict=True))
-    told = markdown_table(Path("docs/extraction.md").read_text(), f"codistill extract plan {arguments}")
-    assert len(told) == 1 + 19 + 1
-    for line in told[1:]:
-        row = dict(zip(told[0], line, strict=True))
+    documented = markdown_table(Path("docs/extraction.md").read_text(), f"codistill extract plan {arguments}")
+    assert len(documented) == 1 + 19 + 1
+    for line in documented[1:]:
+        row = dict(zip(documented[0], line, strict=True))
         assert {name: values[line[0]][name].rstrip("*") for name in row if name != "dataset"} == {
             name: cell for name, cell in row.items() if name != "dataset"
         }

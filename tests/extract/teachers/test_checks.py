@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from extract.teachers import runner
-from extract.teachers.base import Request, Teacher, tf32
+from extract.teachers.base import Teacher, tf32
+from extract.teachers.options import Request
 from extract.teachers.runner import check_tokens, find_batch_size
 from store.errors import InvalidInput, JobFailed
 

@@ -1,4 +1,4 @@
-"""The lane that threads share: rows in order, one batch at a time, reasons for rows that cannot be stored."""
+"""The runner that threads share: rows in order, one batch at a time, reasons for rows that cannot be stored."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from extract.teachers.base import Request, Teacher
+from extract.teachers.base import Teacher
+from extract.teachers.options import Request
 from extract.teachers.runner import TeacherRunner
 from store import errors
 
@@ -41,15 +42,15 @@ def teacher(tmp_path: Path) -> Counting:
 
 
 def test_threads_get_their_own_rows(teacher: Counting) -> None:
-    lane = TeacherRunner("t", teacher, provenance={"machine": "here"})
+    runner = TeacherRunner("t", teacher, provenance={"machine": "here"})
     batches = [np.full((3, 28, 28, 3), level, np.uint8) for level in range(0, 250, 10)]
     with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lane.tokens, batches))
+        results = list(pool.map(runner.tokens, batches))
     assert teacher.most == 1
     for batch, rows in zip(batches, results, strict=True):
         expected = teacher(torch.from_numpy(batch))[1].half().numpy()
         np.testing.assert_array_equal(np.stack(rows), expected)
-    assert lane.provenance["machine"] == "here"
+    assert runner.provenance["machine"] == "here"
 
 
 def test_too_little_memory_is_told(teacher: Counting) -> None:

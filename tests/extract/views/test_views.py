@@ -25,7 +25,7 @@ GOLDEN_SIZE = 28
 
 
 def drawn(number: int, recipe: ViewRecipe | None = None, path: str = "a/b.png") -> ViewParameters:
-    return parameters.draw(recipe or ViewRecipe(), dataset="cats", path=path, view=number, width=80, height=60)
+    return parameters.sample_view(recipe or ViewRecipe(), dataset="cats", path=path, view=number, width=80, height=60)
 
 
 def test_frozen_parameters_and_pixels() -> None:
@@ -75,11 +75,11 @@ def test_photometric_choice_leaves_the_crop_alone() -> None:
 @settings(max_examples=300, deadline=None)
 @given(width=st.integers(1, 30_000), height=st.integers(1, 30_000), number=st.integers(0, 2**31 - 1))
 def test_crops_stay_inside(width: int, height: int, number: int) -> None:
-    p = parameters.draw(ViewRecipe(), dataset="d", path="p", view=number, width=width, height=height)
+    p = parameters.sample_view(ViewRecipe(), dataset="d", path="p", view=number, width=width, height=height)
     assert p.height >= 1 <= p.width
     assert 0 <= p.top <= height - p.height
     assert 0 <= p.left <= width - p.width
-    c = parameters.center(336, width=width, height=height)
+    c = parameters.center_view(336, width=width, height=height)
     assert c.height >= 0 <= c.width
     assert 0 <= c.top <= height - c.height
     assert 0 <= c.left <= width - c.width
@@ -121,11 +121,11 @@ def test_center_is_the_evaluation_transform() -> None:
     theirs = v2.Compose([v2.Resize(SIZE, interpolation=InterpolationMode.BICUBIC, antialias=True), v2.CenterCrop(SIZE)])
     for height, width in ((60, 80), (81, 57), (56, 56), (1, 1), (300, 130)):
         image = picture(2, height=height, width=width)
-        central = parameters.center(SIZE, width=width, height=height)
+        central = parameters.center_view(SIZE, width=width, height=height)
         expected = theirs(torch.from_numpy(image).permute(2, 0, 1)).permute(1, 2, 0).numpy()
         np.testing.assert_array_equal(render(image, central, image_size=SIZE), expected)
     with pytest.raises(DecodeError, match="too elongated: 33 x 1 px"):
-        render(picture(2, height=1, width=33), parameters.center(SIZE, width=33, height=1), image_size=SIZE)
+        render(picture(2, height=1, width=33), parameters.center_view(SIZE, width=33, height=1), image_size=SIZE)
 
 
 def test_colours_in_the_recipes_order_and_types() -> None:

@@ -1,4 +1,4 @@
-"""Every error that codistill raises on purpose, grouped by what a handler would do about it.
+"""All errors that codistill raises on purpose, grouped by what a handler would do about them.
 
 All derive from `CodistillError`; `kind` is a stable machine-readable name. Invalid input is also a `ValueError`,
 missing things are also `KeyError` or `FileNotFoundError`, so plain Python handlers work too.
@@ -17,7 +17,7 @@ class CodistillError(Exception):
 
 
 class InvalidInput(CodistillError, ValueError):
-    """What the user gave cannot be used."""
+    """An argument or input cannot be used."""
 
     kind = "invalid_input"
 
@@ -34,13 +34,13 @@ class InvalidConfig(InvalidInput):
 
 
 class Conflict(InvalidInput):
-    """What is stored was made from something else."""
+    """Stored data was made with other settings than those asked for."""
 
     kind = "conflict"
 
 
 class OutputExists(InvalidInput):
-    """The output is not empty and no way to go on was chosen."""
+    """The output is not empty, and neither resuming nor overwriting was asked for."""
 
     kind = "output_exists"
 
@@ -52,7 +52,7 @@ class UnsupportedFormat(InvalidInput):
 
 
 class MissingCache(CodistillError, FileNotFoundError):
-    """No cache at this place."""
+    """There is no cache at this location."""
 
     kind = "missing_cache"
 
@@ -70,19 +70,19 @@ class MissingName(CodistillError, KeyError):
 
 
 class MissingShard(CodistillError, FileNotFoundError):
-    """A shard that is needed was not made yet, or has gone."""
+    """A shard that is needed was not made yet, or was removed."""
 
     kind = "missing_shard"
 
 
 class NotSealed(CodistillError, FileNotFoundError):
-    """The sealed tables that this needs do not exist."""
+    """Sealed tables that are needed do not exist."""
 
     kind = "not_sealed"
 
 
 class RowsNotOk(CodistillError, KeyError):
-    """Rows were asked for that are missing or failed; `rows` lists them."""
+    """Rows that were asked for are missing or failed; `rows` lists them."""
 
     kind = "rows_not_ok"
 
@@ -92,9 +92,18 @@ class RowsNotOk(CodistillError, KeyError):
 
 
 class Damaged(CodistillError):
-    """Stored bytes are not what was written."""
+    """Stored bytes are not those that were written."""
 
     kind = "damaged"
+
+
+class DecodeError(CodistillError, ValueError):
+    """An image cannot be decoded. The message, `kind: details`, is stored as the reason of its failed rows."""
+
+    kind = "undecodable_image"
+
+    def __init__(self, reason_kind: str, details: str) -> None:
+        super().__init__(f"{reason_kind}: {details}")
 
 
 class UnsafeFile(InvalidInput):
@@ -110,13 +119,13 @@ class StorageFailed(CodistillError):
 
 
 class JobFailed(CodistillError):
-    """A job stopped because too much of it failed."""
+    """A job stopped because too many of its rows or shards failed."""
 
     kind = "job_failed"
 
 
 class Diverged(CodistillError):
-    """A training produced numbers that are not finite; the weights of its last checkpoint are from before."""
+    """A training produced numbers that are not finite; its last checkpoint was written before that."""
 
     kind = "diverged"
 
@@ -125,12 +134,3 @@ class MissingExtra(CodistillError, ImportError):
     """An optional dependency is not installed; the message names the extra."""
 
     kind = "missing_extra"
-
-
-class DecodeError(CodistillError, ValueError):
-    """An image cannot become pixels. The message, `kind: details`, is kept as the reason of its failed rows."""
-
-    kind = "undecodable_image"
-
-    def __init__(self, reason_kind: str, details: str) -> None:
-        super().__init__(f"{reason_kind}: {details}")

@@ -1,4 +1,4 @@
-"""Which bucket a URL means, and clients for it: credentials come from the environment, never from a URL."""
+"""Addresses and clients of object stores: credentials come from the environment, never from a URL."""
 
 import ipaddress
 import os
@@ -25,22 +25,22 @@ SCHEMES = frozenset(CREDENTIALS)
 VARIABLES = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE"}
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 CLIENT_OPTIONS = ("allow_http", "allow_invalid_certificates", "proxy_url", "root_certificate")
-CONNECTING = timedelta(seconds=10)
-STALLING = timedelta(seconds=30)
-READING = timedelta(minutes=5)
-WRITING = timedelta(minutes=30)  # a whole shard, in one request
+CONNECT_TIMEOUT = timedelta(seconds=10)
+STALL_TIMEOUT = timedelta(seconds=30)
+READ_TIMEOUT = timedelta(minutes=5)
+WRITE_TIMEOUT = timedelta(minutes=30)  # a whole shard, in one request
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retries:
-    """How long failures that may pass are waited for.
+    """Retries of requests that failed and may succeed later.
 
     Attributes:
-        requests: times that the client repeats a request, by itself, on 5xx and broken connections.
-        pause: before the first of these; it doubles.
-        longest_pause: where it stops doubling.
-        rounds: times that all of this is repeated, and what the client does not repeat: truncated bodies, uploads whose
-            answer was lost.
+        requests: times that the client itself repeats a request, on 5xx and broken connections.
+        pause: pause before the first of these repetitions; it doubles.
+        longest_pause: longest pause.
+        rounds: times that all of this is repeated, also on failures that the client does not repeat: truncated bodies,
+            uploads whose answer was lost.
     """
 
     requests: int = 8
@@ -51,12 +51,12 @@ class Retries:
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """Where on an object store a cache is.
+    """Place of a cache on an object store.
 
     Attributes:
         scheme: s3, gs, az or memory.
-        container: bucket or container; for memory the name.
-        prefix: below it, without slashes around.
+        container: bucket or container; the name for memory.
+        prefix: prefix below the container, without slashes around.
     """
 
     scheme: str
@@ -70,10 +70,10 @@ class Address:
 
     @classmethod
     def parse(cls, url: str) -> "Address":
-        """Take a URL apart.
+        """Parse a URL.
 
         Raises:
-            errors.InvalidInput: it carries credentials or a query (it is not shown then), or names no bucket.
+            errors.InvalidInput: it carries credentials or a query (it is then not shown), or names no bucket.
         """
         scheme, _, rest = url.partition("://")
         container, _, prefix = rest.strip("/").partition("/")
@@ -91,9 +91,9 @@ def connect(address: Address, *, retries: Retries, writing: bool) -> "ObjectStor
     """Return a client of a bucket; nothing is sent yet.
 
     Args:
-        address: where.
-        retries: of requests.
-        writing: whether requests may take as long as a shard takes to upload.
+        address: address of the cache.
+        retries: retries of requests.
+        writing: whether requests may take as long as the upload of a shard.
 
     Raises:
         errors.MissingExtra: obstore is not installed.
@@ -137,14 +137,17 @@ def memory_store(name: str) -> "MemoryStore":
 
 @cache
 def first_user_pid() -> int:
-    """Return the process that first used an object store; a fork of it inherits the answer, but no working client."""
+    """Return the id of the process that first used an object store; forks get the same id but no working client."""
     return os.getpid()
 
 
 def _client_options(scheme: str, environment: Mapping[str, str], *, writing: bool) -> dict[str, Any]:
-    options: dict[str, Any] = {"connect_timeout": CONNECTING, "timeout": WRITING if writing else READING}
+    options: dict[str, Any] = {
+        "connect_timeout": CONNECT_TIMEOUT,
+        "timeout": WRITE_TIMEOUT if writing else READ_TIMEOUT,
+    }
     if not writing:
-        options["read_timeout"] = STALLING  # not for uploads: it would run while the body is being sent
+        options["read_timeout"] = STALL_TIMEOUT  # not for uploads: it would run while the body is being sent
     for name in CLIENT_OPTIONS:
         value = environment.get(f"{VARIABLES[scheme]}_{name.upper()}")
         if value is not None:
@@ -155,7 +158,7 @@ def _client_options(scheme: str, environment: Mapping[str, str], *, writing: boo
 
 
 def _is_loopback(environment: Mapping[str, str]) -> bool:
-    """Whether the endpoint is this machine.
+    """Return whether the endpoint is this machine.
 
     Raises:
         errors.InvalidInput: it is not a plain URL; the client would panic, and quote it.

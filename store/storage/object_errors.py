@@ -1,7 +1,7 @@
-"""What went wrong at an object store, in words that cannot carry a secret.
+"""Errors of object stores, in words that cannot carry a secret.
 
 Servers quote requests in their answers (access keys, signatures), and clients quote URLs (shared access signatures), so
-nothing of a message is passed on except what is listed here.
+nothing of a message is passed on except the phrases listed here.
 """
 
 import re
@@ -14,7 +14,7 @@ DENIED_STATUS = (401, 403)
 NOT_A_RANGE = 416
 OUTSIDE = ("invalid range", "non-partial response")
 NO_CREDENTIALS = "no credentials in the environment, and no instance role answers"
-# What clients say -> what we say.
+# Phrases of clients -> phrases in our errors.
 PHRASES = {
     "non-partial response": "the server ignores ranges",
     "169.254.169.254": NO_CREDENTIALS,
@@ -43,7 +43,7 @@ PASSING_KINDS = ("GenericError", "AlreadyExistsError")  # the latter is what the
 
 
 class Passing(Exception):
-    """An attempt failed in a way that another attempt may not; the message is ours, safe to show."""
+    """An attempt failed and another may succeed; the message is ours, safe to show."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +51,8 @@ class Failure:
     """A failed request.
 
     Attributes:
-        text: what is known of it, safe to show.
-        passing: whether trying again makes sense.
+        text: description of the failure, safe to show.
+        passing: whether another attempt may succeed.
         denied: whether credentials are the problem.
         outside: whether the range asked for may lie outside of the object.
     """
@@ -64,17 +64,17 @@ class Failure:
 
 
 def failure_of(error: Exception) -> Failure:
-    """Return what may be told of an error of obstore or `Passing`."""
+    """Describe an error of obstore, or `Passing`, without secrets."""
     if isinstance(error, Passing):
         return Failure(text=str(error), passing=True, denied=False, outside=False)
-    said, kind = str(error), type(error).__name__
-    found = STATUS.search(said)
-    status = int(found[1]) if found else 0
-    lowered = said.lower()
+    message, kind = str(error), type(error).__name__
+    status_match = STATUS.search(message)
+    status = int(status_match[1]) if status_match else 0
+    lowered = message.lower()
     parts = [KINDS[kind]] if kind in KINDS else []
     parts += [phrase for sign, phrase in PHRASES.items() if sign in lowered][:1]
-    if found:
-        code = CODE.search(said)
+    if status_match:
+        code = CODE.search(message)
         parts.append(f"HTTP {status} {code[1]}" if code else f"HTTP {status}")
     refused = 400 <= status < 500 and status not in PASSING_STATUS
     denied = status in DENIED_STATUS or kind == "UnauthenticatedError" or NO_CREDENTIALS in parts

@@ -1,4 +1,4 @@
-"""Storage on object stores through obstore: ranged reads into the caller's buffers, one conditional put per shard."""
+"""Storage on object stores, through obstore: ranged reads into the caller's buffers, one conditional put per shard."""
 
 import contextlib
 import io
@@ -117,7 +117,7 @@ class ObjectStorage(Storage):
         import obstore
 
         def attempt() -> None:
-            paths = [found["path"] for found in obstore.list(self.client, prefix).collect()]
+            paths = [entry["path"] for entry in obstore.list(self.client, prefix).collect()]
             try:
                 for batch in _nodes_last(paths):
                     obstore.delete(self.client, batch)
@@ -127,7 +127,7 @@ class ObjectStorage(Storage):
         self._try(f"deleting '{prefix}'", prefix, attempt)
 
     def sweep(self, prefix: str = "") -> list[str]:
-        """Return nothing: a put that was not finished leaves nothing."""
+        """Return an empty list: a put that was not finished leaves nothing behind."""
         return []
 
     @cached_property
@@ -164,11 +164,11 @@ class ObjectStorage(Storage):
     def _list(self, prefix: str) -> tuple[list[Entry], list[str]]:
         import obstore
 
-        found = self._try(
+        listing = self._try(
             f"listing '{prefix}'", prefix, lambda: obstore.list_with_delimiter(self.client, prefix, return_arrow=False)
         )
-        objects = [Entry(meta["path"].rsplit("/", 1)[-1], meta["size"]) for meta in found["objects"]]
-        return objects, [path.rstrip("/").rsplit("/", 1)[-1] for path in found["common_prefixes"]]
+        objects = [Entry(meta["path"].rsplit("/", 1)[-1], meta["size"]) for meta in listing["objects"]]
+        return objects, [path.rstrip("/").rsplit("/", 1)[-1] for path in listing["common_prefixes"]]
 
     def _put(self, key: str, parts: Sequence[bytes]) -> bool:
         import obstore
@@ -180,9 +180,9 @@ class ObjectStorage(Storage):
         return self._try_put(key, attempt)
 
     def _put_if_absent(self, key: str, parts: Sequence[bytes]) -> bool:
-        """Store an object in one request unless there is one; return whether ours is there now.
+        """Store an object in one request unless there is one; return whether this one is stored.
 
-        The object carries a mark of ours: whoever asks again, because an answer was lost, finds out who won.
+        The object carries a random mark: when the answer to a put is lost, the mark tells which writer was first.
         """
         import obstore
         from obstore.exceptions import AlreadyExistsError
@@ -217,11 +217,11 @@ class ObjectStorage(Storage):
         raise errors.StorageFailed(f"{message}. Create it, or check the location and the endpoint")
 
     def _try(self, doing: str, key: str, attempt: Callable[[], Result]) -> Result:
-        """Return what `attempt` returns, tried several times.
+        """Return the result of `attempt`, tried several times.
 
         Raises:
             FileNotFoundError: the object is absent.
-            errors.StorageFailed: the last attempt failed, or trying again makes no sense.
+            errors.StorageFailed: the last attempt failed, or no other attempt can succeed.
         """
         from obstore.exceptions import BaseError
 
@@ -277,7 +277,7 @@ class ObjectReader:
 
 
 class ObjectFile(io.RawIOBase):
-    """An object as the file that pyarrow reads: a request for each read."""
+    """An object as a file for pyarrow; each read is a request."""
 
     def __init__(self, reader: ObjectReader, size: int) -> None:
         self._reader, self._size = reader, size
@@ -306,7 +306,7 @@ class ObjectFile(io.RawIOBase):
 
 
 class BufferedSink(Sink):
-    """An object in memory until it is put, whole, by one request."""
+    """An object collected in memory until one request puts it."""
 
     def __init__(self, put: Callable[[Sequence[bytes]], bool]) -> None:
         self._put = put

@@ -1,4 +1,4 @@
-"""Human mesh recovery: who was found, and how far the meshes are off.
+"""Metrics of human mesh recovery: detection of people, errors of their meshes.
 
 Shapes: P predicted and G true people of one image, J joints, V vertices; pixels in 2D, metres in 3D. Source: the
 evaluation of Multi-HMR (Baradel et al., ECCV 2024) on BEDLAM.
@@ -14,7 +14,7 @@ MIN_BOX_OVERLAP = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Detections:
-    """People found over a whole set: matched, predicted without a match, true without a match."""
+    """Numbers of people in a whole set: matched, predicted without a match, true without a match."""
 
     true_positives: int
     false_positives: int
@@ -24,37 +24,37 @@ class Detections:
 def match(predicted: np.ndarray, true: np.ndarray, *, min_overlap: float = MIN_BOX_OVERLAP) -> list[tuple[int, int]]:
     """Match predicted to true people, greedily by the distance of their joints.
 
-    The distance is the largest singular value of the (J, 2) difference. Pairs are visited from the smallest on; one
-    whose boxes overlap too little uses up one prediction of the budget, so many far-off pairs end the search early,
-    as in the original.
+    The distance is the largest singular value of the (J, 2) difference. Pairs are visited in order of distance; a pair
+    whose boxes overlap too little is rejected, and the search ends when matches and rejected pairs are as many as the
+    predictions, as in the original.
 
     Args:
         predicted: float (P, J, 2), projected joints in px.
-        true: float (G, J, 2).
+        true: float (G, J, 2), projected joints in px.
         min_overlap: least intersection over union of the joints' boxes for a match.
 
     Returns:
-        (predicted index, true index) pairs in the order in which they were found.
+        (predicted index, true index) pairs in order of distance.
     """
     people, targets = len(predicted), len(true)
     if not people or not targets:
         return []
     distance = np.linalg.norm(predicted[:, None] - true[None], ord=2, axis=(2, 3))
     matches: list[tuple[int, int]] = []
-    used_up = 0
+    rejected = 0
     for flat in np.argsort(distance, axis=None, kind="stable"):
-        if len(matches) == targets or len(matches) + used_up >= people:
+        if len(matches) == targets or len(matches) + rejected >= people:
             break
         p, g = divmod(int(flat), targets)
         if box_overlap(predicted[p], true[g]) < min_overlap:
-            used_up += 1
+            rejected += 1
         elif all(p != first and g != second for first, second in matches):
             matches.append((p, g))
     return matches
 
 
 def box_overlap(first: np.ndarray, second: np.ndarray) -> float:
-    """Intersection over union of the bounding boxes of two (J, 2) sets of joints; sides include both end pixels."""
+    """Compute the IoU of the bounding boxes of two (J, 2) sets of joints; sides include both end pixels."""
     low, high = np.stack([first.min(0), second.min(0)]), np.stack([first.max(0), second.max(0)])
     areas = np.prod(high - low + 1, axis=1)
     shared = float(np.prod(np.maximum(high.min(0) - low.max(0) + 1, 0)))
@@ -62,23 +62,25 @@ def box_overlap(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def detection_scores(detections: Detections) -> dict[str, float]:
-    """Precision, recall and F1 in percent, NaN without any person.
+    """Precision, recall and F1 in percent; all 0 without a match, also where there is nobody to find or to match.
 
-    The first three are rounded to whole percents, as in the original; `f1_unrounded` also tells close students apart.
+    The first three are whole percents. As in the original it is the share of 1 that is rounded, to two decimals: 1 of
+    40 is 3 and 3 of 40 is 7, where rounding the percents would give 2 and 8. `f1_unrounded` tells close students apart.
     """
     tp, fp, misses = detections.true_positives, detections.false_positives, detections.misses
-    f1 = _percent(tp, tp + 0.5 * (fp + misses))
-    exact = {"precision": _percent(tp, tp + fp), "recall": _percent(tp, tp + misses), "f1": f1}
-    rounded = {name: round(value) if np.isfinite(value) else value for name, value in exact.items()}
-    return {**{name: float(value) for name, value in rounded.items()}, "f1_unrounded": f1}
+    if not tp:
+        return {"precision": 0.0, "recall": 0.0, "f1": 0.0, "f1_unrounded": 0.0}
+    f1 = tp / (tp + 0.5 * (fp + misses))
+    shares = {"precision": tp / (tp + fp), "recall": tp / (tp + misses), "f1": f1}
+    return {**{name: float(round(100 * round(share, 2))) for name, share in shares.items()}, "f1_unrounded": 100 * f1}
 
 
 def pve_mm(predicted: np.ndarray, true: np.ndarray, *, roots: tuple[np.ndarray, np.ndarray]) -> float:
-    """Per-vertex error in mm: mean distance after moving both root joints to the origin.
+    """Compute the per-vertex error in mm: the mean distance after moving both root joints to the origin.
 
     Args:
         predicted: float (V, 3) in metres.
-        true: float (V, 3).
+        true: float (V, 3) in metres.
         roots: joint 0 (the pelvis) of the predicted and of the true person, each (3,).
     """
     difference = (predicted - roots[0]) - (true - roots[1])
@@ -86,7 +88,7 @@ def pve_mm(predicted: np.ndarray, true: np.ndarray, *, roots: tuple[np.ndarray, 
 
 
 def pa_pve_mm(predicted: np.ndarray, true: np.ndarray) -> float:
-    """Per-vertex error in mm after the similarity transform that fits the predicted (V, 3) vertices best."""
+    """Compute the per-vertex error in mm after the similarity transform that best fits the predicted (V, 3) vertices."""
     return float(np.linalg.norm(align(predicted, true) - true, axis=1).mean() * 1000)
 
 
@@ -94,11 +96,7 @@ def align(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Rotate, scale (never mirror) and move (V, 3) `source` to fit `target` in least squares."""
     centred, goal = source - source.mean(0), target - target.mean(0)
     rotation, _ = Rotation.align_vectors(goal, centred)
-    turned = rotation.apply(centred)
+    rotated = rotation.apply(centred)
     power = float(np.sum(centred**2))
-    scale = float(np.sum(goal * turned)) / power if power > 0 else 0.0
-    return np.asarray(scale * turned + target.mean(0))
-
-
-def _percent(part: float, whole: float) -> float:
-    return 100 * part / whole if whole else float("nan")
+    scale = float(np.sum(goal * rotated)) / power if power > 0 else 0.0
+    return np.asarray(scale * rotated + target.mean(0))

@@ -1,5 +1,6 @@
 """Matching of people, F1, PVE and PA-PVE, on people whose errors are known."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -39,12 +40,37 @@ def test_four_people_one_missed_one_invented_score_75() -> None:
     assert scores == {"precision": 75, "recall": 75, "f1": 75, "f1_unrounded": 75}
 
 
-def test_scores_round_to_whole_percents_and_have_no_value_without_people() -> None:
-    scores = human_mesh.detection_scores(human_mesh.Detections(true_positives=2, false_positives=1, misses=1))
-    assert scores["f1"] == 67
-    assert scores["f1_unrounded"] == pytest.approx(200 / 3)
-    nobody = human_mesh.detection_scores(human_mesh.Detections(true_positives=0, false_positives=0, misses=0))
-    assert all(np.isnan(list(nobody.values())))
+def test_scores_round_the_share_as_the_original_does() -> None:
+    counts = [
+        human_mesh.Detections(true_positives=tp, false_positives=fp, misses=misses)
+        for tp, fp, misses in itertools.product(range(60), repeat=3)
+    ]
+    scores = np.array([list(human_mesh.detection_scores(entry).values()) for entry in counts])
+    tp, fp, misses = np.array(list(itertools.product(range(60), repeat=3)), dtype=float).T
+    matched = np.maximum(tp, 1)  # without a match all shares are 0
+    shares = np.where(tp > 0, [tp / (matched + fp), tp / (matched + misses), tp / (matched + (fp + misses) / 2)], 0)
+    expected = [[100 * float(f"{share:.2f}") for share in row] for row in shares.T]
+    np.testing.assert_allclose(scores[:, :3], expected, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(scores[:, 3], 100 * shares[2])
+    assert (scores[:, :3] % 1 == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        # (true positives, false positives, misses) -> precision, recall, F1, of the original's own function.
+        ((2, 1, 1), (67, 67, 67)),
+        ((1, 39, 0), (3, 100, 5)),  # 2.5 %: rounded percents would be 2
+        ((3, 37, 0), (7, 100, 14)),  # 7.5 %: rounded percents would be 8
+        ((0, 0, 5), (0, 0, 0)),  # no prediction at all
+        ((0, 5, 0), (0, 0, 0)),  # nobody there
+        ((0, 0, 0), (0, 0, 0)),
+    ],
+)
+def test_detection_scores_of_the_original(counts: tuple[int, int, int], expected: tuple[int, int, int]) -> None:
+    tp, fp, misses = counts
+    scores = human_mesh.detection_scores(human_mesh.Detections(true_positives=tp, false_positives=fp, misses=misses))
+    assert (scores["precision"], scores["recall"], scores["f1"]) == expected
 
 
 def test_the_nearest_pair_is_taken_first_and_nobody_twice() -> None:

@@ -4,16 +4,25 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
 from store.storage import publish
 from store.storage.base import Entry, Sink, Storage
-from store.storage.open_files import MAX_BUFFERS, OpenFile, OpenFiles, advance, total_bytes
+from store.storage.open_files import (
+    MAX_BUFFERS,
+    NO_DESCRIPTORS,
+    DescriptorBudget,
+    OpenFile,
+    OpenFiles,
+    advance,
+    process_budget,
+    total_bytes,
+)
 
-OPEN_FILES = 256
 READ_THREADS = 4
 CALL_BYTES = 512 * 2**10  # more would leave the processor's cache before being checked
 SYNC_EVERY_BYTES = 16 * 2**20  # so that the disk is busy while rows are being made
@@ -22,29 +31,30 @@ SYNC_EVERY_BYTES = 16 * 2**20  # so that the disk is busy while rows are being m
 class LocalStorage(Storage):
     """Objects are files below a directory."""
 
-    def __init__(self, root: Path, *, open_files: int = OPEN_FILES, read_threads: int = READ_THREADS) -> None:
+    def __init__(self, root: Path, *, budget: DescriptorBudget | None = None, read_threads: int = READ_THREADS) -> None:
         self.root = root
         self.location = str(root)
         self.read_threads = read_threads
         self.call_bytes = CALL_BYTES
-        self._files = OpenFiles(open_files)
+        self._budget = process_budget() if budget is None else budget
+        self._files = OpenFiles(root, self._budget)
 
     def read(self, key: str, start: int = 0) -> bytes:
-        with (self.root / key).open("rb") as file:
+        with self._open_binary(key) as file:
             file.seek(start)
             return file.read()
 
     def read_last(self, key: str, length: int) -> bytes:
-        with (self.root / key).open("rb") as file:
+        with self._open_binary(key) as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(max(0, size - length))
             return file.read()
 
     def open_object(self, key: str) -> AbstractContextManager[OpenFile]:
-        return self._files.get(self.root / key)
+        return self._files.get(key)
 
     def arrow_file(self, key: str) -> pa.NativeFile:
-        return pa.OSFile(str(self.root / key))
+        return self._budget.run(lambda: pa.OSFile(str(self.root / key)))
 
     def size(self, key: str) -> int:
         return (self.root / key).stat().st_size
@@ -54,7 +64,7 @@ class LocalStorage(Storage):
 
     def list_objects(self, prefix: str) -> Iterator[Entry]:
         try:
-            entries = os.scandir(self.root / prefix)
+            entries = self._budget.run(lambda: os.scandir(self.root / prefix))
         except (FileNotFoundError, NotADirectoryError):
             return
         with entries:
@@ -64,7 +74,7 @@ class LocalStorage(Storage):
 
     def list_directories(self, prefix: str) -> Iterator[str]:
         try:
-            entries = os.scandir(self.root / prefix)
+            entries = self._budget.run(lambda: os.scandir(self.root / prefix))
         except (FileNotFoundError, NotADirectoryError):
             return
         with entries:
@@ -90,28 +100,40 @@ class LocalStorage(Storage):
         os.rename(self.root / key, target)
         publish.sync_directory(target.parent)
         publish.sync_directory((self.root / key).parent)
-        self._files.forget(self.root / key)
+        self._files.forget(key)
 
     def delete(self, key: str) -> None:
         path = self.root / key
         path.unlink(missing_ok=True)
         if path.parent.is_dir():
             publish.sync_directory(path.parent)
-        self._files.forget(path)
+        self._files.forget(key)
 
     def delete_all(self, prefix: str) -> None:
-        for directory, _, names in os.walk(self.root / prefix, topdown=False):
+        for directory, names in self._walk(prefix, topdown=False):
             for name in sorted(names, key=lambda name: (name == "zarr.json", name)):
                 path = Path(directory, name)
                 path.unlink(missing_ok=True)
-                self._files.forget(path)
+                self._files.forget(path.relative_to(self.root).as_posix())
             os.rmdir(directory)
             publish.sync_directory(Path(directory).parent)
 
     def sweep(self, prefix: str = "") -> list[str]:
-        folders = [Path(folder) for folder, _, _ in os.walk(self.root / prefix)]
+        folders = [Path(folder) for folder, _ in self._walk(prefix, topdown=True)]
         removed = [folder / name for folder in folders for name in publish.sweep(folder)]
         return [path.relative_to(self.root).as_posix() for path in removed]
+
+    def _open_binary(self, key: str) -> BinaryIO:
+        return self._budget.run(lambda: (self.root / key).open("rb"))
+
+    def _walk(self, prefix: str, *, topdown: bool) -> list[tuple[str, list[str]]]:
+        walk = partial(os.walk, self.root / prefix, topdown=topdown, onerror=_raise_shortage)
+        return self._budget.run(lambda: [(directory, names) for directory, _, names in walk()])
+
+
+def _raise_shortage(error: OSError) -> None:
+    if error.errno in NO_DESCRIPTORS:
+        raise error  # os.walk would take a folder that cannot be opened for an empty one
 
 
 def _put(sink: Sink, data: bytes) -> bool:
@@ -130,7 +152,7 @@ class FileSink(Sink):
         self._final = final
         self._replacing = replacing
         self._temporary: Path | None = publish.temporary_path(final)
-        self._fd = os.open(self._temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+        self._fd = publish.open_descriptor(self._temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         self._unsynced_bytes = 0
         self._syncer: ThreadPoolExecutor | None = None
         self._syncing: Future[None] | None = None

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from store.storage.open_files import process_budget
+
 STALE_AFTER_S = 6 * 3600.0
 CLAIM_POLL_S = 0.01
 CLAIM_PATIENCE_S = 10.0
@@ -107,9 +109,14 @@ def replace(temporary: Path, final: Path) -> None:
     sync_directory(final.parent)
 
 
+def open_descriptor(path: Path, flags: int) -> int:
+    """Open a file or directory; unused files of caches are closed if the process has run out of descriptors."""
+    return process_budget().run(lambda: os.open(path, flags | os.O_CLOEXEC, 0o666))
+
+
 def sync_directory(directory: Path) -> None:
     """Make the names in a directory durable."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = open_descriptor(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
     finally:
@@ -133,7 +140,7 @@ def sweep(directory: Path) -> list[str]:
     because it is also what keeps a second writer out.
     """
     try:
-        entries = list(os.scandir(directory))
+        entries = process_budget().run(lambda: list(os.scandir(directory)))
     except FileNotFoundError:
         return []
     removed = []
@@ -168,7 +175,7 @@ def _publish_with_claim(temporary: Path, final: Path) -> bool:
             if final.exists():
                 return False
             try:
-                fd = os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+                fd = open_descriptor(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
             except FileExistsError:
                 if _claim_is_dead(claim):
                     break

@@ -63,8 +63,7 @@ def run_command(defaults: Recipe) -> Callable[..., int]:
         """Train one student. example: codistill train run demo --cache demo/cache --out demo/run --optim.lr 1e-3
 
         Args:
-            recipe: name of a recipe (NAMES), or a .toml or .json file; write it right after `run`. It gives the
-                defaults of the options below.
+            recipe: recipe to train, right after `run`: NAMES, or a .toml or .json file. The options below change it.
             cache: locations of sealed caches, separated by commas.
             out: directory to write the run to.
             resume: continue the run in --out from its newest checkpoint.
@@ -147,8 +146,7 @@ def export(
 
     Args:
         run: directory of the run.
-        out: new directory (timm: the encoder as safetensors, JSON and a model card) or new file (dune: a .pth with
-            encoder and projectors).
+        out: new directory (timm: encoder as safetensors, JSON, model card) or new file (dune: .pth with projectors).
         format: timm is read by timm as local-dir:PATH; dune is read by the loader of naver/dune.
         step: step of the checkpoint to export; None takes the newest.
         image_size: side in px of the images that timm's model takes; None takes the size of the training.

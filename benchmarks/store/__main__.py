@@ -1,14 +1,14 @@
-"""The store against the disk and against its peers, in one run.
+"""Benchmark of the store: reading and writing against the disk and against other formats.
 
     python -m benchmarks.store                    # 2 GB of rows of the real shapes, every format: 16 GB of disk
     python -m benchmarks.store --quick            # seconds; tests run it
-    python -m benchmarks.store --only codistill   # ours against raw
+    python -m benchmarks.store --only codistill   # codistill against raw reads and writes
 
 Reading: batches of rows (uint8 336 x 336 x 3 and float16 577 x 1024, 576 x 1024 twice) into the same buffers, random
 and sequential, page cache warm and cold. Raw `preadv` of the same rows is the limit. Writing: one array at a time,
 durable, against a sequential write + fsync. Repetitions are interleaved, ratios taken within a repetition; medians are
 reported.
-Writes `store.json` and draws `store.png` in the folder of results.
+Writes `store.json` and plots `store.png` in the folder of results.
 """
 
 import json
@@ -28,7 +28,7 @@ from benchmarks.store.peers_files import Hdf5Reader, Hdf5Writer, LmdbReader, Lmd
 from benchmarks.store.peers_samples import LanceReader, LanceWriter, TarReader, TarWriter
 from benchmarks.store.peers_zarr import CacheReader, CacheWriter, SlotsWriter, TensorStoreReader, ZarrReader, ZarrWriter
 from benchmarks.store.reading import PageCache, Reading, measure_reading
-from benchmarks.store.report import draw, print_report
+from benchmarks.store.report import plot_speeds, print_report
 from benchmarks.store.rows import PIXELS, Rows, specs
 from benchmarks.store.writing import measure_writing
 
@@ -42,7 +42,7 @@ QUICK_ROWS = 40
 
 
 def readers() -> list[Reader]:
-    """Everything that reads, the limits first."""
+    """Return all readers, the limits first."""
     return [
         RawReader(1),
         RawReader(4),
@@ -60,7 +60,7 @@ def readers() -> list[Reader]:
 
 
 def writers() -> list[Writer]:
-    """Everything that writes, the limit first."""
+    """Return all writers, the limit first."""
     return [
         SequentialFiles(),
         CacheWriter(),
@@ -89,16 +89,17 @@ def main(
     """Measure, print and save.
 
     Args:
-        rows: to store; overrides `gigabytes`.
-        gigabytes: of rows to store, in each format.
-        folder: on the disk to measure, some 16 GB; None uses the folder of temporary files. What is written is deleted.
+        rows: number of rows to store; overrides `gigabytes`.
+        gigabytes: size of the rows to store, in each format.
+        folder: folder on the disk to measure, with some 16 GB free; None uses the folder of temporary files. All files
+            are deleted at the end.
         out: folder of the results.
-        quick: tiny rows, one repetition.
-        repetitions: of warm reading and of writing.
-        cold_repetitions: of cold reading.
+        quick: use tiny rows and one repetition.
+        repetitions: repetitions of warm reading and of writing.
+        cold_repetitions: repetitions of cold reading.
         batch: rows read at a time.
-        reads: random rows to read while watching memory.
-        only: names (or their beginnings) of what to measure beside the limits; all by default.
+        reads: random rows to read while the memory is observed.
+        only: names of readers and writers, or their beginnings, to measure beside the limits; all if empty.
     """
     arrays = specs(small=quick)
     row_bytes = sum(spec.row_bytes for spec in arrays.values())
@@ -137,13 +138,13 @@ def main(
         shutil.rmtree(work, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
     (out / "store.json").write_text(json.dumps(report) + "\n")
-    draw(report, out / "store.png")
+    plot_speeds(report, out / "store.png")
     print_report(report, console)
     return report
 
 
 def chosen(peers: Sequence[Peer], only: tuple[str, ...]) -> tuple[list[Peer], dict[str, list[str]]]:
-    """Return the peers that can and shall be run, and of the others the modules that they lack."""
+    """Return the peers to run, and the missing modules of those that cannot be run."""
     limits = (RawReader, SequentialFiles)
     wanted = [peer for peer in peers if not only or isinstance(peer, limits) or peer.name.startswith(only)]
     absent = {peer.name: missing_modules(peer.modules) for peer in wanted}
@@ -154,10 +155,10 @@ def _writing(content: Rows, chosen: Sequence[Writer], work: Path, *, repetitions
     """Write about as many bytes of pixels as of tokens."""
     tokens = content.only(TOKENS, count=content.count)
     pixels = content.only(PIXELS, count=tokens.row_bytes * tokens.count // content.arrays[PIXELS].row_bytes)
-    found = []
+    records = []
     for rows in (pixels, tokens):
-        found += measure_writing(rows, chosen, work / "writing", repetitions=repetitions)
-    return found
+        records += measure_writing(rows, chosen, work / "writing", repetitions=repetitions)
+    return records
 
 
 def _build(content: Rows, formats: set[str], work: Path) -> Mapping[str, Path]:

@@ -1,10 +1,10 @@
-"""Damage of every kind to a small cache: is it found, is it repaired, is anything lost?
+"""Benchmark of damage: every kind of damage to a small cache must be found and repaired, and nothing may be lost.
 
-    python -m benchmarks.store_damage           # 1000 random single-byte flips, then each structural damage
-    python -m benchmarks.store_damage --quick   # a few; tests run it
+    python -m benchmarks.store.damage           # 1000 random single-byte flips, then each structural damage
+    python -m benchmarks.store.damage --quick   # a few; tests run it
 
 Flips hit slots, trailers and indexes equally often, one a shard at a time; after each round of `verify` and `repair`
-every file must be what it was, byte for byte. The structural damages are those of the tests (`tests.store.damage`).
+every file must be as before, byte for byte. The structural damages are those of the tests (`tests.store.damage`).
 """
 
 import contextlib
@@ -42,8 +42,8 @@ def main(
     """Damage, verify, repair, compare, print and save `store_damage.json`.
 
     Args:
-        flips: single-byte flips.
-        seed: of the choice of bytes.
+        flips: number of single-byte flips.
+        seed: seed of the choice of bytes.
         out: folder of the results.
         quick: 30 flips and every eighth structural damage.
     """
@@ -58,7 +58,7 @@ def main(
             report["flips"] = flip_bytes(whole, work / "flipped", flips=flips, generator=random.Random(seed))
             expected = {
                 "identical": damage.REPAIRED[::step],
-                "rows identical": damage.MADE_ANEW[::step],
+                "rows identical": damage.RECOMPUTED[::step],
                 "reported, untouched": damage.REPORTED[::step],
             }
             report["structural"] = [
@@ -75,7 +75,7 @@ def main(
 
 
 def flip_bytes(whole: Path, root: Path, *, flips: int, generator: random.Random) -> dict[str, Any]:
-    """Flip single bytes, one in each of some shards a round, and repair; count what was found and made whole."""
+    """Flip single bytes, one in each of some shards a round, and repair; count damages found and repaired."""
     shutil.copytree(whole, root)
     before = caches.contents(whole)
     shards = _shards(root)
@@ -90,12 +90,12 @@ def flip_bytes(whole: Path, root: Path, *, flips: int, generator: random.Random)
                 damage.flip(path, generator.choice(shards[path][region]), generator.randrange(1, 256))
             report = verify(root)
             kinds.update(problem.kind.value for problem in report.problems)
-            blamed = {problem.key for problem in report.problems}
+            reported = {problem.key for problem in report.problems}
             repair(store.open(root), report)
             after = caches.contents(root)
             for path in hit:
                 key = path.relative_to(root).as_posix()
-                counts["found"] += key in blamed
+                counts["found"] += key in reported
                 counts["repaired"] += after.get(key) == before[key]
             counts["flips"] += len(hit)
             bar.update(len(hit))
@@ -106,8 +106,8 @@ def flip_bytes(whole: Path, root: Path, *, flips: int, generator: random.Random)
 
 
 def _shards(root: Path) -> dict[Path, dict[str, range]]:
-    """Return the shards with where their slots, trailer and index lie."""
-    found = {}
+    """Return the byte ranges of slots, trailer and index, by shard."""
+    ranges = {}
     for dataset in store.open(root):
         for array in (PIXELS, *dataset.teachers):
             node = dataset.array(array)
@@ -116,12 +116,12 @@ def _shards(root: Path) -> dict[Path, dict[str, range]]:
                 path = root / node.shard_key(shard)
                 size, slots = path.stat().st_size, node.layout.slots_bytes(shard)
                 index = size - node.layout.index_bytes
-                found[path] = dict(zip(REGIONS, (range(slots), range(slots, index), range(index, size)), strict=True))
-    return found
+                ranges[path] = dict(zip(REGIONS, (range(slots), range(slots, index), range(index, size)), strict=True))
+    return ranges
 
 
 def break_structure(whole: Path, root: Path, function: Damage, kind: Kind) -> dict[str, Any]:
-    """Damage a copy of a cache in one way; say whether it was called by its name, and what the repair achieved."""
+    """Damage a copy of a cache in one way, verify and repair it; return whether its kind was found, and the outcome."""
     shutil.copytree(whole, root)
     try:
         function(root)
@@ -137,19 +137,19 @@ def break_structure(whole: Path, root: Path, function: Damage, kind: Kind) -> di
         elif caches.same_rows(root, whole):
             outcome = "rows identical"
     finally:
-        for made in (root, root.parent / "other"):
-            shutil.rmtree(made, ignore_errors=True)
+        for folder in (root, root.parent / "other"):
+            shutil.rmtree(folder, ignore_errors=True)
     found = kind in {problem.kind for problem in report.problems}
     return {"damage": function.__name__, "kind": kind.value, "found": found, "outcome": outcome}
 
 
 def _tree(root: Path) -> dict[str, bytes]:
-    """Every file and, with nothing in it, every folder."""
+    """Return the bytes of every file, and an empty entry for every folder."""
     return caches.contents(root) | {f"{path.relative_to(root)}/": b"" for path in root.rglob("*") if path.is_dir()}
 
 
 def as_expected(case: dict[str, Any]) -> bool:
-    """Whether a damage ended as it should, or better."""
+    """Return whether a damage ended as expected, or better."""
     better = {"rows identical": ("identical",)}
     return case["outcome"] in (case["expected"], *better.get(case["expected"], ()))
 

@@ -1,6 +1,6 @@
-"""Memory of a process that reads random rows again and again, in a process of its own.
+"""Benchmark of memory: a process of its own reads random rows again and again.
 
-python -m benchmarks.store_memory CACHE --reads 100000
+python -m benchmarks.store.memory CACHE --reads 100000
 """
 
 import json
@@ -22,10 +22,10 @@ def read_at_random(cache: Path, *, array: str, reads: int, batch: int, verify: b
     """Read random rows of one array and note the resident memory at equal distances, first after a warm-up.
 
     Args:
-        cache: sealed or not.
+        cache: location of the cache.
         array: `pixels` or a teacher.
-        reads: rows in all.
-        batch: rows at a time.
+        reads: number of rows to read in all.
+        batch: rows read at a time.
         verify: check checksums.
 
     Returns:
@@ -64,10 +64,10 @@ def main(
     """Read random rows and print a line of JSON.
 
     Args:
-        cache: location.
+        cache: location of the cache.
         array: `pixels` or a teacher.
-        reads: rows in all.
-        batch: rows at a time.
+        reads: number of rows to read in all.
+        batch: rows read at a time.
         verify: check checksums.
     """
     print(json.dumps(read_at_random(cache, array=array, reads=reads, batch=batch, verify=verify)))

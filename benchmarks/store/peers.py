@@ -1,4 +1,4 @@
-"""The interface of everything that is compared, and the limit: plain system calls on the same bytes."""
+"""Interfaces of the compared readers and writers, and their limits: plain system calls on the same bytes."""
 
 import os
 from abc import ABC, abstractmethod
@@ -21,32 +21,32 @@ THREADS = 4
 
 
 class Writer(ABC):
-    """A way of keeping rows on disk.
+    """A format of rows on disk.
 
     Attributes:
-        name: as reported; also of the folder.
-        modules: that must be installed.
+        name: name in the report and of the folder.
+        modules: modules that must be installed.
     """
 
     name: ClassVar[str]
     modules: ClassVar[tuple[str, ...]] = ()
 
     def prepare(self, folder: Path, rows: Rows) -> None:
-        """Create what is created once and not for every row; not timed."""
+        """Create the folder and everything that does not depend on the number of rows; not timed."""
         folder.mkdir(parents=True)
 
     @abstractmethod
     def write(self, folder: Path, rows: Rows) -> None:
-        """Write all rows into a prepared folder, durably: this is what is timed."""
+        """Write all rows into a prepared folder, durably; this is timed."""
 
 
 class Reader(ABC):
-    """A way of reading rows, used as its documentation says, as fast as we could get it in one process.
+    """A reader of rows, used as its documentation says and as fast as we could get it in one process.
 
     Attributes:
-        name: as reported.
-        format: the `Writer` whose files it reads.
-        how: what is done for a batch of rows, for the reader of the results.
+        name: name in the report.
+        format: name of the `Writer` whose files it reads.
+        how: description of how it reads a batch, for the report.
     """
 
     name: str
@@ -63,12 +63,12 @@ class Reader(ABC):
         """Fill `out` with a batch of rows.
 
         Returns:
-            The rows that `out` now holds: those wanted, or what came next from a format without random access.
+            The rows that `out` now holds: those wanted, or the next ones of a format without random access.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of files and mappings."""
+        """Close files and mappings."""
 
 
 def missing_modules(modules: Sequence[str]) -> list[str]:
@@ -101,7 +101,7 @@ class RawReader(Reader):
 
     def __init__(self, threads: int) -> None:
         self.name = f"preadv, {threads} thread{'s' if threads > 1 else ''}"
-        self.how = f"os.preadv of each row into its place, {threads} thread{'s' if threads > 1 else ''}"
+        self.how = f"os.preadv of each row into its buffer, {threads} thread{'s' if threads > 1 else ''}"
         self._threads = threads
 
     def open(self, folder: Path, rows: Rows, out: Buffers, order: Order) -> None:
@@ -109,7 +109,7 @@ class RawReader(Reader):
         self._shard_rows = rows.shard_rows
         self._files: dict[str, list[int]] = {}
         self._strides: dict[str, int] = {}
-        self._places = {name: list(out[name].reshape(len(out[name]), -1).view(np.uint8)) for name in rows.names}
+        self._buffers = {name: list(out[name].reshape(len(out[name]), -1).view(np.uint8)) for name in rows.names}
         for name in rows.names:
             node = dataset.array(name)
             assert node.layout is not None
@@ -121,10 +121,10 @@ class RawReader(Reader):
     def read(self, wanted: RowNumbers) -> RowNumbers:
         numbers = wanted.tolist()
         calls = [
-            (files[row // self._shard_rows], place, row % self._shard_rows * stride)
+            (files[row // self._shard_rows], buffer, row % self._shard_rows * stride)
             for name, files in self._files.items()
             for stride in [self._strides[name]]
-            for row, place in zip(numbers, self._places[name], strict=True)
+            for row, buffer in zip(numbers, self._buffers[name], strict=True)
         ]
         if self._threads == 1:
             _preadv(calls)
@@ -141,6 +141,6 @@ class RawReader(Reader):
 
 
 def _preadv(calls: Sequence[tuple[int, Any, int]]) -> None:
-    for fd, place, offset in calls:
-        if os.preadv(fd, [place], offset) != place.nbytes:
+    for fd, buffer, offset in calls:
+        if os.preadv(fd, [buffer], offset) != buffer.nbytes:
             raise OSError("cut short")

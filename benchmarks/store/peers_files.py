@@ -1,4 +1,4 @@
-"""HDF5, LMDB and numpy's own files: one process, one thread, no compression."""
+"""Peers: HDF5, LMDB and numpy's own files; one process, one thread, no compression."""
 
 import os
 from pathlib import Path
@@ -36,7 +36,7 @@ class Hdf5Reader(Reader):
 
     name = "h5py"
     format = Hdf5Writer.name
-    how = "read_direct of each row into its place"
+    how = "read_direct of each row into its part of the batch"
     modules = ("h5py",)
 
     def open(self, folder: Path, rows: Rows, out: Buffers, order: Order) -> None:
@@ -47,8 +47,8 @@ class Hdf5Reader(Reader):
 
     def read(self, wanted: RowNumbers) -> RowNumbers:
         for array, out in self._arrays:
-            for place, row in enumerate(wanted.tolist()):
-                array.read_direct(out[place], np.s_[row])
+            for position, row in enumerate(wanted.tolist()):
+                array.read_direct(out[position], np.s_[row])
         return wanted
 
     def close(self) -> None:
@@ -91,9 +91,9 @@ class LmdbReader(Reader):
     def read(self, wanted: RowNumbers) -> RowNumbers:
         with self._environment.begin(buffers=True) as transaction:
             for name, out in self._arrays:
-                for place, row in enumerate(wanted.tolist()):
+                for position, row in enumerate(wanted.tolist()):
                     value = np.frombuffer(transaction.get(_key(name, row)), out.dtype)
-                    out[place] = value.reshape(out.shape[1:])
+                    out[position] = value.reshape(out.shape[1:])
         return wanted
 
     def close(self) -> None:
@@ -137,8 +137,8 @@ class NpyReader(Reader):
 
     def read(self, wanted: RowNumbers) -> RowNumbers:
         for array, out in self._arrays:
-            for place, row in enumerate(wanted.tolist()):
-                np.copyto(out[place], array[row])
+            for position, row in enumerate(wanted.tolist()):
+                np.copyto(out[position], array[row])
         return wanted
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Formats of samples: webdataset with safetensors, as Theia keeps features, and Lance."""
+"""Peers that store samples: webdataset with safetensors, as Theia stores features, and Lance."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -47,17 +47,17 @@ class TarReader(Reader):
         self._samples = self._stream()
 
     def read(self, wanted: RowNumbers) -> Sequence[int]:
-        got: list[int] = []
-        while len(got) < len(wanted):
+        delivered: list[int] = []
+        while len(delivered) < len(wanted):
             sample = next(self._samples, None)
             if sample is None:
                 self._samples = self._stream()
                 continue
             row, values = sample
             for name, value in values.items():
-                self._out[name][len(got)] = value
-            got.append(row)
-        return got
+                self._out[name][len(delivered)] = value
+            delivered.append(row)
+        return delivered
 
     def close(self) -> None:
         del self._samples

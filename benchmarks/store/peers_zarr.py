@@ -1,4 +1,4 @@
-"""Ours, and the other readers and writers of Zarr."""
+"""Peers: codistill, and the other readers and writers of Zarr."""
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +21,7 @@ NO_PIXELS = "0" * 64  # the digest that tokens name where pixels are left out
 
 
 class CacheWriter(Writer):
-    """Ours: slots, checksums, moments of tokens, trailer, index, synced and published."""
+    """codistill: slots, checksums, moments of tokens, trailer, index, synced and published."""
 
     name = "codistill"
 
@@ -41,7 +41,7 @@ class CacheWriter(Writer):
                     digest = dataset.read_trailer(name, shard).digest
 
     def prepare(self, folder: Path, rows: Rows) -> None:
-        kernels.compiled()  # a second, once a process
+        kernels.compiled()  # takes a second, once a process
         size = rows.arrays[PIXELS].shape[0] if PIXELS in rows.arrays else 1
         cache = store.create(folder, {"image_size": size, "shard_rows": rows.shard_rows})
         images = image_list(range(rows.count))
@@ -59,7 +59,7 @@ class CacheWriter(Writer):
 
 
 class SlotsWriter(CacheWriter):
-    """Ours without the moments of tokens, which no peer computes: what the format itself costs. No valid cache."""
+    """codistill without the moments of tokens, which no peer computes: cost of the format alone. Not a valid cache."""
 
     name = "codistill, moments left out"
 
@@ -108,7 +108,7 @@ def manifest_of(dataset: str, numbers: range) -> pa.Table:
 
 
 class CacheReader(Reader):
-    """Ours."""
+    """codistill."""
 
     format = CacheWriter.name
 
@@ -130,7 +130,7 @@ class CacheReader(Reader):
 
 
 class ZarrWriter(Writer):
-    """zarr-python, a whole shard at a time, with the codecs of our arrays."""
+    """zarr-python, a whole shard at a time, with the codecs of codistill's arrays."""
 
     name = "zarr-python"
     modules = ("zarr",)
@@ -155,7 +155,7 @@ class ZarrWriter(Writer):
 
 
 class ZarrReader(Reader):
-    """zarr-python on our files, with its own codec pipeline or that of zarrs."""
+    """zarr-python on codistill's files, with its own codec pipeline or that of zarrs."""
 
     format = CacheWriter.name
 
@@ -177,8 +177,8 @@ class ZarrReader(Reader):
         self._pool = ThreadPoolExecutor(THREADS)
 
     def read(self, wanted: RowNumbers) -> RowNumbers:
-        places = [(array, row, out[i]) for array, out in self._arrays for i, row in enumerate(wanted.tolist())]
-        for _ in self._pool.map(_copy_row, places):
+        copies = [(array, row, out[i]) for array, out in self._arrays for i, row in enumerate(wanted.tolist())]
+        for _ in self._pool.map(_copy_row, copies):
             pass
         return wanted
 
@@ -187,17 +187,17 @@ class ZarrReader(Reader):
         self._arrays = []
 
 
-def _copy_row(place: tuple[Any, int, Any]) -> None:
-    array, row, out = place
+def _copy_row(copy: tuple[Any, int, Any]) -> None:
+    array, row, out = copy
     out[...] = array[row]
 
 
 class TensorStoreReader(Reader):
-    """tensorstore on our files."""
+    """tensorstore on codistill's files."""
 
     name = "tensorstore"
     format = CacheWriter.name
-    how = "one asynchronous write of each row into its place in the batch"
+    how = "one asynchronous write of each row into its part of the batch"
     modules = ("tensorstore",)
 
     def open(self, folder: Path, rows: Rows, out: Buffers, order: Order) -> None:

@@ -1,4 +1,4 @@
-"""Reading: every reader in turn, again and again, in the same minutes, so that ratios mean something."""
+"""Measurement of reading: every reader in turn, again and again, so that all share the same conditions."""
 
 import time
 from collections import defaultdict
@@ -21,13 +21,13 @@ Key = tuple[str, Order, PageCache]
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What is read.
+    """Rows to read, and where.
 
     Attributes:
-        rows: stored in every format.
-        folders: of each format.
-        out: the buffers that everybody reads into.
-        batch: rows at a time.
+        rows: rows that are stored in every format.
+        folders: folders by format.
+        out: buffers that all readers read into.
+        batch: rows read at a time.
         limits: names of the readers that are the limit; the faster one of a repetition counts.
     """
 
@@ -41,9 +41,9 @@ class Reading:
 def measure_reading(
     reading: Reading, readers: Sequence[Reader], repetitions: Mapping[PageCache, int]
 ) -> list[dict[str, Any]]:
-    """Time every reader in both orders, warm and cold; one record for each.
+    """Time every reader in both orders, warm and cold; return one record for each.
 
-    All that is read is compared with what was written.
+    The rows read are compared with those written.
     """
     seconds: dict[Key, list[float]] = defaultdict(list)
     shares: dict[Key, list[float]] = defaultdict(list)
@@ -85,16 +85,16 @@ def _prepare(folder: Path, page_cache: PageCache) -> float:
         drop(files)
     share = resident_share(files)
     if page_cache == "cold" and share > COLD_SHARE:
-        raise RuntimeError(f"{share:.0%} of '{folder}' stayed in the page cache: somebody else has it mapped")
+        raise RuntimeError(f"{share:.0%} of '{folder}' stayed in the page cache: another process has it mapped")
     return share
 
 
 def _time(
     reading: Reading, reader: Reader, batches: Sequence[RowNumbers], *, order: Order, page_cache: PageCache
 ) -> float:
-    with _opened(reader, reading, order):
+    with _open(reader, reading, order):
         if page_cache == "warm":
-            reader.read(batches[-1])  # what is done once: status, plans, threads
+            reader.read(batches[-1])  # work that is done once: status, plans, threads
         begun = time.perf_counter()
         for batch in batches:
             delivered = reader.read(batch)
@@ -104,7 +104,7 @@ def _time(
 
 
 @contextmanager
-def _opened(reader: Reader, reading: Reading, order: Order) -> Iterator[None]:
+def _open(reader: Reader, reading: Reading, order: Order) -> Iterator[None]:
     reader.open(reading.folders[reader.format], reading.rows, reading.out, order)
     try:
         yield

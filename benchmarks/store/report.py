@@ -1,4 +1,4 @@
-"""What `benchmarks.store` found, as tables for the terminal and a bar chart."""
+"""Report of `benchmarks.store`: tables for the terminal and a bar chart."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,14 +7,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-OURS = "codistill"
+CODISTILL = "codistill"
 RAW = ("preadv", "sequential write")
-COLOURS = {"ours": "#2a6fdb", "raw": "#444444", "peer": "#b8bec8"}
+COLOURS = {"codistill": "#2a6fdb", "raw": "#444444", "peer": "#b8bec8"}
 COLUMNS = (("random", "warm"), ("random", "cold"), ("sequential", "warm"), ("sequential", "cold"))
 
 
 def print_report(report: Mapping[str, Any], console: Console) -> None:
-    """Print the tables of reading and writing, memory, and what was not run."""
+    """Print the tables of reading and writing, memory, and the peers that were not run."""
     console.print(_reading_table(report["reading"], title=_reading_title(report)))
     console.print(_writing_table(report["writing"]))
     memory = report["memory"]
@@ -34,10 +34,12 @@ def _reading_title(report: Mapping[str, Any]) -> str:
 
 def _reading_table(records: Sequence[Mapping[str, Any]], *, title: str) -> Table:
     table = Table("reader", *(f"{order}, {page_cache}" for order, page_cache in COLUMNS), title=title)
-    found = {(record["reader"], record["order"], record["page_cache"]): record for record in records}
+    cells = {(record["reader"], record["order"], record["page_cache"]): record for record in records}
     for reader in dict.fromkeys(record["reader"] for record in records):
         table.add_row(
-            reader, *(_cell(found[reader, *column]) for column in COLUMNS), style="bold" if OURS in reader else None
+            reader,
+            *(_cell(cells[reader, *column]) for column in COLUMNS),
+            style="bold" if CODISTILL in reader else None,
         )
     return table
 
@@ -45,10 +47,10 @@ def _reading_table(records: Sequence[Mapping[str, Any]], *, title: str) -> Table
 def _writing_table(records: Sequence[Mapping[str, Any]]) -> Table:
     arrays = list(dict.fromkeys(record["array"] for record in records))
     table = Table("writer", *arrays, title="writing, durable: GB/s (x sequential write + fsync)")
-    found = {(record["writer"], record["array"]): record for record in records}
+    cells = {(record["writer"], record["array"]): record for record in records}
     for writer in dict.fromkeys(record["writer"] for record in records):
         table.add_row(
-            writer, *(_cell(found[writer, array]) for array in arrays), style="bold" if OURS in writer else None
+            writer, *(_cell(cells[writer, array]) for array in arrays), style="bold" if CODISTILL in writer else None
         )
     return table
 
@@ -57,8 +59,8 @@ def _cell(record: Mapping[str, Any]) -> str:
     return f"{record['gb_per_s']:.2f} ({record['ratio_to_raw']:.2f})"
 
 
-def draw(report: Mapping[str, Any], path: Path) -> None:
-    """Save the bar chart."""
+def plot_speeds(report: Mapping[str, Any], path: Path) -> None:
+    """Save a bar chart of the speeds."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -78,14 +80,14 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
 def _bars(axis: Any, records: Sequence[Mapping[str, Any]], *, label: str, title: str) -> None:
     names = [record[label] for record in records]
     speeds = [record["gb_per_s"] for record in records]
-    bars = axis.barh(names, speeds, color=[COLOURS[_part(name)] for name in names])
+    bars = axis.barh(names, speeds, color=[COLOURS[_kind(name)] for name in names])
     axis.bar_label(bars, [f"{speed:.2f}" for speed in speeds], padding=3, fontsize=8)
     axis.invert_yaxis()
     axis.set(title=title, xlabel="GB/s", xlim=(0, 1.15 * max(speeds)))
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _part(name: str) -> str:
-    if name.startswith(OURS):
-        return "ours"
+def _kind(name: str) -> str:
+    if name.startswith(CODISTILL):
+        return "codistill"
     return "raw" if name.startswith(RAW) else "peer"

@@ -14,12 +14,12 @@ Buffers = Mapping[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class ArraySpec:
-    """One array.
+    """Description of one array.
 
     Attributes:
-        shape: of a row.
-        dtype: of its values.
-        prefix_tokens, patch_grid: of a teacher's tokens.
+        shape: shape of a row.
+        dtype: data type of its values.
+        prefix_tokens, patch_grid: layout of a teacher's tokens.
     """
 
     shape: tuple[int, ...]
@@ -50,12 +50,12 @@ def specs(*, small: bool) -> dict[str, ArraySpec]:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """What is stored and read.
+    """Rows to store and read.
 
     Attributes:
-        count: rows.
+        count: number of rows.
         shard_rows: rows of a shard.
-        arrays: by name, `pixels` first.
+        arrays: arrays by name, `pixels` first.
     """
 
     count: int
@@ -93,19 +93,19 @@ class Rows:
         return [range(start, min(start + self.shard_rows, self.count)) for start in starts]
 
     def buffers(self, batch: int) -> Buffers:
-        """Return arrays for `batch` rows whose memory is there already."""
+        """Return arrays for `batch` rows, in memory that is already allocated."""
         return {name: np.ones((batch, *spec.shape), spec.dtype) for name, spec in self.arrays.items()}
 
     def check(self, rows: Sequence[int] | npt.NDArray[Any], out: Buffers) -> None:
-        """Compare what was read with what was written.
+        """Compare the rows read with those written.
 
         Raises:
             AssertionError: a row differs.
         """
         for name in self.arrays:
-            for place, row in enumerate(rows):
-                if not np.array_equal(out[name][place], self.row(name, int(row))):
-                    raise AssertionError(f"row {row} of '{name}' is not what was written")
+            for position, row in enumerate(rows):
+                if not np.array_equal(out[name][position], self.row(name, int(row))):
+                    raise AssertionError(f"row {row} of '{name}' is not the row that was written")
 
 
 def _random_rows(spec: ArraySpec, *, seed: int) -> list[npt.NDArray[Any]]:

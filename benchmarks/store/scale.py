@@ -1,7 +1,7 @@
-"""The store at DUNE's size: 20.7 M rows of 19 datasets with three teachers, sealed. Opening, memory, sampling.
+"""Benchmark at DUNE's size: opening, memory and sampling of 20.7 M rows of 19 datasets with three teachers, sealed.
 
-    python -m benchmarks.store_scale           # 323,720 sparse shards and 2 GB of tables, some minutes
-    python -m benchmarks.store_scale --quick   # seconds; tests run it
+    python -m benchmarks.store.scale           # 323,720 sparse shards and 2 GB of tables, some minutes
+    python -m benchmarks.store.scale --quick   # seconds; tests run it
 
 Everything is measured in fresh processes, once with the cache's tables dropped from the page cache and once warm.
 """
@@ -36,9 +36,9 @@ def main(
     """Generate, measure, print and save `store_scale.json`.
 
     Args:
-        folder: where to generate the cache; None uses the folder of temporary files.
+        folder: folder to generate the cache in; None uses the folder of temporary files.
         out: folder of the results.
-        quick: a thousandth of four datasets, and no cold tables.
+        quick: use a thousandth of four datasets, and no cold tables.
         shard_rows: rows of a shard.
         keep: do not delete the cache.
     """
@@ -53,10 +53,10 @@ def main(
         report["generation_s"] = time.perf_counter() - begun
         for page_cache in ("warm",) if quick else ("cold", "warm"):
             report[page_cache] = {}
-            for what in ("store", "train"):
+            for subject in ("store", "train"):
                 if page_cache == "cold":
                     drop(path for pattern in TABLES for path in cache.glob(pattern))
-                report[page_cache][what] = in_own_process("benchmarks.store.scale_probe", what, str(cache))
+                report[page_cache][subject] = in_own_process("benchmarks.store.scale_probe", subject, str(cache))
     finally:
         if not keep:
             shutil.rmtree(work, ignore_errors=True)
@@ -68,8 +68,8 @@ def main(
 
 def print_report(report: dict[str, Any], console: Console) -> None:
     """Print the table."""
-    found = report["warm"]["store"]
-    title = f"{found['rows']:,} rows, {found['datasets']} datasets, 3 teachers, {report['shard_files']:,} shard files"
+    opened = report["warm"]["store"]
+    title = f"{opened['rows']:,} rows, {opened['datasets']} datasets, 3 teachers, {report['shard_files']:,} shard files"
     states = [state for state in ("cold", "warm") if state in report]
     table = Table("", *(f"tables {state}" for state in states), title=title)
     lines = [
@@ -83,12 +83,12 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         ("  memory above imports, peak", "train", "ready_peak_bytes", 1 / MEGABYTE, "MB"),
         (f"sampler step, batch {report['warm']['train']['batch']}", "train", "step_s", 1e3, "ms"),
         ("manifest row of the largest dataset", "store", "row_lookup_s", 1, "s"),
-        (f"selection by two columns, {found['selection_of']:,} rows", "store", "selection_s", 1, "s"),
-        (f"{found['reads']:,} random reads: growth", "store", "reads_growth_bytes", 1 / MEGABYTE, "MB"),
+        (f"selection by two columns, {opened['selection_of']:,} rows", "store", "selection_s", 1, "s"),
+        (f"{opened['reads']:,} random reads: growth", "store", "reads_growth_bytes", 1 / MEGABYTE, "MB"),
         ("  open files", "store", "open_files", 1, ""),
     ]
-    for label, what, key, scale, unit in lines:
-        values = [f"{report[page_cache][what][key] * scale:.4g} {unit}" for page_cache in states]
+    for label, subject, key, scale, unit in lines:
+        values = [f"{report[page_cache][subject][key] * scale:.4g} {unit}" for page_cache in states]
         table.add_row(label, *values)
     console.print(table)
 

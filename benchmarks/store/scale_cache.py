@@ -33,7 +33,7 @@ SOURCE_PX = (1024, 768)
 
 @dataclass(frozen=True)
 class DatasetSize:
-    """A training dataset of the paper."""
+    """Size of a training dataset of the paper."""
 
     name: str
     group: str
@@ -54,8 +54,8 @@ def make_cache(folder: Path, sizes: Sequence[DatasetSize], *, shard_rows: int) -
     """Make the cache; return the number of its shard files.
 
     Args:
-        folder: empty or absent.
-        sizes: of the datasets.
+        folder: folder of the cache, empty or absent.
+        sizes: sizes of the datasets.
         shard_rows: rows of a shard.
     """
     arrays = specs(small=False)
@@ -103,7 +103,7 @@ def _create_teacher(dataset: store.Dataset, name: str, spec: ArraySpec) -> None:
 
 
 def _make_holes(dataset: store.Dataset, array: str) -> int:
-    """Create every shard of an array as a sparse file; return how many there are."""
+    """Create every shard of an array as a sparse file; return the number of shards."""
     node = dataset.array(array)
     assert node.layout is not None
     for shard in range(dataset.shards):
@@ -155,7 +155,7 @@ def _manifest_rows(
 
 
 def _write_statistics(dataset: store.Dataset, teacher: str, generator: np.random.Generator) -> None:
-    """Write statistics of random tokens in place of those of the dataset."""
+    """Write statistics of random tokens instead of those of the dataset."""
     info = dataset.teacher(teacher)
     prefix_tokens = info.prefix_tokens
     moments = TokenMoments(prefix_tokens=prefix_tokens, tokens=prefix_tokens + 64, channels=info.channels, rows=1)

@@ -1,7 +1,7 @@
-"""What a process needs to work with a sealed cache of any size; run by `benchmarks.store_scale` in a fresh process.
+"""Time and memory to work with a sealed cache of any size; `benchmarks.store.scale` runs it in a fresh process.
 
-python -m benchmarks.store_scale_probe store CACHE
-python -m benchmarks.store_scale_probe train CACHE
+python -m benchmarks.store.scale_probe store CACHE
+python -m benchmarks.store.scale_probe train CACHE
 """
 
 import json
@@ -25,21 +25,21 @@ BATCH = 32
 
 
 class Clock:
-    """Names what takes how long and how much memory the process then has above its start."""
+    """Times of named steps, and the memory of the process above its start."""
 
     def __init__(self) -> None:
         self._start_bytes = own_memory("VmRSS")
         self.report: dict[str, Any] = {"imports_bytes": self._start_bytes}
 
     def time(self, name: str, function: Callable[[], Any]) -> Any:
-        """Run `function`, note its time, and return what it does."""
+        """Run `function`, note its time, and return its result."""
         begun = time.perf_counter()
         result = function()
         self.report[f"{name}_s"] = time.perf_counter() - begun
         return result
 
     def note_memory(self, name: str) -> None:
-        """Note memory above imports: resident now, and the most there ever was."""
+        """Note memory above imports: resident now, and the peak."""
         self.report[f"{name}_bytes"] = own_memory("VmRSS") - self._start_bytes
         self.report[f"{name}_peak_bytes"] = own_memory("VmHWM") - self._start_bytes
 
@@ -74,9 +74,9 @@ def _probe_manifest(clock: Clock, dataset: store.Dataset) -> None:
     took = []
     for row in wanted:
         begun = time.perf_counter()
-        found = dataset.manifest(filter=pc.field("row") == row)
+        table = dataset.manifest(filter=pc.field("row") == row)
         took.append(time.perf_counter() - begun)
-        assert found["row"].to_pylist() == [row]
+        assert table["row"].to_pylist() == [row]
     clock.report["row_lookup_s"] = float(np.median(took))
     chosen = (pc.field("crop_height") < 300) & pc.field("flip")
     selected = clock.time("selection", lambda: dataset.manifest(columns=["row"], filter=chosen))
@@ -106,7 +106,7 @@ def _probe_reads(clock: Clock, dataset: store.Dataset) -> None:
 
 
 def probe_train(location: Path) -> dict[str, Any]:
-    """Open the mixture as training does and draw batches."""
+    """Open the mixture as training does, and sample batches."""
     from train.data.open_caches import open_mixture
     from train.data.sampler import Sampler
     from train.recipe.named import find
@@ -131,14 +131,14 @@ def probe_train(location: Path) -> dict[str, Any]:
     }
 
 
-def main(what: tyro.conf.Positional[Literal["store", "train"]], cache: tyro.conf.Positional[Path], /) -> None:
+def main(subject: tyro.conf.Positional[Literal["store", "train"]], cache: tyro.conf.Positional[Path], /) -> None:
     """Measure and print a line of JSON.
 
     Args:
-        what: the store alone, or the trainer's sampler on it.
-        cache: location.
+        subject: the store alone, or the trainer's sampler on it.
+        cache: location of the cache.
     """
-    print(json.dumps(probe_store(cache) if what == "store" else probe_train(cache)))
+    print(json.dumps(probe_store(cache) if subject == "store" else probe_train(cache)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writing: rows of one array at a time, durably, against a sequential write + fsync of the same bytes."""
+"""Measurement of writing: rows of one array, durably, against a sequential write + fsync of the same bytes."""
 
 import os
 import shutil
@@ -19,20 +19,20 @@ def measure_writing(rows: Rows, writers: Sequence[Writer], folder: Path, *, repe
     """Time every writer; the first one is the limit.
 
     Args:
-        rows: of a single array.
-        writers: in turn, again and again.
-        folder: where to write; what is written is deleted.
-        repetitions: of each.
+        rows: rows of a single array.
+        writers: writers to time in turn, again and again.
+        folder: folder to write to; the files are deleted.
+        repetitions: repetitions of each writer.
     """
     seconds: dict[str, list[float]] = defaultdict(list)
     sizes: dict[str, int] = {}
     for name in rows.names:
-        rows.row(name, 0)  # made here, not while a clock runs
+        rows.row(name, 0)  # the values are made here, not while a clock runs
     for _ in range(repetitions):
         for writer in writers:
             target = folder / "written"
             writer.prepare(target, rows)
-            os.sync()  # nothing of others' is left to write
+            os.sync()  # so that nothing else is being written
             begun = time.perf_counter()
             writer.write(target, rows)
             seconds[writer.name].append(time.perf_counter() - begun)

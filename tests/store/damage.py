@@ -68,8 +68,8 @@ def rewrite_trailer(root: Path, array: str, shard: int, change: Callable[[Traile
     path = shard_path(root, array, shard)
     data = path.read_bytes()
     slots = slots_bytes(array, len(store.open(root)["flowers"].shard_rows_of(shard)))
-    said = decode(data[slots:], where="test", index_bytes=INDEX_BYTES)
-    overwrite(path, data[:slots] + change(said).encode() + data[-INDEX_BYTES:])
+    trailer = decode(data[slots:], where="test", index_bytes=INDEX_BYTES)
+    overwrite(path, data[:slots] + change(trailer).encode() + data[-INDEX_BYTES:])
 
 
 def cut_one_byte(root: Path) -> None:
@@ -163,11 +163,11 @@ def fill_hole(root: Path) -> None:
 
 
 def change_moments(root: Path) -> None:
-    def change(said: Trailer) -> Trailer:
-        assert said.moments is not None
-        prefix, patch = said.moments
+    def change(trailer: Trailer) -> Trailer:
+        assert trailer.moments is not None
+        prefix, patch = trailer.moments
         wrong = Moments(count=patch.count, mean=patch.mean * 1.000001, m2=patch.m2, min=patch.min, max=patch.max)
-        return replace(said, moments=(prefix, wrong))
+        return replace(trailer, moments=(prefix, wrong))
 
     rewrite_trailer(root, "dino", 1, change)
 
@@ -182,24 +182,26 @@ def store_infinity(root: Path) -> None:
     crc = checksum(row.tobytes())
     data[: size + 4] = row.tobytes() + crc.to_bytes(4, "little")
     overwrite(path, bytes(data))
-    rewrite_trailer(root, "mast", 1, lambda said: replace(said, crc32c=np.array([crc, *said.crc32c[1:]], np.uint32)))
+    rewrite_trailer(
+        root, "mast", 1, lambda trailer: replace(trailer, crc32c=np.array([crc, *trailer.crc32c[1:]], np.uint32))
+    )
 
 
 def change_manifest_path(root: Path) -> None:
-    def change(said: Trailer) -> Trailer:
-        table = said.manifest()
+    def change(trailer: Trailer) -> Trailer:
+        table = trailer.manifest()
         assert table is not None
         column = table.column_names.index("path")
         table = table.set_column(column, table.schema.field("path"), [["elsewhere.png"] * table.num_rows])
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink)
-        return replace(said, manifest_bytes=sink.getvalue().to_pybytes())
+        return replace(trailer, manifest_bytes=sink.getvalue().to_pybytes())
 
     rewrite_trailer(root, "pixels", 1, change)
 
 
 def lose_reason(root: Path) -> None:
-    rewrite_trailer(root, "dino", 2, lambda said: replace(said, errors={}))
+    rewrite_trailer(root, "dino", 2, lambda trailer: replace(trailer, errors={}))
 
 
 def swap_shards(root: Path) -> None:
@@ -251,7 +253,7 @@ def edit_identity(root: Path) -> None:
 
 
 def tokens_of_other_pixels(root: Path) -> None:
-    rewrite_trailer(root, "mast", 1, lambda said: replace(said, pixels_digest="0" * 64))
+    rewrite_trailer(root, "mast", 1, lambda trailer: replace(trailer, pixels_digest="0" * 64))
 
 
 def delete_pixels(root: Path) -> None:
@@ -300,7 +302,7 @@ def cut_sealed_manifest(root: Path) -> None:
 
 def replace_after_seal(root: Path) -> None:
     """A good shard made again, by other software, after sealing."""
-    rewrite_trailer(root, "dino", 0, lambda said: replace(said, provenance={"device": "another"}))
+    rewrite_trailer(root, "dino", 0, lambda trailer: replace(trailer, provenance={"device": "another"}))
 
 
 def foreign_file(root: Path) -> None:
@@ -330,8 +332,8 @@ def dead_pid() -> int:
     return pid
 
 
-def put_aside(root: Path) -> None:
-    """What a repair leaves that is killed between putting the damaged object aside and publishing."""
+def quarantine_object(root: Path) -> None:
+    """Leave what a repair leaves that is killed between quarantining the damaged object and publishing."""
     flip_token_row(root)
     LocalStorage(root).move("features.zarr/flowers/dino/tokens/c.1.0.0", "quarantine/flowers.dino.1.0a1b2c3d")
 
@@ -391,7 +393,7 @@ REPAIRED: list[tuple[Callable[[Path], None], Kind]] = [
     (change_moments, Kind.MOMENTS_DIFFER),
     (swap_shards, Kind.MISPLACED),
     (swap_pixel_shards, Kind.MISPLACED),
-    (put_aside, Kind.QUARANTINED),
+    (quarantine_object, Kind.QUARANTINED),
     (flip_sealed_status, Kind.SEALED_DAMAGED),
     (flip_sealed_document, Kind.SEALED_DAMAGED),
     (cut_sealed_manifest, Kind.SEALED_DAMAGED),
@@ -401,7 +403,7 @@ REPAIRED: list[tuple[Callable[[Path], None], Kind]] = [
     (leftover, Kind.LEFTOVER),
 ]
 # Here the trailer is lost as well: the rows are what they were, the provenance says that they were made again.
-MADE_ANEW: list[tuple[Callable[[Path], None], Kind]] = [
+RECOMPUTED: list[tuple[Callable[[Path], None], Kind]] = [
     (cut_half, Kind.OBJECT_SIZE),
     (cut_pixels_half, Kind.OBJECT_SIZE),
     (empty_file, Kind.OBJECT_SIZE),

@@ -1,4 +1,4 @@
-"""A recomputer for the caches of `tests.store.caches`, announced as an installed distribution would."""
+"""A recomputer for the caches of `tests.store.caches`, registered as an installed package would register it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Makes the committed cache of format 1: `python -m tests.store.make_golden tests/golden/store/cache-v1`.
 
-It was run once. A newer version must read that cache as it is; making it anew would defeat its purpose.
+It was run once. A newer version must read that cache as it is; writing it again would defeat its purpose.
 """
 
 import sys

@@ -1,9 +1,7 @@
-"""The small parts of a job: ordered work, failure limit, parts, display, summary."""
+"""The small parts of a job: failure limit, parts, display, summary."""
 
 import io
 import json
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,37 +11,6 @@ from extract.job.progress import StageDisplay
 from extract.job.summary import RunReport, StageReport, sentences_of, write_summary
 from extract.job.tasks import ArrayState, Part, Task
 from store import errors
-from store.common.text import human_duration
-from store.common.threads import ordered_map
-
-
-def test_ordered_map_keeps_order_and_its_bound() -> None:
-    begun: list[int] = []
-
-    def slow(number: int) -> int:
-        begun.append(number)
-        time.sleep(0.001 * (number % 3))
-        return number * 2
-
-    with ThreadPoolExecutor(8) as pool:
-        for taken, result in enumerate(ordered_map(pool, slow, range(30), ahead=4)):
-            assert result == 2 * taken
-            assert len(begun) <= taken + 1 + 4
-    assert taken == 29
-
-
-def test_ordered_map_hands_on_errors_and_begins_nothing_more() -> None:
-    begun = []
-
-    def fails(number: int) -> int:
-        begun.append(number)
-        if number == 2:
-            raise ValueError("at two")
-        return number
-
-    with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="at two"):
-        list(ordered_map(pool, fails, range(100), ahead=3))
-    assert len(begun) < 10
 
 
 @pytest.mark.parametrize(("text", "share"), [("1%", 0.01), ("0.25", 0.25), ("0", 0), ("100%", 1)])
@@ -110,13 +77,6 @@ def test_terminals_get_a_bar() -> None:
         display.advance(3, 1)
     assert "1 failed" in stream.getvalue()
     assert "4/4" in stream.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(3.4, "3 s"), (245, "4:05 min"), (3600, "1:00 h"), (47 * 3600, "47:00 h"), (1e6, "11.6 days")]
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert human_duration(seconds) == text
 
 
 def test_summary_tells_what_is_missing(tmp_path: Path) -> None:

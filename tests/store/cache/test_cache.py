@@ -101,7 +101,7 @@ def test_image_lists_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     assert cache.datasets == ()
 
 
-def test_what_is_not_a_cache_is_said_plainly(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_cache_is_refused(tmp_path: Path) -> None:
     with pytest.raises(errors.MissingCache, match=r"no cache at .*nowhere"):
         store.open(tmp_path / "nowhere")
     cache = store.create(tmp_path, RECIPE)
@@ -113,7 +113,7 @@ def test_what_is_not_a_cache_is_said_plainly(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), [("format", 2), ("requires", ["rotated_basis"])])
-def test_what_a_newer_version_wrote_is_refused(tmp_path: Path, key: str, value: Any) -> None:
+def test_a_cache_of_a_newer_version_is_refused(tmp_path: Path, key: str, value: Any) -> None:
     store.create(tmp_path, RECIPE)
     path = tmp_path / "features.zarr/zarr.json"
     document = json.loads(path.read_text())
@@ -162,7 +162,7 @@ def test_tokens_that_are_not_finite_are_refused_and_can_be_failed(tmp_path: Path
     assert (tmp_path / "features.zarr/bedlam/t/tokens/c.2.0.0").read_bytes()[:74] == bytes(74)
 
 
-def test_deleting_a_teacher_or_dataset_lets_it_be_made_anew(tmp_path: Path) -> None:
+def test_a_deleted_teacher_or_dataset_can_be_created_again(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path)
     fill(dataset)
     store.seal(tmp_path)

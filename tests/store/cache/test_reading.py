@@ -157,7 +157,7 @@ def test_a_flipped_bit_is_found_unless_not_asked_for(tmp_path: Path) -> None:
         store.open(tmp_path)["bedlam"].read([6], ["t"], verify=False)
 
 
-def test_swapped_slots_are_intact_but_not_what_the_trailer_speaks_of(tmp_path: Path) -> None:
+def test_swapped_slots_are_intact_but_differ_from_the_trailer(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path)
     fill(dataset)
     path = tmp_path / TOKENS / "c.0.0.0"

@@ -70,7 +70,7 @@ def test_a_cache_of_version_1_reads(golden: Path) -> None:
             np.testing.assert_array_equal(cache[dataset].read([int(row)], [array])[array][0], expected[name])
 
 
-def test_its_tables_are_what_they_were(golden: Path) -> None:
+def test_the_tables_of_a_cache_of_version_1_are_read(golden: Path) -> None:
     people = store.open(golden)["people"]
     manifest = people.manifest(columns=["row", "path", "view", "crop_top", "status", "error"]).to_pylist()
     assert manifest[2] == {"row": 2, "path": "people/001.png", "view": 0, "crop_top": 2, "status": OK, "error": None}
@@ -89,7 +89,7 @@ def test_its_tables_are_what_they_were(golden: Path) -> None:
     assert people.statistics("dinov2").patch.agrees(expected)
 
 
-def test_it_is_whole_and_sealing_it_again_changes_nothing(golden: Path) -> None:
+def test_a_cache_of_version_1_is_whole_and_sealing_it_again_changes_nothing(golden: Path) -> None:
     assert verify(golden).problems == ()
     assert inspect(store.open(golden)).datasets[0].arrays[0].ok == 5
     before = {path: path.read_bytes() for path in golden.rglob("*") if path.is_file()}

@@ -64,7 +64,7 @@ def test_compiled_and_numpy_sums_are_the_same_bits(bits: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan, -np.nan])
-def test_a_row_that_is_not_finite_is_not_taken_in(bad: float) -> None:
+def test_a_row_that_is_not_finite_is_not_added(bad: float) -> None:
     row = np.random.default_rng(0).standard_normal((200, 3)).astype(np.float16)
     broken = row.copy()
     broken[150, 1] = bad
@@ -106,7 +106,7 @@ def test_a_mixture_weights_datasets_and_not_tokens() -> None:
 
 
 @pytest.mark.parametrize("weights", [[1.0], [0.0, 0.0], [-1.0, 2.0], [np.nan, 1.0]])
-def test_weights_that_mean_nothing_are_refused(weights: list[float]) -> None:
+def test_invalid_weights_are_refused(weights: list[float]) -> None:
     parts = [moments_of(np.ones((2, 1), np.float16))] * 2
     with pytest.raises(errors.InvalidInput, match="for 2 parts"):
         statistics.merge(parts, weights=weights)

@@ -93,13 +93,6 @@ def test_info_table_fits_the_terminal(whole: Path, encoding: str, bar: str) -> N
     assert max(map(len, text.splitlines())) <= 100
 
 
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1180, "1.18 kB"), (302e6, "302 MB"), (73.2e12, "73.2 TB")]
-)
-def test_sizes_have_three_digits(count: float, text: str) -> None:
-    assert info_table.human_bytes(count) == text
-
-
 # show
 
 
@@ -138,7 +131,9 @@ def test_photographs_that_cannot_be_shown_say_why(whole: Path, images: Path, tmp
 
 @pytest.mark.parametrize("rows", [[0], [3], [0, 3, 9]])
 @pytest.mark.parametrize("with_images", [False, True])
-def test_drawing_makes_a_picture(whole: Path, images: Path, tmp_path: Path, rows: list[int], with_images: bool) -> None:
+def test_plotting_makes_a_picture(
+    whole: Path, images: Path, tmp_path: Path, rows: list[int], with_images: bool
+) -> None:
     shown = gather(store.open(whole)["flowers"], rows, images=images if with_images else None)
     figure.plot_rows(shown, tmp_path / "x.png", patch=(0, 1))
     with Image.open(tmp_path / "x.png") as image:
@@ -154,7 +149,7 @@ def test_maps_of_tokens() -> None:
         cosine_map(tokens, (2, 0))
 
 
-def test_drawing_refuses_what_it_cannot_do(whole: Path, tmp_path: Path) -> None:
+def test_plotting_refuses_other_suffixes_folders_and_patches(whole: Path, tmp_path: Path) -> None:
     dataset = store.open(whole)["flowers"]
     with pytest.raises(errors.InvalidInput, match=r"rows \[10\] are not in 'flowers'"):
         gather(dataset, [10])

@@ -77,7 +77,7 @@ def test_sealing_again_reads_only_what_is_new(tmp_path: Path, trailers_read: lis
     assert dataset.manifest(columns=["row"])["row"].to_pylist() == list(range(10))
 
 
-def test_a_mixture_of_two_seals_is_noticed_and_made_good(tmp_path: Path) -> None:
+def test_a_mixture_of_two_seals_is_noticed_and_repaired(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path)
     write_pixels(dataset, 0)
     store.seal(tmp_path)
@@ -160,7 +160,7 @@ def test_coarse_channels_are_warned_of(tmp_path: Path) -> None:
     assert "of patch tokens in channels 3" in warning
 
 
-def test_what_is_not_sealed_names_the_command(tmp_path: Path) -> None:
+def test_without_a_seal_the_error_names_the_command(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path)
     for ask in (lambda: dataset.status("t"), lambda: dataset.statistics("t"), dataset.manifest):
         with pytest.raises(errors.NotSealed, match=f"codistill store seal {tmp_path}"):

@@ -82,7 +82,7 @@ def test_writes_survive_and_know_that_they_won(s3: S3, kind: str) -> None:
     assert store.seal(s3.location).arrays[0].ok == 4
 
 
-def test_what_never_comes_whole_is_an_error(s3: S3) -> None:
+def test_an_answer_that_is_never_whole_is_an_error(s3: S3) -> None:
     storage = ObjectStorage(Address.parse(s3.location), retries=HASTY)
     storage.replace("a", bytes(100))
     s3.server.fail("short", "GET", "/a", times=99)
@@ -200,7 +200,7 @@ def assert_silent(text: str) -> None:
     assert [secret for secret in SECRETS if secret in text] == []
 
 
-def test_commands_say_it_in_one_line(s3: S3, capfd: pytest.CaptureFixture[str]) -> None:
+def test_commands_print_errors_in_one_line(s3: S3, capfd: pytest.CaptureFixture[str]) -> None:
     make_dataset(s3.location)
     assert main(["info", s3.location]) == 0
     s3.server.fail("forbidden", "GET", times=99)

@@ -14,14 +14,14 @@ INDEX_BYTES = 20
 
 
 @given(st.binary(min_size=1, max_size=3000), st.data())
-def test_one_wrong_byte_is_put_right(blob: bytes, data: st.DataObject) -> None:
+def test_one_wrong_byte_is_corrected(blob: bytes, data: st.DataObject) -> None:
     position = data.draw(st.integers(0, len(blob) - 1))
     wrong = bytearray(blob)
     wrong[position] ^= data.draw(st.integers(1, 255))
     assert corrected(bytes(wrong), checksum(blob)) == blob
 
 
-def test_two_wrong_bytes_far_apart_are_not_made_up() -> None:
+def test_two_wrong_bytes_far_apart_are_not_corrected() -> None:
     generator = random.Random(0)
     for _ in range(50):
         blob = generator.randbytes(1000)
@@ -32,7 +32,7 @@ def test_two_wrong_bytes_far_apart_are_not_made_up() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 5, 31, 32, 500])
-def test_noise_is_damage_and_no_error(length: int) -> None:
+def test_noise_is_reported_as_damage(length: int) -> None:
     tail = read_tail(random.Random(1).randbytes(length), index_bytes=INDEX_BYTES)
     assert tail.trailer is None
     ((kind, _),) = tail.damage

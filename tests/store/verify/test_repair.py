@@ -17,7 +17,7 @@ from store.verify.repair import RepairReport, _Repairer, repair
 from store.verify.verify import VerifyReport, verify
 from tests.store import caches, damage, fake_recomputer
 from tests.store.caches import contents, same_rows
-from tests.store.damage import MADE_ANEW, REPAIRED, REPORTED, shard_path
+from tests.store.damage import RECOMPUTED, REPAIRED, REPORTED, shard_path
 
 FLIPS_A_ROUND = 12
 ROUNDS = 25
@@ -42,7 +42,7 @@ def repaired(root: Path, log: Path | None = None) -> tuple[VerifyReport, RepairR
 
 
 @pytest.mark.parametrize(("function", "kind"), REPAIRED, ids=[function.__name__ for function, _ in REPAIRED])
-def test_a_repair_gives_back_what_was_there(
+def test_a_repair_restores_the_same_bytes(
     root: Path, whole: Path, function: Callable[[Path], None], kind: Kind
 ) -> None:
     function(root)
@@ -52,8 +52,8 @@ def test_a_repair_gives_back_what_was_there(
     assert contents(root) == contents(whole)
 
 
-@pytest.mark.parametrize(("function", "kind"), MADE_ANEW, ids=[function.__name__ for function, _ in MADE_ANEW])
-def test_rows_are_what_they_were_where_the_trailer_was_lost(
+@pytest.mark.parametrize(("function", "kind"), RECOMPUTED, ids=[function.__name__ for function, _ in RECOMPUTED])
+def test_a_repair_restores_the_same_rows_where_the_trailer_was_lost(
     root: Path, whole: Path, function: Callable[[Path], None], kind: Kind
 ) -> None:
     function(root)
@@ -64,7 +64,9 @@ def test_rows_are_what_they_were_where_the_trailer_was_lost(
 
 
 @pytest.mark.parametrize(("function", "kind"), REPORTED, ids=[function.__name__ for function, _ in REPORTED])
-def test_what_is_for_people_to_decide_is_not_touched(root: Path, function: Callable[[Path], None], kind: Kind) -> None:
+def test_problems_that_people_must_decide_are_not_touched(
+    root: Path, function: Callable[[Path], None], kind: Kind
+) -> None:
     function(root)
     before = contents(root)
     report = verify(root)
@@ -87,7 +89,7 @@ def test_every_single_byte_flip_in_a_shard_is_found_and_repaired(root: Path, who
         assert contents(root) == expected
 
 
-def test_only_the_bad_rows_are_made_anew(root: Path, tmp_path: Path) -> None:
+def test_only_the_bad_rows_are_recomputed(root: Path, tmp_path: Path) -> None:
     damage.flip_token_row(root)
     damage.flip_pixels_row(root)
     damage.flip_index(root)
@@ -96,7 +98,7 @@ def test_only_the_bad_rows_are_made_anew(root: Path, tmp_path: Path) -> None:
     assert log.read_text().splitlines() == ["flowers/pixels 1", "flowers/dino 1"]
 
 
-def test_a_sealed_cache_gives_lost_manifest_rows_back_without_the_source(
+def test_lost_manifest_rows_are_restored_from_the_seal_without_the_source(
     root: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_recomputer.uninstall(monkeypatch)
@@ -130,7 +132,7 @@ def test_tokens_that_other_pixels_would_change_are_not_accepted_without_a_traile
     assert not shard_path(root, "pixels", 1).exists()
 
 
-def test_without_a_recomputer_what_can_be_repaired_is(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_recomputer_the_rest_is_repaired(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_recomputer.uninstall(monkeypatch)
     damage.flip_index(root)
     damage.flip_trailer(root)
@@ -142,8 +144,8 @@ def test_without_a_recomputer_what_can_be_repaired_is(root: Path, monkeypatch: p
     assert [problem.kind for problem in verify(root).problems] == [Kind.ROW_CHECKSUM]
 
 
-def test_a_repair_killed_in_the_middle_is_taken_up_without_losing_rows(root: Path, whole: Path, tmp_path: Path) -> None:
-    damage.put_aside(root)
+def test_the_next_repair_continues_a_killed_one_without_losing_rows(root: Path, whole: Path, tmp_path: Path) -> None:
+    damage.quarantine_object(root)
     log = tmp_path / "asked"
     _, done = repaired(root, log)
     assert done.repaired == [("flowers", "dino", 1)]

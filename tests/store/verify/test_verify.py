@@ -14,9 +14,9 @@ from store.inspection.info import inspect
 from store.verify.problems import Kind
 from store.verify.verify import verify
 from tests.store import caches, damage
-from tests.store.damage import MADE_ANEW, REPAIRED, REPORTED
+from tests.store.damage import RECOMPUTED, REPAIRED, REPORTED
 
-ALL = [*REPAIRED, *MADE_ANEW, *REPORTED]
+ALL = [*REPAIRED, *RECOMPUTED, *REPORTED]
 NAMES = [function.__name__ for function, _ in ALL]
 IN_ROWS = {Kind.ROW_CHECKSUM, Kind.ROW_DIFFERS, Kind.ROW_NOT_FINITE, Kind.HOLE_NOT_ZERO, Kind.MOMENTS_DIFFER}
 CONSEQUENCES = {
@@ -57,14 +57,14 @@ def test_a_cache_being_filled_is_ok(tmp_path: Path) -> None:
     store.seal(cache)
     caches.write_tokens(cache, damage.FLOWERS, damage.DINO, 1)
     caches.write_pixels(cache, damage.FLOWERS, 0)
-    with cache["flowers"].write_shard("pixels", 2, provenance={}):  # somebody is at it
+    with cache["flowers"].write_shard("pixels", 2, provenance={}):  # another process is writing it
         report = verify(cache.location)
     assert report.ok
     assert len(report.notes) == 3
 
 
 @pytest.mark.parametrize(("function", "kind"), ALL, ids=NAMES)
-def test_damage_is_found_under_its_name(root: Path, function: Callable[[Path], None], kind: Kind) -> None:
+def test_each_damage_is_reported_with_its_kind(root: Path, function: Callable[[Path], None], kind: Kind) -> None:
     function(root)
     found = verify(root)
     kinds = {problem.kind for problem in found.problems}
@@ -98,7 +98,7 @@ def test_a_live_writers_file_is_no_problem_and_an_unreadable_leftover_only_a_not
 
 
 @pytest.mark.parametrize("array", ["pixels", "mast/tokens"])
-def test_arrays_of_somebody_else_are_noted_and_left_alone(root: Path, array: str) -> None:
+def test_arrays_not_written_by_codistill_are_noted_and_left_alone(root: Path, array: str) -> None:
     path = root / "features.zarr/flowers" / array / "zarr.json"
     document = json.loads(path.read_text())
     document["attributes"] = {}

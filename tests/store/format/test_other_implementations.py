@@ -1,4 +1,4 @@
-"""What we write, zarr-python, tensorstore and zarrs read equal, and what zarr-python writes, we read equal."""
+"""Other implementations of Zarr: zarr-python, tensorstore and zarrs read our arrays; we read those of zarr-python."""
 
 import json
 import shutil
@@ -50,7 +50,7 @@ def read_tensorstore(path: Path) -> np.ndarray:
 
 @QUICK
 @given(case=arrays())
-def test_others_read_what_we_write(case: tuple[np.ndarray, int, set[int]]) -> None:
+def test_other_implementations_read_our_arrays(case: tuple[np.ndarray, int, set[int]]) -> None:
     values, shard_rows, failed = case
     with tempfile.TemporaryDirectory() as folder:
         storage = LocalStorage(Path(folder))
@@ -68,7 +68,7 @@ def test_others_read_what_we_write(case: tuple[np.ndarray, int, set[int]]) -> No
 
 @QUICK
 @given(case=arrays(), compressed=st.booleans(), sharded=st.booleans())
-def test_we_read_what_zarr_python_writes(
+def test_arrays_written_by_zarr_python_are_read(
     case: tuple[np.ndarray, int, set[int]], compressed: bool, sharded: bool
 ) -> None:
     values, shard_rows, _ = case
@@ -106,7 +106,7 @@ def test_the_whole_hierarchy_opens_in_zarr_python(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_tensorstore(tmp_path / "features.zarr/bedlam/t/statistics")[1, 1], ours.mean)
 
 
-def test_someone_elses_teacher_is_read_through_zarr(tmp_path: Path) -> None:
+def test_a_teacher_not_written_by_codistill_is_read_through_zarr(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path)
     fill(dataset)
     values = np.random.default_rng(0).standard_normal((dataset.rows, 4, 3)).astype(np.float32)
@@ -140,7 +140,7 @@ def test_a_layout_promise_that_the_codecs_do_not_keep_is_refused(tmp_path: Path,
         schema.parse_array("a", json.dumps(document).encode())
 
 
-def test_our_tokens_over_someone_elses_pixels_are_sealed_and_read(tmp_path: Path) -> None:
+def test_our_tokens_over_pixels_not_written_by_codistill_are_sealed_and_read(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path)
     fill(dataset)
     pixels = np.stack([pixels_of(row) for row in range(dataset.rows)])

@@ -36,9 +36,9 @@ def images(pixels: Tensor) -> Tensor:
     return normalise(pixels.permute(0, 2, 3, 1))
 
 
-def max_error(found: Tensor, expected: Tensor) -> float:
-    assert found.shape == expected.shape
-    return float((found - expected).abs().max())
+def max_error(actual: Tensor, expected: Tensor) -> float:
+    assert actual.shape == expected.shape
+    return float((actual - expected).abs().max())
 
 
 def student() -> DuneCheckpoint:

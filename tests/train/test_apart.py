@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 STEPS = 40
 
 # torchvision and Pillow come with timm, which the student is built of.
-ABSENT = ["extract", "eval", "dask", "distributed", "sklearn", "skimage", "torchmetrics", "zarr", "obstore", "numba"]
+ABSENT = ["extract", "eval", "dask", "distributed", "sklearn", "skimage", "zarr", "obstore", "numba"]
 ALONE = """
 import sys
 from pathlib import Path

@@ -63,15 +63,15 @@ def train_on_two_ranks(runs: list[tuple[Recipe, Path, int]], *, cache: str) -> N
         for rank in "01"
     ]
     try:
-        said = [process.communicate(timeout=200)[1] for process in ranks]
+        messages = [process.communicate(timeout=200)[1] for process in ranks]
     finally:
         for process in ranks:
             process.kill()
-    assert [process.returncode for process in ranks] == [0, 0], said
+    assert [process.returncode for process in ranks] == [0, 0], messages
 
 
 def of_halves(keep: torch.Tensor, *, count: int) -> torch.Tensor:
-    """`per_rank` on two ranks, said on one: each half of the batch, of the mask (T, B), has a divisor of its own."""
+    """Coefficients of `per_rank` on two ranks, computed on one: each half of the mask (T, B) has its own divisor."""
     return torch.cat([half / half.sum() / 2 for half in keep.float().chunk(2, dim=1)], dim=1)
 
 

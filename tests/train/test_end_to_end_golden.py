@@ -61,7 +61,7 @@ def run(case: str, recorded: dict[str, Tensor], targets: dict[str, Tensor]) -> S
     )
     keep = torch.from_numpy(table[:, [list(losses).index(GROUP_OF_DATASET[name]) for name in FACTS["dset_names"]]])
     shares = coefficients(keep, count=keep.sum())
-    loss = combine(torch.stack([found.per_image for found in losses.values()]), shares)
+    loss = combine(torch.stack([teacher.per_image for teacher in losses.values()]), shares)
     return Step(distiller, norms, losses, shares, loss)
 
 
@@ -85,18 +85,18 @@ def test_every_logged_scalar(recorded: dict[str, Tensor], targets: dict[str, Ten
     step, expected = run(case, recorded, targets), FACTS["cases"][case]
     assert float(step.loss.detach()) == pytest.approx(expected["loss"], abs=golden.LOSS_ATOL)
     assert float(step.loss.detach()) == pytest.approx(float(recorded[f"output.{case}.loss"]), abs=golden.LOSS_ATOL)
-    found: dict[str, float] = {"loss": float(step.loss.detach())}
+    logged: dict[str, float] = {"loss": float(step.loss.detach())}
     for row, (theirs, ours) in enumerate(golden.TEACHERS.items()):
         terms = {name: float(values.mean()) for name, values in step.losses[ours].terms.items()}
         for kind in sorted({name.split("_")[0] for name in terms}):
             cosine, smooth_l1 = terms[f"{kind}_cosine"], terms[f"{kind}_smooth_l1"]
-            found[f"loss/dist_{kind}_cos_{theirs}"] = cosine
-            found[f"loss/dist_{kind}_sl1_{theirs}"] = smooth_l1
-            found[f"loss/dist_{kind}_{theirs}"] = 0.5 * cosine + 0.5 * smooth_l1
-        found[f"loss/dist_{theirs}"] = float(step.losses[ours].per_image.detach().mean())
-        found[f"t_coeff_{theirs}"] = float(step.coefficients[row].sum())
+            logged[f"loss/dist_{kind}_cos_{theirs}"] = cosine
+            logged[f"loss/dist_{kind}_sl1_{theirs}"] = smooth_l1
+            logged[f"loss/dist_{kind}_{theirs}"] = 0.5 * cosine + 0.5 * smooth_l1
+        logged[f"loss/dist_{theirs}"] = float(step.losses[ours].per_image.detach().mean())
+        logged[f"t_coeff_{theirs}"] = float(step.coefficients[row].sum())
     scalars = {name: value for name, value in expected.items() if isinstance(value, float)}
-    assert found == pytest.approx(scalars, abs=golden.LOSS_ATOL)
+    assert logged == pytest.approx(scalars, abs=golden.LOSS_ATOL)
 
 
 def test_running_statistics_after_the_step(recorded: dict[str, Tensor], targets: dict[str, Tensor]) -> None:
@@ -113,13 +113,13 @@ def test_gradient_norm_of_every_parameter(recorded: dict[str, Tensor], targets: 
     step = run(case, recorded, targets)
     step.loss.backward()
     names = released_names(step)
-    found = {
+    norms = {
         names[name]: float(parameter.grad.norm())
         for name, parameter in step.distiller.named_parameters()
         if parameter.grad is not None
     }
     expected: dict[str, Any] = FACTS["cases"][case]
-    assert found == pytest.approx(expected["grad_norm_per_parameter"], rel=2e-5, abs=1e-9)
+    assert norms == pytest.approx(expected["grad_norm_per_parameter"], rel=2e-5, abs=1e-9)
     without = {names[name] for name, p in step.distiller.named_parameters() if p.grad is None}
     assert without == set(expected["parameters_without_grad"]) - {"encoder.mask_token"}  # which we do not have
 

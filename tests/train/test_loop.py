@@ -87,12 +87,12 @@ def test_a_signal_ends_the_command_with_a_checkpoint(number: signal.Signals, cac
             while len(log.read(out, log.STEP)) < 3 and process.poll() is None:
                 time.sleep(0.05)
             process.send_signal(number)
-            said = process.communicate(timeout=60)[0]
+            output = process.communicate(timeout=60)[0]
         finally:
             process.kill()
-    assert process.returncode == INTERRUPTED, said
+    assert process.returncode == INTERRUPTED, output
     last = log.read(out, log.STEP)[-1]["step"]
-    assert f"stopped after step {last} of 100000" in said
+    assert f"stopped after step {last} of 100000" in output
     assert checkpoints.saved(out / "checkpoints") == [last]
 
 
@@ -216,12 +216,12 @@ def test_compiled_is_the_same(cache: str, tmp_path: Path, monkeypatch: pytest.Mo
 def test_checkpoints_are_whole_and_few(cache: str, tmp_path: Path) -> None:
     recipe = tiny(schedule__steps=5, checkpoint__every_steps=1, checkpoint__keep=2)
     run_training(recipe, caches=[cache], out=tmp_path / "run", quiet=True)
-    place = tmp_path / "run" / "checkpoints"
-    assert sorted(path.name for path in place.iterdir()) == ["step-00000004", "step-00000005"]
-    assert json.loads((place / "step-00000005" / "state.json").read_text())["step"] == 5
-    optimizer = load_file(place / "step-00000005" / "optimizer.safetensors")
+    directory = tmp_path / "run" / "checkpoints"
+    assert sorted(path.name for path in directory.iterdir()) == ["step-00000004", "step-00000005"]
+    assert json.loads((directory / "step-00000005" / "state.json").read_text())["step"] == 5
+    optimizer = load_file(directory / "step-00000005" / "optimizer.safetensors")
     assert {name.split("/")[0] for name in optimizer} == {"step", "exp_avg", "exp_avg_sq"}
-    (place / "step-00000005" / "model.safetensors").write_bytes(b"damage")
+    (directory / "step-00000005" / "model.safetensors").write_bytes(b"damage")
     with pytest.raises(Damaged, match="Remove that directory"):
         load(tmp_path / "run")
     assert load(tmp_path / "run", step=4).step == 4

@@ -15,15 +15,15 @@ from train.recipe.config import iterations
 
 def test_schedules_of_the_authors() -> None:
     recorded, facts = golden.tensors("schedules.io"), golden.scalars("schedules")
-    given = facts["params"]
-    assert peak_rate(3e-4, batch=512) == pytest.approx(given["base"], rel=1e-15)
-    rate = learning_rate(peak=given["base"], steps=given["iters"], warmup=given["warm"], minimum=given["min"])
+    params = facts["params"]
+    assert peak_rate(3e-4, batch=512) == pytest.approx(params["base"], rel=1e-15)
+    rate = learning_rate(peak=params["base"], steps=params["iters"], warmup=params["warm"], minimum=params["min"])
     assert np.abs(rate - recorded["output.lr"].numpy()).max() < 1e-12
-    momentum = ema_momentum(steps=given["iters"])
+    momentum = ema_momentum(steps=params["iters"])
     assert np.abs(momentum - recorded["output.tnorm_ema_momentum"].numpy()).max() < 1e-12
     for case in facts["iters_rule"]:
-        found = iterations(case["epochs"], batch=case["batch"], epoch_images=case["epoch_size"])
-        assert found == case["iters"]
+        steps = iterations(case["epochs"], batch=case["batch"], epoch_images=case["epoch_size"])
+        assert steps == case["iters"]
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0.2), (2, 0.0), (7, 1.0), (10, 0.1), (13, 0.5)])

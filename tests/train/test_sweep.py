@@ -67,10 +67,10 @@ def test_a_sweep_stops_on_nothing_and_goes_on(tmp_path: Path, capsys: pytest.Cap
     build_cache(tmp_path / "cache")
     command = ["sweep", str(write(tmp_path, SWEEP)), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
     assert main(command) == 1
-    said = capsys.readouterr().out
-    assert "[1/2] broken, seed 0: failed" in said
-    assert "not finite" in said
-    assert "[2/2] tp, seed 0: finished" in said
+    output = capsys.readouterr().out
+    assert "[1/2] broken, seed 0: failed" in output
+    assert "not finite" in output
+    assert "[2/2] tp, seed 0: finished" in output
     before = (tmp_path / "out" / "tp" / "seed-0" / "log.jsonl").read_bytes()
     text = SWEEP.replace("set = { optim.lr = 1e30 }", "")
     shutil.rmtree(tmp_path / "out" / "broken")
@@ -111,12 +111,12 @@ set = { projector.kind = "lp", projector.which_blocks = [9] }
 """
     file = write(tmp_path, SWEEP + bad)
     assert main(["sweep", str(file), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]) == 2
-    said = capsys.readouterr().err
-    assert "row 'x': " in said
-    assert "'nowhere' is not in this cache" in said
-    assert "row 'y': " in said
-    assert "projector: which_blocks [9]: expected block numbers from 0 that end with the last one" in said
-    assert "row 'tp'" not in said
+    message = capsys.readouterr().err
+    assert "row 'x': " in message
+    assert "'nowhere' is not in this cache" in message
+    assert "row 'y': " in message
+    assert "projector: which_blocks [9]: expected block numbers from 0 that end with the last one" in message
+    assert "row 'tp'" not in message
     assert not (tmp_path / "out").exists()
 
 
@@ -144,13 +144,13 @@ def test_the_table_gives_differences_to_the_baseline_and_the_spread_of_seeds(tmp
     )
     rows = [Row(name="tp"), Row(name="sp", label="simple"), Row(name="lp")]
     everything = [*ended, stopped]
-    found = sweep_table.markdown(
+    table = sweep_table.markdown(
         "t", rows=rows, baseline="tp", results=sweep_table.collect(everything), ended=everything
     )
-    assert "| tp | 0.5500 ± 0.0707 | 0.7500 ± 0.0707 | 0.6500 ± 0.0707 |" in found
-    assert "| simple | 0.4500 ± 0.0707 (-0.1000) | 0.6500 ± 0.0707 (-0.1000) | 0.5500 ± 0.0707 (-0.1000) |" in found
-    assert "| lp | - | - | - |" in found
-    assert "- lp, seed 0: stopped." in found
+    assert "| tp | 0.5500 ± 0.0707 | 0.7500 ± 0.0707 | 0.6500 ± 0.0707 |" in table
+    assert "| simple | 0.4500 ± 0.0707 (-0.1000) | 0.6500 ± 0.0707 (-0.1000) | 0.5500 ± 0.0707 (-0.1000) |" in table
+    assert "| lp | - | - | - |" in table
+    assert "- lp, seed 0: stopped." in table
 
 
 def test_nothing_begins_after_a_request_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,19 +46,19 @@ def test_an_image_is_changed_by_its_own_numbers_alone() -> None:
     images, numbers = pixels(4), torch.from_numpy(augment.sample_parameters(seed=0, step=0, images=4))
     together = augment.photometric(images, numbers)
     assert together.dtype == torch.uint8
-    for place in range(4):
-        one = slice(place, place + 1)
+    for position in range(4):
+        one = slice(position, position + 1)
         assert torch.equal(together[one], augment.photometric(images[one], numbers[one]))
 
 
 def test_only_the_student_sees_other_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The targets of every step are those of a run without; only what the student is given differs."""
+    """The targets of every step are those of a run without; only the input of the student differs."""
     build_cache(tmp_path / "cache")
     seen: list[torch.Tensor] = []
     taught: list[torch.Tensor] = []
     student, loss = train.step.normalise, train.step.teacher_loss
 
-    def given(images: torch.Tensor) -> torch.Tensor:
+    def recording_normalise(images: torch.Tensor) -> torch.Tensor:
         seen.append(images.clone())
         return student(images)
 
@@ -66,7 +66,7 @@ def test_only_the_student_sees_other_colours(tmp_path: Path, monkeypatch: pytest
         taught.append(target.clone())
         return loss(prediction, target, **options)
 
-    monkeypatch.setattr(train.step, "normalise", given)
+    monkeypatch.setattr(train.step, "normalise", recording_normalise)
     monkeypatch.setattr(train.step, "teacher_loss", compared)
     steps = 3
     for kind in ("none", "photometric"):

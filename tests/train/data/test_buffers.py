@@ -94,13 +94,13 @@ def test_what_arrives_on_a_gpu_is_what_was_read(mixture: Mixture, prefetch: int)
     """No buffer is filled again before its copy is done, whoever is slow."""
     with loader(mixture, [], device=torch.device("cpu")) as plain:
         expected = [content(batch) for batch in plain]
-    found = []
+    arrived = []
     with loader(mixture, [], prefetch=prefetch) as over:
         for batch in over:
             time.sleep(0.002 * (batch.step % 4))
-            found.append(content(batch))
-    assert [step for step, _ in found] == list(range(STEPS))
-    for (_, ours), (_, theirs) in zip(found, expected, strict=True):
+            arrived.append(content(batch))
+    assert [step for step, _ in arrived] == list(range(STEPS))
+    for (_, ours), (_, theirs) in zip(arrived, expected, strict=True):
         assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
     assert not threads()
 

@@ -30,8 +30,8 @@ def opened(tmp_path: Path, recipe: Recipe | None = None, **options: Any) -> Mixt
 
 
 def batches(mixture: Mixture, *, steps: int, batch: int = 6, **options: Any) -> list[Batch]:
-    with loader(mixture, plan=plan_of(mixture, batch=batch), steps=steps, batch=batch, **options) as found:
-        return [copied(one) for one in found]
+    with loader(mixture, plan=plan_of(mixture, batch=batch), steps=steps, batch=batch, **options) as over:
+        return [copied(one) for one in over]
 
 
 def loader(mixture: Mixture, *, steps: int, batch: int = 6, **options: Any) -> Loader:
@@ -57,9 +57,9 @@ def plan_of(mixture: Mixture, *, batch: int = 6) -> Callable[[int], RowSelection
     return lambda step: mixture.locate(sampler.sample_batch(step))
 
 
-def rows_of(mixture: Mixture, found: list[Batch]) -> dict[str, list[int]]:
+def rows_of(mixture: Mixture, read: list[Batch]) -> dict[str, list[int]]:
     rows: dict[str, list[int]] = {}
-    for batch in found:
+    for batch in read:
         for source, row in zip(batch.rows.source, batch.rows.row, strict=True):
             rows.setdefault(mixture.sources[source].dataset.name, []).append(int(row))
     return rows
@@ -67,16 +67,16 @@ def rows_of(mixture: Mixture, found: list[Batch]) -> dict[str, list[int]]:
 
 def test_batches_hold_the_stored_bytes_of_every_usable_row_once_per_pass(tmp_path: Path) -> None:
     mixture = opened(tmp_path, failed=FAILED)
-    found = batches(mixture, steps=7)  # 21 of each group: three passes of 7 faces, more than four of 5 rooms
-    rows = rows_of(mixture, found)
+    read = batches(mixture, steps=7)  # 21 of each group: three passes of 7 faces, more than four of 5 rooms
+    rows = rows_of(mixture, read)
     assert sorted(rows["faces"]) == sorted(3 * [1, 2, 4, 5, 6, 7, 8])
     assert set(rows["rooms"]) == {0, 3, 4, 5, 6}
-    for batch in found:
+    for batch in read:
         assert sorted(batch.rows.slot) == list(range(6))
-        for place, (source, row) in enumerate(zip(batch.rows.source, batch.rows.row, strict=True)):
+        for position, (source, row) in enumerate(zip(batch.rows.source, batch.rows.row, strict=True)):
             stored = mixture.sources[source].dataset.read([row], ["pixels", "alpha", "beta"])
-            assert np.array_equal(batch.pixels[place].numpy(), stored["pixels"][0])
-            assert all(np.array_equal(batch.tokens[name][place].numpy(), stored[name][0]) for name in batch.tokens)
+            assert np.array_equal(batch.pixels[position].numpy(), stored["pixels"][0])
+            assert all(np.array_equal(batch.tokens[name][position].numpy(), stored[name][0]) for name in batch.tokens)
 
 
 def test_without_sharing_only_own_tokens_are_needed_and_read(tmp_path: Path) -> None:
@@ -212,15 +212,15 @@ def test_exact_statistics_are_those_of_the_mixture(tmp_path: Path) -> None:
                 parts.append(tokens[:, seer.prefix :].reshape(-1, seer.channels))
             mean = np.mean([part.mean(axis=0) for part in parts], axis=0)
             square = np.mean([np.square(part - mean).mean(axis=0) for part in parts], axis=0)
-            found = norms.stored(name).patch
-            assert found.mean.numpy() == pytest.approx(mean, rel=1e-5, abs=1e-6)
-            assert found.std.numpy() == pytest.approx(np.sqrt(square), rel=1e-5)
+            patch_norm = norms.stored(name).patch
+            assert patch_norm.mean.numpy() == pytest.approx(mean, rel=1e-5, abs=1e-6)
+            assert patch_norm.std.numpy() == pytest.approx(np.sqrt(square), rel=1e-5)
 
 
 def test_statistics_of_the_whole_cache_do_not_depend_on_the_datasets_trained_on(tmp_path: Path) -> None:
     build_cache(tmp_path / "cache")
     infos = {name: teacher_info(channels=seer.channels, prefix_tokens=seer.prefix) for name, seer in TEACHERS.items()}
-    found = []
+    means = []
     for options in (
         {},
         {"targets__statistics": "cache"},
@@ -229,18 +229,18 @@ def test_statistics_of_the_whole_cache_do_not_depend_on_the_datasets_trained_on(
         mixture = open_mixture(tiny(**options), [str(tmp_path / "cache")])
         norms = TargetNorms(infos)
         set_exact(norms, mixture, over_subset=False)
-        found.append(torch.cat([norms.stored(name).patch.mean for name in infos]))
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[1], found[2])
+        means.append(torch.cat([norms.stored(name).patch.mean for name in infos]))
+    assert torch.equal(means[0], means[1])
+    assert torch.equal(means[1], means[2])
 
 
 def test_memory_is_bounded_and_used_again(tmp_path: Path) -> None:
     mixture = opened(tmp_path)
-    places = set()
-    with loader(mixture, plan=plan_of(mixture), steps=30, prefetch=2) as found:
-        for batch in found:
-            places.add(batch.pixels.data_ptr())
-    assert len(places) <= 3
+    addresses = set()
+    with loader(mixture, plan=plan_of(mixture), steps=30, prefetch=2) as over:
+        for batch in over:
+            addresses.add(batch.pixels.data_ptr())
+    assert len(addresses) <= 3
     assert row_bytes(mixture.teachers, image_size=28) == 28 * 28 * 3 + 2 * (5 * 8 + 4 * 12)
 
 
@@ -255,8 +255,8 @@ def test_a_failing_read_reaches_the_consumer_and_no_thread_stays(tmp_path: Path)
 
 def test_leaving_early_stops_the_readers(tmp_path: Path) -> None:
     mixture = opened(tmp_path)
-    with loader(mixture, plan=plan_of(mixture), steps=1000) as found:
-        for batch in found:
+    with loader(mixture, plan=plan_of(mixture), steps=1000) as over:
+        for batch in over:
             if batch.step == 2:
                 break
     assert not [thread for thread in threading.enumerate() if thread.name == "codistill-feed"]
@@ -265,7 +265,7 @@ def test_leaving_early_stops_the_readers(tmp_path: Path) -> None:
 def test_the_sealed_status_of_the_caches_is_described(tmp_path: Path) -> None:
     """Another row that failed gives another description, whatever else is equal."""
     one, two = describe(opened(tmp_path / "a")), describe(opened(tmp_path / "b", failed={("rooms", "beta"): [1]}))
-    status = [found["caches"][0]["datasets"]["rooms"]["status"] for found in (one, two)]
+    status = [description["caches"][0]["datasets"]["rooms"]["status"] for description in (one, two)]
     assert status[0]["pixels"] == status[1]["pixels"]
     assert status[0]["beta"] != status[1]["beta"]
     assert one["teachers"]["alpha"]["identity"] == {"model": "alpha"}

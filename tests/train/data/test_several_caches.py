@@ -23,8 +23,8 @@ from train.step import Stepper, StepResult
 
 def stored_statistics(run: Path, teacher: str) -> np.ndarray[Any, Any]:
     """Mean and std of the patch tokens, as the run's checkpoint has them."""
-    held = weights(run)
-    return np.stack([held[f"norms.norms.{teacher}.patch.{name}"].numpy() for name in ("mean", "std")])
+    tensors = weights(run)
+    return np.stack([tensors[f"norms.norms.{teacher}.patch.{name}"].numpy() for name in ("mean", "std")])
 
 
 def patch_statistics(by_group: list[list[np.ndarray[Any, Any]]]) -> np.ndarray[Any, Any]:
@@ -36,9 +36,11 @@ def patch_statistics(by_group: list[list[np.ndarray[Any, Any]]]) -> np.ndarray[A
 
 def patches_of(caches: dict[str, Any], name: str, teacher: str, rows: list[int] | None = None) -> list[Any]:
     """Patch tokens (rows, N, C) of a dataset in every cache that has it, in float64."""
-    found = [cache[name] for cache in caches.values() if name in cache.datasets]
+    datasets = [cache[name] for cache in caches.values() if name in cache.datasets]
     prefix = TEACHERS[teacher].prefix
-    return [one.read(rows or np.arange(one.rows), [teacher])[teacher].astype(np.float64)[:, prefix:] for one in found]
+    return [
+        one.read(rows or np.arange(one.rows), [teacher])[teacher].astype(np.float64)[:, prefix:] for one in datasets
+    ]
 
 
 def test_more_views_and_other_datasets_train_in_one_run(tmp_path: Path) -> None:
@@ -129,17 +131,17 @@ def test_the_second_stage_begins_from_a_released_file_on_a_cache_of_448_px(tmp_p
     assert all(np.isfinite(record["loss"]) for record in log.read(out, log.STEP))
 
     begun, norms = load.build_initial(recipe, directory.read_description(out))
-    given = golden.student()
-    assert given.distiller is not None
-    assert given.norms is not None
-    expected = dict(given.distiller.state_dict())
+    released_student = golden.student()
+    assert released_student.distiller is not None
+    assert released_student.norms is not None
+    expected = dict(released_student.distiller.state_dict())
     position = expected.pop("encoder.pos_embed")
-    found = dict(begun.state_dict())
+    tensors = dict(begun.state_dict())
     resized = resample_pos_embed(position, (32, 32), rule="stage")
-    assert torch.equal(found.pop("encoder.pos_embed"), resized)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
-    statistics = given.norms.state_dict()
+    assert torch.equal(tensors.pop("encoder.pos_embed"), resized)
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in expected.items())
+    statistics = released_student.norms.state_dict()
     assert all(torch.equal(tensor, statistics[name]) for name, tensor in norms.state_dict().items())
     assert weights(out)["distiller.encoder.pos_embed"].shape == resized.shape
 

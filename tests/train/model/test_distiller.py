@@ -48,13 +48,13 @@ KINDS: list[dict[str, Any]] = [
 def test_every_trainable_parameter_learns_and_shapes_are_the_teachers(registers: int, options: dict[str, Any]) -> None:
     encoder = Student(architecture="tiny", embed_dim=32, depth=3, num_heads=2, registers=registers)
     model = build(encoder, Projector(**options))
-    found = model(torch.randn(2, 3, 56, 56))
-    assert list(found) == ["generic", "scene"]  # sorted, whatever order they were given in
-    assert {name: (tuple(a.shape), tuple(b.shape)) for name, (a, b) in found.items()} == {
+    predictions = model(torch.randn(2, 3, 56, 56))
+    assert list(predictions) == ["generic", "scene"]  # sorted, whatever order they were given in
+    assert {name: (tuple(a.shape), tuple(b.shape)) for name, (a, b) in predictions.items()} == {
         "generic": ((2, 1, 6), (2, 16, 6)),
         "scene": ((2, 0, 10), (2, 16, 10)),
     }
-    torch.cat([part.flatten() for pair in found.values() for part in pair]).square().sum().backward()
+    torch.cat([part.flatten() for pair in predictions.values() for part in pair]).square().sum().backward()
     without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     assert (without, frozen) == ([], ["encoder.norm.weight", "encoder.norm.bias"])
@@ -105,9 +105,9 @@ def test_sizes(name: str, expected: tuple[int, int, int]) -> None:
 def test_a_vit_of_timm_fits_the_grid_of_the_cache(name: str, registers: int, cls: bool) -> None:
     model = build(Student(architecture=f"timm:{name}"))
     assert (model.encoder.register_tokens, has_cls(model.encoder)) == (registers, cls)
-    found = model(torch.randn(1, 3, 56, 56))  # patch 16 gets 64 px
-    assert found["generic"][1].shape == (1, 16, 6)
-    torch.cat([part.flatten() for pair in found.values() for part in pair]).sum().backward()
+    predictions = model(torch.randn(1, 3, 56, 56))  # patch 16 gets 64 px
+    assert predictions["generic"][1].shape == (1, 16, 6)
+    torch.cat([part.flatten() for pair in predictions.values() for part in pair]).sum().backward()
     assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 

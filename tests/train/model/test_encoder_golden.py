@@ -28,10 +28,10 @@ def student(tmp_path: Path) -> Distiller:
 
 def projector_error(student: Distiller, recorded: dict[str, Tensor], size: str) -> float:
     """Largest absolute difference over all teachers, CLS and patches."""
-    found = student(golden.images(recorded[f"input.{size}.image_u8"]))
+    predictions = student(golden.images(recorded[f"input.{size}.image_u8"]))
     errors = []
     for theirs, ours in golden.TEACHERS.items():
-        prefix, patches = found[ours]
+        prefix, patches = predictions[ours]
         errors.append(golden.max_error(prefix[:, 0], recorded[f"output.{size}.projector.{theirs}.cls"]))
         errors.append(golden.max_error(patches, recorded[f"output.{size}.projector.{theirs}.patch"]))
     return max(errors)
@@ -48,9 +48,9 @@ def test_tokens_are_those_of_the_authors(student: Distiller, recorded: dict[str,
     assert golden.max_error(registers, recorded[f"output.{size}.encoder.registers"]) < golden.FEATURES_ATOL
     assert golden.max_error(patches, recorded[f"output.{size}.encoder.patch"]) < golden.FEATURES_ATOL
     normed = student.encoder.split(student.encoder(images))
-    for kind, found in (("cls", normed[0][:, 0]), ("patch", normed[2])):
+    for kind, tokens_of_kind in (("cls", normed[0][:, 0]), ("patch", normed[2])):
         if (name := f"output.{size}.encoder_only_default_norm.{kind}") in recorded:
-            assert golden.max_error(found, recorded[name]) < golden.FEATURES_ATOL
+            assert golden.max_error(tokens_of_kind, recorded[name]) < golden.FEATURES_ATOL
     assert projector_error(student, recorded, size) < golden.FEATURES_ATOL
 
 
@@ -60,19 +60,23 @@ def test_small_tokens_expose_the_layer_norm_epsilon(student: Distiller, recorded
     normed = student.encoder.norm(tokens)
     assert golden.max_error(normed, recorded["output.encoder_norm_probe"]) < golden.FEATURES_ATOL
     for theirs, ours in golden.TEACHERS.items():
-        found = torch.cat(student.projectors[ours]([tokens]), dim=1)
-        assert golden.max_error(found, recorded[f"output.projector_probe.{theirs}"]) < golden.FEATURES_ATOL
+        predicted = torch.cat(student.projectors[ours]([tokens]), dim=1)
+        assert golden.max_error(predicted, recorded[f"output.projector_probe.{theirs}"]) < golden.FEATURES_ATOL
 
 
 def test_only_teachers_with_a_cls_token_get_one_predicted(recorded: dict[str, Tensor]) -> None:
     distiller = golden.student().distiller
     assert distiller is not None
     with torch.no_grad():
-        found = distiller(golden.images(recorded["input.size1.image_u8"]))
-    assert {name: prefix.shape[1] for name, (prefix, _) in found.items()} == {"dinov2": 1, "mast3r": 0, "multihmr": 0}
+        predictions = distiller(golden.images(recorded["input.size1.image_u8"]))
+    assert {name: prefix.shape[1] for name, (prefix, _) in predictions.items()} == {
+        "dinov2": 1,
+        "mast3r": 0,
+        "multihmr": 0,
+    }
     for theirs, ours in golden.TEACHERS.items():
         expected = recorded[f"output.size1.projector.{theirs}.patch"]
-        assert golden.max_error(found[ours][1], expected) < golden.FEATURES_ATOL
+        assert golden.max_error(predictions[ours][1], expected) < golden.FEATURES_ATOL
 
 
 def test_stored_statistics_standardise_as_the_authors_do(recorded: dict[str, Tensor]) -> None:
@@ -84,8 +88,8 @@ def test_stored_statistics_standardise_as_the_authors_do(recorded: dict[str, Ten
             name = f"tnorm.{theirs}.{kind}"
             assert (statistics is None) == (f"input.{name}" not in recorded)
             if statistics is not None:
-                found = statistics.apply(recorded[f"input.{name}"])
-                assert golden.max_error(found, recorded[f"output.{name}"]) < 1e-6
+                standardised = statistics.apply(recorded[f"input.{name}"])
+                assert golden.max_error(standardised, recorded[f"output.{name}"]) < 1e-6
 
 
 def wrong_epsilon(student: Distiller) -> None:
@@ -144,8 +148,8 @@ def test_the_golden_would_show_a_mistake(
 
 def test_position_embedding_between_training_stages(recorded: dict[str, Tensor]) -> None:
     stages = golden.tensors("dune_pos_resize.io")
-    found = resample_pos_embed(stages["input.pos_embed"], (32, 32), rule="stage")
-    assert golden.max_error(found, stages["output.pos_embed"]) == 0
+    resized = resample_pos_embed(stages["input.pos_embed"], (32, 32), rule="stage")
+    assert golden.max_error(resized, stages["output.pos_embed"]) == 0
 
     checkpoint: DuneCheckpoint = golden.student()
     before = checkpoint.encoder.pos_embed.detach().clone()

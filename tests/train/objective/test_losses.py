@@ -29,12 +29,12 @@ def facts() -> dict:
 
 def predictions(recorded: dict[str, Tensor], *, gradient: bool = False) -> dict[str, tuple[Tensor, Tensor]]:
     """teacher -> (prefix (B, P, C), patches (B, N, C)), leaves of their graph."""
-    found = {}
+    predicted = {}
     for teacher in golden.TEACHERS:
         cls = recorded[f"input.student.{teacher}.cls"][:, None].clone().requires_grad_(gradient)
         patches = recorded[f"input.student.{teacher}.patch"].clone().requires_grad_(gradient)
-        found[teacher] = (cls if f"input.teacher.{teacher}.cls" in recorded else cls[:, :0], patches)
-    return found
+        predicted[teacher] = (cls if f"input.teacher.{teacher}.cls" in recorded else cls[:, :0], patches)
+    return predicted
 
 
 def target(recorded: dict[str, Tensor], teacher: str) -> Tensor:
@@ -62,8 +62,8 @@ def test_distances_per_token(recorded: dict[str, Tensor]) -> None:
         _, measure, teacher, kind = name.split(".")
         student, wanted = recorded[f"input.student.{teacher}.{kind}"], recorded[f"input.teacher.{teacher}.{kind}"]
         as_tokens = (student[:, None], wanted[:, None]) if kind == "cls" else (student, wanted)
-        found = token_losses(*as_tokens, norm=None, weights=RELEASED)
-        values = found.cosine if measure == "cos" else found.smooth_l1
+        distances = token_losses(*as_tokens, norm=None, weights=RELEASED)
+        values = distances.cosine if measure == "cos" else distances.smooth_l1
         assert golden.max_error(values.reshape(expected.shape), expected) < golden.LOSS_ATOL
         checked += 1
     assert checked == 8
@@ -73,9 +73,9 @@ def test_distances_per_token(recorded: dict[str, Tensor]) -> None:
 def test_loss_per_teacher_and_image(recorded: dict[str, Tensor], suffix: str, cosine: float, smooth_l1: float) -> None:
     weights = Loss(cosine=cosine, smooth_l1=smooth_l1)
     for teacher, prediction in predictions(recorded).items():
-        found = teacher_loss(prediction, target(recorded, teacher), norm=None, weights=weights)
+        loss = teacher_loss(prediction, target(recorded, teacher), norm=None, weights=weights)
         expected = recorded[f"output.loss_per_teacher{suffix}.{teacher}"]
-        assert golden.max_error(found.per_image, expected) < golden.LOSS_ATOL
+        assert golden.max_error(loss.per_image, expected) < golden.LOSS_ATOL
 
 
 def test_logged_terms(recorded: dict[str, Tensor], facts: dict) -> None:
@@ -126,9 +126,9 @@ CASES = [
 def test_coefficients_and_loss(recorded: dict[str, Tensor], facts: dict, case: str) -> None:
     values = per_image(recorded, predictions(recorded))
     keep = masks(recorded, facts, case, values)
-    found = coefficients(keep, count=keep.sum())
-    assert golden.max_error(found, recorded[f"output.drop.{case}.coeffs"]) < 1e-7
-    assert float(combine(values, found)) == pytest.approx(facts["dropping"][case]["loss"], abs=golden.LOSS_ATOL)
+    weights = coefficients(keep, count=keep.sum())
+    assert golden.max_error(weights, recorded[f"output.drop.{case}.coeffs"]) < 1e-7
+    assert float(combine(values, weights)) == pytest.approx(facts["dropping"][case]["loss"], abs=golden.LOSS_ATOL)
     if case.startswith("lowest_loss_p0.5"):
         uniforms = torch.tensor(facts["dropping"][case]["uniform_draws_in_order"]).reshape(-1, 2).numpy()
         everyone = torch.ones_like(keep).numpy()
@@ -172,21 +172,21 @@ def test_pieces_and_standardisation_change_nothing(monkeypatch: pytest.MonkeyPat
 
     expected = plain_losses(prediction, (raw.float() - norm.mean) / std.clamp(min=MIN_STD), weights)
     (expected_gradient,) = torch.autograd.grad(expected, prediction, upstream)
-    found = token_losses(prediction, raw, norm=norm, weights=weights)
-    (gradient,) = torch.autograd.grad(found.loss, prediction, upstream)
+    distances = token_losses(prediction, raw, norm=norm, weights=weights)
+    (gradient,) = torch.autograd.grad(distances.loss, prediction, upstream)
 
-    assert torch.allclose(found.loss, expected, rtol=1e-5)
+    assert torch.allclose(distances.loss, expected, rtol=1e-5)
     assert torch.allclose(gradient, expected_gradient, rtol=1e-4, atol=1e-7)
-    assert not found.cosine.requires_grad
+    assert not distances.cosine.requires_grad
 
 
 def test_zero_and_equal_tokens_stay_finite() -> None:
     same = torch.randn(1, 2, 8)
     same[0, 1] = 0
     prediction = same.clone().requires_grad_()
-    found = token_losses(prediction, same, norm=None, weights=RELEASED)
-    found.loss.sum().backward()
-    assert found.loss.tolist()[0] == pytest.approx([0, 0.5], abs=1e-6)
+    distances = token_losses(prediction, same, norm=None, weights=RELEASED)
+    distances.loss.sum().backward()
+    assert distances.loss.tolist()[0] == pytest.approx([0, 0.5], abs=1e-6)
     assert prediction.grad is not None
     assert torch.isfinite(prediction.grad).all()
 
@@ -196,10 +196,10 @@ def test_autocast_leaves_the_loss_in_float32() -> None:
     halves = (prediction[:, :0], prediction)
     expected = teacher_loss((halves[0].float(), halves[1].float()), wanted[:, 1:], norm=None, weights=RELEASED)
     with torch.autocast("cpu", torch.bfloat16):
-        found = teacher_loss(halves, wanted[:, 1:], norm=None, weights=RELEASED)
-    assert found.per_image.dtype == torch.float32
-    assert torch.equal(found.per_image, expected.per_image)
-    found.per_image.sum().backward()
+        loss = teacher_loss(halves, wanted[:, 1:], norm=None, weights=RELEASED)
+    assert loss.per_image.dtype == torch.float32
+    assert torch.equal(loss.per_image, expected.per_image)
+    loss.per_image.sum().backward()
     assert prediction.grad is not None
     assert prediction.grad.dtype == torch.bfloat16
 

@@ -64,12 +64,12 @@ def test_running_statistics_over_steps(recorded: dict[str, Tensor], ranks: int, 
             for share in shares:
                 fresh().update("t", share, momentum=1.0, gather=collect)
             everyone = [torch.stack(vectors) for vectors in sent]
-            for share, held in zip(shares, norms, strict=True):
+            for share, of_rank in zip(shares, norms, strict=True):
                 answers = iter(everyone)
-                used = held.update("t", share, momentum=momentum, gather=lambda _, answers=answers: next(answers))
+                used = of_rank.update("t", share, momentum=momentum, gather=lambda _, answers=answers: next(answers))
         assert error(used, tokens, recorded, f"output.tnorm.step{step}") < golden.FEATURES_ATOL
-        for held in norms:
-            after = held.stored("t")
+        for of_rank in norms:
+            after = of_rank.stored("t")
             for kind, statistics in (("cls", after.prefix), ("patch", after.patch)):
                 assert statistics is not None
                 name = f"output.tnorm.step{step}.{kind}"
@@ -86,11 +86,11 @@ def test_moments_in_pieces_are_those_of_the_whole(images: int, tokens: int, at_o
     values = torch.randn(images, tokens, 6, generator=generator) + offset
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(targets, "CHUNK_ELEMENTS", at_once)
-        found = batch_moments(values)
+        moments = batch_moments(values)
     flat = values.double().flatten(0, 1)
-    assert int(found.tokens) == len(flat)
-    assert torch.allclose(found.mean, flat.mean(0), rtol=1e-6)
-    assert torch.allclose(found.m2, (flat - flat.mean(0)).square().sum(0), rtol=1e-4, atol=1e-4)
+    assert int(moments.tokens) == len(flat)
+    assert torch.allclose(moments.mean, flat.mean(0), rtol=1e-6)
+    assert torch.allclose(moments.m2, (flat - flat.mean(0)).square().sum(0), rtol=1e-4, atol=1e-4)
 
 
 def test_exact_statistics_survive_a_round_trip() -> None:

@@ -85,9 +85,9 @@ def test_the_command_line_trains_refuses_and_resumes(tmp_path: Path, capsys: pyt
     run = ["run", "tiny", "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "run")]
     short = ["--schedule.steps", "2", "--log.fidelity-every-steps", "0"]
     assert main([*run, *short]) == 0
-    said = capsys.readouterr()
-    assert "trained 2 steps" in said.out
-    assert "host memory for 6 x 0.00 MB x 3 batches: 0 MB" in said.err  # of a tiny cache
+    output = capsys.readouterr()
+    assert "trained 2 steps" in output.out
+    assert "host memory for 6 x 0.00 MB x 3 batches: 0 MB" in output.err  # of a tiny cache
     assert main([*run, *short]) == 2
     assert "Pass --resume to continue it, --overwrite to delete it, or choose another --out" in capsys.readouterr().err
     assert main([*run, *short, "--resume", "--optim.lr", "3"]) == 2

@@ -56,15 +56,15 @@ def test_names_and_shapes_at_full_size(size: str) -> None:
         assert all(tensor.is_meta for tensor in released.values())
     for module in (distiller, norms):
         module.to_empty(device="cpu")  # untouched memory, so that the full size costs nothing
-    found = {name: tuple(tensor.shape) for name, tensor in to_released(distiller, norms).items()}
-    assert found == expected
+    shapes = {name: tuple(tensor.shape) for name, tensor in to_released(distiller, norms).items()}
+    assert shapes == expected
 
 
 def same_outputs(first: Distiller, second: Distiller) -> bool:
     images = golden.images(golden.tensors("dune_student.io")["input.size1.image_u8"][:1])
     with torch.no_grad():
-        found, expected = first(images), second(images)
-    return all(torch.equal(a, b) for name in expected for a, b in zip(found[name], expected[name], strict=True))
+        outputs, expected = first(images), second(images)
+    return all(torch.equal(a, b) for name in expected for a, b in zip(outputs[name], expected[name], strict=True))
 
 
 def wrapped(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -79,24 +79,24 @@ def test_reads_every_wrapping(tmp_path: Path, prefix: str, with_args: bool) -> N
     args = argparse.Namespace(image_size=336, enc_args={"arch": "x"}, proj_args={}, teachers=[], lr_schedule=schedule)
     path = tmp_path / "dune.pth"
     torch.save({"model": weights, "args": args, "iter": 3} if with_args else weights, path)
-    found, expected = load(path, num_heads=HEADS), golden.student()
-    assert found.image_size == 336
-    assert found.distiller is not None
+    loaded, expected = load(path, num_heads=HEADS), golden.student()
+    assert loaded.image_size == 336
+    assert loaded.distiller is not None
     assert expected.distiller is not None
-    assert same_outputs(found.distiller, expected.distiller)
-    assert found.norms is not None
-    assert torch.equal(found.norms.stored("mast3r").patch.std, expected.norms.stored("mast3r").patch.std)  # type: ignore[union-attr]
+    assert same_outputs(loaded.distiller, expected.distiller)
+    assert loaded.norms is not None
+    assert torch.equal(loaded.norms.stored("mast3r").patch.std, expected.norms.stored("mast3r").patch.std)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("prefix", ["", "encoder.", "module.encoder."])
 def test_reads_an_encoder_alone(tmp_path: Path, prefix: str) -> None:
     encoder = state_dicts.select(state_dicts.strip_wrappers(golden.tensors("dune_student")), "encoder.")
     save_file(wrapped(encoder, prefix), tmp_path / "encoder.safetensors")
-    found = load(tmp_path / "encoder.safetensors", num_heads=HEADS)
-    assert (found.distiller, found.norms, found.image_size) == (None, None, 336)
+    loaded = load(tmp_path / "encoder.safetensors", num_heads=HEADS)
+    assert (loaded.distiller, loaded.norms, loaded.image_size) == (None, None, 336)
     expected = golden.student().encoder.state_dict()
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.encoder.state_dict().items())
-    assert not found.encoder.norm.weight.requires_grad
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.encoder.state_dict().items())
+    assert not loaded.encoder.norm.weight.requires_grad
 
 
 def test_everything_comes_back_under_its_own_name() -> None:
@@ -141,12 +141,12 @@ def test_a_saved_student_reads_back(tmp_path: Path) -> None:
         "proj_args": {},
         "teachers": ["dino2reg_vitlarge_14", "own"],
     }
-    found = load(path)
-    assert found.distiller is not None
-    assert same_outputs(found.distiller, distiller)
-    assert found.distiller.teachers == distiller.teachers
-    assert found.norms is not None
-    assert found.norms.stored("own").patch.mean.unique().tolist() == [0.25]
+    loaded = load(path)
+    assert loaded.distiller is not None
+    assert same_outputs(loaded.distiller, distiller)
+    assert loaded.distiller.teachers == distiller.teachers
+    assert loaded.norms is not None
+    assert loaded.norms.stored("own").patch.mean.unique().tolist() == [0.25]
     with pytest.raises(OutputExists, match="exists"):
         save(path, distiller, norms)
 

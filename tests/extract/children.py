@@ -2,17 +2,25 @@
 
 import json
 import multiprocessing
+import os
 import resource
 import signal
 import sys
+import threading
 import traceback
 from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import torch
 
+from extract.job.failure_limit import JobWatch
 from tests.extract.builders import run_extract
+from tests.points import Call, Point, observe
 
 PRELOADED = [
     "tests.extract.children",
@@ -20,21 +28,85 @@ PRELOADED = [
     "extract.job.executor",
     "extract.job.job",
     "extract.job.summary",
+    "extract.plan.plan",
+    "extract.teachers.listing",
+    "extract.teachers.timm_model",
+    "pandas",  # pyarrow imports it where it is installed
+    "pyarrow.dataset",
+    "rich.console",
+    "PIL.PngImagePlugin",
+    "typeguard",
 ]
 
 
 def context() -> ForkServerContext:
-    """Processes that start with everything imported, so that kills hit work rather than imports."""
+    """Processes that start with everything imported."""
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(PRELOADED)
     return server
 
 
-def extract_in_child(arguments: list[str], output: str, file_limit: int | None) -> None:
-    """What the child runs; its output goes to a file."""
+@dataclass(frozen=True, kw_only=True)
+class FileLimit:
+    """Limits the size of the files that a child writes; stands in for a full disk."""
+
+    size_bytes: int
+
+    def __call__(self) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.size_bytes, self.size_bytes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoldUntilStopped:
+    """Tells `arrived` that a call is reached, and holds its thread there until the job is stopped."""
+
+    point: Point
+    arrived: Connection
+
+    def __call__(self) -> None:
+        stop, stopped = JobWatch.stop, threading.Event()
+
+        def stop_and_release(watch: JobWatch) -> None:
+            stop(watch)
+            stopped.set()
+
+        def hold(call: Call) -> None:
+            self.arrived.send(call.path)
+            stopped.wait()
+
+        JobWatch.stop = stop_and_release  # type: ignore[method-assign]
+        self.point.when_reached(hold)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meet:
+    """Holds a job that is about to publish a shard until the other job is about to publish the same.
+
+    Args:
+        folder: cache.
+        barriers: path of a shard in `folder` -> barrier of two processes.
+    """
+
+    folder: Path
+    barriers: Mapping[str, Barrier]
+
+    def __call__(self) -> None:
+        def meet(call: Call) -> None:
+            shard = os.path.relpath(call.path, self.folder)
+            if call.name == "link" and shard in self.barriers:
+                self.barriers[shard].wait()
+
+        observe(self.folder, meet)
+
+
+def nothing() -> None:
+    """Prepare nothing."""
+
+
+def extract_in_child(arguments: list[str], output: str, prepare: Callable[[], None]) -> None:
+    """Run an extraction in the child; its output goes to a file."""
     torch.set_num_threads(1)
-    if file_limit is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    prepare()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     with open(output, "w", encoding="utf-8") as stream:
         sys.stdout = sys.stderr = stream
@@ -45,24 +117,27 @@ def extract_in_child(arguments: list[str], output: str, file_limit: int | None) 
             raise
 
 
-def start(folder: Path, cache: str, *options: str, file_limit: int | None = None) -> ForkServerProcess:
-    """Begin to extract `folder`/catalogue.toml; output and events go to `<cache>.txt` and `<cache>.jsonl`."""
+def start(folder: Path, cache: str, *options: str, prepare: Callable[[], None] = nothing) -> ForkServerProcess:
+    """Begin to extract `folder`/catalogue.toml; output and events go to `<cache>.txt` and `<cache>.jsonl`.
+
+    `prepare` is called in the child before it begins.
+    """
     arguments = [str(folder / "catalogue.toml"), "--cache", str(folder / cache), "--batch-size", "3", "--threads", "1"]
     arguments += ["--events", str(folder / f"{cache}.jsonl"), *options]
-    child = context().Process(target=extract_in_child, args=(arguments, str(folder / f"{cache}.txt"), file_limit))
+    child = context().Process(target=extract_in_child, args=(arguments, str(folder / f"{cache}.txt"), prepare))
     child.start()
     return child
 
 
-def finish(folder: Path, cache: str, *options: str) -> int | None:
-    """Extract to the end; the exit code."""
-    child = start(folder, cache, *options)
+def finish(folder: Path, cache: str, *options: str, prepare: Callable[[], None] = nothing) -> int | None:
+    """Extract until the child ends; the exit code."""
+    child = start(folder, cache, *options, prepare=prepare)
     child.join()
     return child.exitcode
 
 
 def made(events: Path, *, published: bool | None = None) -> Counter[tuple[str, str, int]]:
-    """How often each shard was made to its end, by the event log; or only by those who were first, or came too late."""
+    """Count how often each shard was finished, by the event log; only first or only later ones with `published`."""
     lines = [json.loads(line) for line in events.read_text().splitlines()]
     shards = [line for line in lines if line["event"] == "shard" and published in (None, line["published"])]
     return Counter((shard["dataset"], shard["array"], shard["shard"]) for shard in shards)

@@ -106,6 +106,16 @@ class DecodeError(CodistillError, ValueError):
         super().__init__(f"{reason_kind}: {details}")
 
 
+class RefusedFile(InvalidInput):
+    """A file that data names is not opened: it is outside its root, or not a regular file."""
+
+    kind = "refused_file"
+
+    def __init__(self, reason_kind: str, details: str) -> None:
+        self.reason_kind, self.details = reason_kind, details
+        super().__init__(f"{reason_kind}: {details}")
+
+
 class UnsafeFile(InvalidInput):
     """A file would have to run code to be read."""
 

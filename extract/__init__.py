@@ -1,1 +1,1 @@
-"""Runs teachers over datasets once: catalogue, views, teachers, stages, engine."""
+"""Run teachers over datasets once: catalogue, sources, views, teachers, job, plan."""

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 TABLE_WIDTH = 110
 CataloguePath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CATALOGUE.toml")]
-Names = Annotated[str, tyro.conf.arg(metavar="A,B")]
+Names = Annotated[str, tyro.conf.arg(metavar="A,B", help_behavior_hint="(default: all in the catalogue)")]
+Threads = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one per CPU)")]
 
 
 def run(
@@ -32,10 +33,12 @@ def run(
     cache: str,
     datasets: Names = "",
     teachers: Names = "",
-    stages: Names = "index,views,features,seal",
+    stages: Annotated[str, tyro.conf.arg(metavar="A,B")] = "index,views,features,seal",
     device: str = "auto",
-    batch_size: int | None = None,
-    threads: int | None = None,
+    batch_size: Annotated[
+        int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: found by trying)")
+    ] = None,
+    threads: Threads = None,
     scheduler: str | None = None,
     workers: int = 0,
     max_failed: str = "1%",
@@ -54,12 +57,12 @@ def run(
     Args:
         catalogue: TOML file that lists datasets and teachers.
         cache: folder or URL of the cache; created if it does not exist.
-        datasets: dataset names, with commas (default: all in the catalogue).
-        teachers: teacher names, with commas (default: all in the catalogue).
+        datasets: dataset names, with commas.
+        teachers: teacher names, with commas.
         stages: stages to run: index lists images, views stores pixels, features runs teachers, seal finishes the cache.
         device: device of the teachers: auto, cpu, cuda or cuda:N.
-        batch_size: rows that go through a teacher together (default: found by trying).
-        threads: decoding threads of each process (default: one per CPU).
+        batch_size: rows that go through a teacher together.
+        threads: decoding threads of each process.
         scheduler: address of a Dask scheduler whose workers make the shards, or the .json file that it wrote.
         workers: number of local processes that make the shards; 0 uses threads of this process.
         max_failed: share of failed rows at which the job stops.
@@ -116,14 +119,16 @@ def plan(
     cache: str | None = None,
     datasets: Names = "",
     teachers: Names = "",
-    split: Literal["train", "val"] | None = None,
-    image_size: Annotated[str, tyro.conf.arg(metavar="PX,...")] = "",
-    views: Annotated[str, tyro.conf.arg(metavar="N,...")] = "",
-    rows_per_second: Annotated[str, tyro.conf.arg(metavar="NAME=RATE,...")] = "",
+    split: Annotated[Literal["train", "val"] | None, tyro.conf.arg(help_behavior_hint="(default: both)")] = None,
+    image_size: Annotated[str, tyro.conf.arg(metavar="PX,...", help_behavior_hint="(default: catalogue)")] = "",
+    views: Annotated[str, tyro.conf.arg(metavar="N,...", help_behavior_hint="(default: catalogue)")] = "",
+    rows_per_second: Annotated[
+        str, tyro.conf.arg(metavar="NAME=RATE,...", help_behavior_hint="(default: measured)")
+    ] = "",
     calibrate: bool = True,
     count_files: bool = True,
     device: str = "auto",
-    threads: int | None = None,
+    threads: Threads = None,
 ) -> None:
     """Print what a catalogue's extraction costs: rows, shards, bytes, hours, free space, what exists. Writes nothing.
 
@@ -132,16 +137,16 @@ def plan(
     Args:
         catalogue: TOML file that lists datasets and teachers.
         cache: folder or URL of the cache, existing or not; adds its free space and subtracts what it holds already.
-        datasets: dataset names, with commas (default: all in the catalogue).
-        teachers: teacher names, with commas (default: all in the catalogue).
-        split: plan only datasets of this split (default: both).
+        datasets: dataset names, with commas.
+        teachers: teacher names, with commas.
+        split: plan only datasets of this split.
         image_size: side of the views in px; several values are compared in one table, 'catalogue' is its own value.
         views: views of every training dataset; several values are compared in one table, 'catalogue' is its own value.
         rows_per_second: rates to use, such as views=900,dinov2=250; a bare number applies to all teachers.
         calibrate: measure rates for some seconds if none are given, where images and weights are on this machine.
         count_files: count images by listing them; otherwise the catalogue's expected numbers are used.
         device: device for measuring: auto, cpu, cuda or cuda:N.
-        threads: decoding threads for measuring (default: one per CPU).
+        threads: decoding threads for measuring.
     """
     from backbones.device import resolve_device
     from extract.catalogue import load_catalogue, narrowed

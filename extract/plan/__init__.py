@@ -1,1 +1,1 @@
-"""What a catalogue costs: rows, bytes and hours before anything starts."""
+"""Cost of a catalogue before anything starts: rows, bytes and hours."""

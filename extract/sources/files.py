@@ -3,20 +3,23 @@
 import errno
 import hashlib
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from extract.sources.base import UNKNOWN_BYTES, Listing, ListingBuilder, relative_name, storable
 from extract.sources.glob import compile_globs
 from extract.sources.lists import read_list
 from store import errors
+from store.common.regular_files import open_below, open_regular
+from store.common.threads import ordered_map
 from store.errors import DecodeError
 
 LARGEST_FILE_BYTES = 2**30
 LISTING_THREADS = 16  # the status of a file over a network costs latency, not CPU
+LISTING_PART = 1024  # files whose status one task reads
 # Faults of the image itself if the root can be listed; others (ESTALE, ETIMEDOUT, EMFILE...) stop the shard.
 IMAGE_ERRORS = {
     errno.ENOENT,
@@ -45,23 +48,28 @@ class FileSource:
 
     def read_part(self, path: str, offset: int, size_bytes: int) -> bytes:
         """Return at most `size_bytes` bytes of a file from `offset` on; raises as `Source.read`."""
-        if "\0" in path:
-            raise DecodeError("unreadable file", "no name can contain a NUL")
-        full = os.path.join(self.root, path)
+        with self.open(path) as file:
+            try:
+                return _read_part(file, offset, size_bytes)
+            except OSError as error:
+                self.check_own_fault(error)
+                raise _unreadable(error, path) from error
+
+    def open(self, path: str) -> BinaryIO:
+        """Open a regular file below the root; raises as `Source.read`."""
         try:
-            self._check_inside(full)
-            return _read_regular(full, offset, size_bytes)
+            return open_below(self.root, path)
+        except errors.RefusedFile as error:
+            raise DecodeError(error.reason_kind, error.details) from error
         except OSError as error:
-            self.check_root()
-            if error.errno not in IMAGE_ERRORS:
-                raise
+            self.check_own_fault(error)
             raise _unreadable(error, path) from error
 
-    def _check_inside(self, full: str) -> None:
-        root = os.path.realpath(self.root)
-        real = os.path.realpath(full, strict=True)
-        if os.path.commonpath((root, real)) != root:
-            raise DecodeError("outside the root", f"a symbolic link leads to '{real}'")
+    def check_own_fault(self, error: OSError) -> None:
+        """Raise unless an error is the fault of the one file that was read, not of the root or of the machine."""
+        self.check_root()
+        if error.errno not in IMAGE_ERRORS:
+            raise error
 
     def check_root(self) -> None:
         """Raise errors.MissingFile unless the root can be listed and holds something."""
@@ -138,8 +146,14 @@ class ListSource(FileSource):
 
     def describe(self) -> dict[str, Any]:
         """See `Source.describe`."""
-        digest = hashlib.sha256(self.list_file.read_bytes()).hexdigest() if self.list_file.exists() else "not there"
-        return {"kind": "list", "list_sha256": digest, "exclude": list(self.exclude)}
+        return {"kind": "list", "list_sha256": self._list_digest(), "exclude": list(self.exclude)}
+
+    def _list_digest(self) -> str:
+        try:
+            with open_regular(self.list_file) as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            return "not there"
 
     def enumerate(self) -> Listing:
         """See `Source.enumerate`. Raises errors.InvalidInput if the list names paths outside the root."""
@@ -155,8 +169,10 @@ class ListSource(FileSource):
             )
         names = [name for name in named if name is not None and not excluded.fullmatch(name)]
         images, missing = ListingBuilder(), 0
+        parts = (names[start : start + LISTING_PART] for start in range(0, len(names), LISTING_PART))
         with ThreadPoolExecutor(LISTING_THREADS) as pool:
-            for name, size in zip(names, pool.map(self._size, names, chunksize=1024), strict=True):
+            sizes = ordered_map(pool, lambda part: [self._size(name) for name in part], parts, ahead=LISTING_THREADS)
+            for name, size in zip(names, chain.from_iterable(sizes), strict=True):
                 images.add(name, size)
                 missing += size == UNKNOWN_BYTES
         return images.finish([f"{missing} listed files are not there; their rows will fail"] if missing else [])
@@ -180,21 +196,12 @@ def _size_of(entry: os.DirEntry[str]) -> int:
         return UNKNOWN_BYTES
 
 
-def _read_regular(full: str, offset: int, size_bytes: int) -> bytes:
-    handle = os.open(full, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe would wait for a writer
-    with os.fdopen(handle, "rb", buffering=0) as file:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise DecodeError("unreadable file", "not a regular file")
-        wanted = min(size_bytes, max(status.st_size - offset, 0))
-        if wanted > LARGEST_FILE_BYTES:
-            raise DecodeError("too large", f"{wanted} bytes, at most {LARGEST_FILE_BYTES} are read")
-        file.seek(offset)
-        parts = []
-        while wanted > 0 and (part := file.read(wanted)):
-            parts.append(part)
-            wanted -= len(part)
-        return b"".join(parts)
+def _read_part(file: BinaryIO, offset: int, size_bytes: int) -> bytes:
+    wanted = min(size_bytes, max(os.fstat(file.fileno()).st_size - offset, 0))
+    if wanted > LARGEST_FILE_BYTES:
+        raise DecodeError("too large", f"{wanted} bytes, at most {LARGEST_FILE_BYTES} are read")
+    file.seek(offset)
+    return file.read(wanted)
 
 
 def _unreadable(error: OSError, path: str) -> DecodeError:

@@ -48,7 +48,7 @@ class TeacherOptions(pydantic.BaseModel):
 
 
 class Request(TeacherOptions):
-    """What a teacher is built from and runs with: the options, and the patch size of the student.
+    """Options of one teacher, and the patch size of the student that it is loaded for.
 
     Attributes:
         student_patch: patch size of the student in px, whose grid every teacher's output has.

@@ -43,9 +43,9 @@ def test_position_rules_by_hand(rule: PositionRule, grid: tuple[int, int]) -> No
     offset = 0.1 if rule == "dune" else 0.0
     rows, cols = (axis_weights(s, g, (g + offset) / s) for s, g in zip(stored, grid, strict=True))
     expected = np.einsum("ra,cb,abk->rck", rows, cols, table[0, 1:].reshape(5, 6, 3).numpy())
-    found = resample_pos_embed(table, grid, rule=rule, stored_grid=stored)
-    assert error(found[0, 1:], torch.tensor(expected, dtype=torch.float32).flatten(0, 1)) < 1e-5
-    assert torch.equal(found[:, 0], table[:, 0])
+    resampled = resample_pos_embed(table, grid, rule=rule, stored_grid=stored)
+    assert error(resampled[0, 1:], torch.tensor(expected, dtype=torch.float32).flatten(0, 1)) < 1e-5
+    assert torch.equal(resampled[:, 0], table[:, 0])
 
 
 def test_position_goldens() -> None:
@@ -53,11 +53,11 @@ def test_position_goldens() -> None:
     assert error(resample_pos_embed(stage["input.pos_embed"], (32, 32), rule="stage"), stage["output.pos_embed"]) < 1e-6
     table, io = golden_weights("dinov2")["pos_embed"][..., :16], golden("dinov2_reg")
     for rule in ("dune", "hub"):
-        found = resample_pos_embed(table, (24, 24), rule=rule)
-        assert error(found, io[f"output.{rule}.pos_embed_first16ch"]) < 1e-6
+        resampled = resample_pos_embed(table, (24, 24), rule=rule)
+        assert error(resampled, io[f"output.{rule}.pos_embed_first16ch"]) < 1e-6
     table = golden_weights("multihmr")["backbone.encoder.pos_embed"][..., :16]
-    found = resample_pos_embed(table, (24, 24), rule="dune")
-    assert error(found, golden("multihmr")["output.multihmr.pos_embed_first16ch"]) < 1e-6
+    resampled = resample_pos_embed(table, (24, 24), rule="dune")
+    assert error(resampled, golden("multihmr")["output.multihmr.pos_embed_first16ch"]) < 1e-6
 
 
 def test_stored_grid_is_used_as_it_is() -> None:

@@ -144,9 +144,9 @@ def test_wrappers_are_stripped_safely() -> None:
 
 def test_check_lists_every_problem() -> None:
     expected = {"a": torch.zeros(2, 3), "b": torch.zeros(4), "c": torch.zeros(1)}
-    found = {"a": torch.zeros(3, 2), "c": torch.zeros(1), "d": torch.zeros(1)}
+    state = {"a": torch.zeros(3, 2), "c": torch.zeros(1), "d": torch.zeros(1)}
     with pytest.raises(InvalidInput) as problem:
-        state_dicts.check(expected, found, source="weights 'w.pth' as x")
+        state_dicts.check(expected, state, source="weights 'w.pth' as x")
     text = str(problem.value)
     for part in ("weights 'w.pth' as x", "1 missing (b)", "1 unexpected (d)", "a expected 2x3, found 3x2"):
         assert part in text

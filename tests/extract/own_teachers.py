@@ -19,6 +19,6 @@ class Spiky(Teacher):
 
 
 def spiky(request: Request) -> Spiky:
-    """What the catalogue names."""
+    """Build the teacher; named by the catalogue."""
     network = nn.Linear(1, 1)
     return Spiky(network, request=request, architecture={"name": "spiky"}, patch_size=14, channels=3, prefix_tokens=0)

@@ -1,4 +1,4 @@
-"""Catalogues: what is accepted, where files are looked for, and that every problem is told at once."""
+"""Catalogues: what is accepted, where files are looked for, and that every problem is reported at once."""
 
 from pathlib import Path
 
@@ -46,12 +46,14 @@ def test_paths_start_at_the_catalogue_and_variables_expand(tmp_path: Path, monke
     assert unset_variable(Path("/${CODISTILL_NOT_SET}/x")) == "CODISTILL_NOT_SET"
 
 
-def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     text = GOOD.replace("image_size = 56", "image_size = 100\ncrop_scal = [0.4, 1.0]").replace(
         'group = "generic"', 'group = "generic"\nviews = 0\nfirst_vew = 2'
     )
-    told = problems(tmp_path, text.replace("degrees = -90", "degrees = -45").replace('name = "t"', 'name = "pixels"'))
-    assert told.startswith(f"catalogue '{tmp_path / 'catalogue.toml'}': 6 problems.")
+    message = problems(
+        tmp_path, text.replace("degrees = -90", "degrees = -45").replace('name = "t"', 'name = "pixels"')
+    )
+    assert message.startswith(f"catalogue '{tmp_path / 'catalogue.toml'}': 6 problems.")
     for expected in (
         "recipe.image_size: 100 px is not a multiple of the student's patch of 14 px; use 98 or 112",
         "recipe.crop_scal: unknown key (did you mean 'crop_scale'?)",
@@ -60,15 +62,15 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
         "dataset[0].rotate[0].degrees: ",
         "teacher[0].name: teacher name 'pixels' is reserved",
     ):
-        assert expected in told
+        assert expected in message
 
 
 def test_problems_between_entries(tmp_path: Path) -> None:
     again = GOOD[GOOD.index("[[dataset]]") :].replace('groups = ["generic"]', 'groups = ["generc"]')
-    told = problems(tmp_path, GOOD + again)
-    assert "dataset: the name 'cats' is used 2 times" in told
-    assert "teacher: the name 't' is used 2 times" in told
-    assert "teacher[1].groups: 'generc' is no dataset's group (did you mean 'generic'?)" in told
+    message = problems(tmp_path, GOOD + again)
+    assert "dataset: the name 'cats' is used 2 times" in message
+    assert "teacher: the name 't' is used 2 times" in message
+    assert "teacher[1].groups: 'generc' is no dataset's group (did you mean 'generic'?)" in message
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_rows_are_the_stored_ones(folder: Path) -> None:
     assert maker.provenance(dataset, "pixels") == dataset.read_trailer("pixels", 1).provenance
 
 
-def test_what_is_needed_is_told(folder: Path) -> None:
+def test_what_is_needed_is_reported(folder: Path) -> None:
     cache = store.open(folder / "cache")
     dataset = cache["pictures"]
     with pytest.raises(errors.MissingFile, match="--catalogue"):

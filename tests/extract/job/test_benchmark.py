@@ -27,9 +27,9 @@ def test_small_scale(tmp_path: Path) -> None:
 def test_beside_a_teacher_of_any_speed(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     host.main(rows=24, rates=(400.0,), shard_rows=8, batch_size=4, quick=True, folder=tmp_path, out=out)
-    [found] = json.loads(out.read_text())["measured"]
-    assert found["wall_over_teacher"] >= 1
-    assert found["gb_per_second"] > 0
+    [measured] = json.loads(out.read_text())["measured"]
+    assert measured["wall_over_teacher"] >= 1
+    assert measured["gb_per_second"] > 0
     assert list(tmp_path.iterdir()) == [out]
 
 

@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 def workers_of(job: ForkServerProcess) -> list[psutil.Process]:
     """The job's worker processes: children of the server that it forks them from.
 
-    Not those of the last moment: Dask does not replace a process that dies before it has told that it was forked.
+    Not those of the last moment: Dask does not replace a process that dies before it has reported that it was forked.
     """
     workers = [worker for server in psutil.Process(job.pid).children() for worker in server.children()]
     return [worker for worker in workers if time.time() - worker.create_time() > SETTLED_SECONDS]
@@ -143,7 +143,7 @@ def test_one_teacher_a_worker_and_few_shards_submitted(folder: Path, monkeypatch
 
 
 class Lost:
-    """A future that was done, and whose worker died before it told the result."""
+    """A finished future whose worker died before it sent the result."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error

@@ -1,4 +1,4 @@
-"""The scripts of docs/extraction.md run, word for word but for the cache's place, beside a cluster's commands."""
+"""The scripts of docs/extraction.md run word for word, but for the cache's location, with stand-ins for a cluster."""
 
 import os
 import re
@@ -38,13 +38,13 @@ class SLURMCluster(LocalCluster):
 
 def script(kind: str, mark: str) -> str:
     """The one block of code of this kind that holds `mark`."""
-    found = [block for block in re.findall(rf"```{kind}\n(.*?)```", PAGE.read_text(), re.DOTALL) if mark in block]
-    assert len(found) == 1
-    return found[0]
+    blocks = [block for block in re.findall(rf"```{kind}\n(.*?)```", PAGE.read_text(), re.DOTALL) if mark in block]
+    assert len(blocks) == 1
+    return blocks[0]
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def folder(tmp_path: Path) -> Path:
     """A folder with a dune.toml that is small, and commands."""
     builders.image_folder(tmp_path / "images", 9)
     small_catalogue(tmp_path).rename(tmp_path / "dune.toml")
@@ -57,35 +57,37 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(place: Path, kind: str, mark: str, **variables: str) -> None:
-    """Run a script of the page in `place`; it must end well."""
-    text = script(kind, mark).replace("/data/cache", str(place / "cache"))
-    (place / "script").write_text(text)
+def run(folder: Path, kind: str, mark: str, **variables: str) -> None:
+    """Run a script of the page in `folder`; it must end well."""
+    text = script(kind, mark).replace("/data/cache", str(folder / "cache"))
+    (folder / "script").write_text(text)
     environment = {
         **os.environ,
-        "PATH": f"{place / 'bin'}:{os.environ['PATH']}",
+        "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
         "SLURM_CPUS_PER_TASK": "1",
         **variables,
     }
     interpreter = {"bash": "bash", "python": sys.executable}[kind]
-    command = [interpreter, str(place / "script")]
-    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    command = [interpreter, str(folder / "script")]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_job_array(place: Path) -> None:
-    assert run_extract(place / "dune.toml", "--cache", place / "cache", "--stages", "index") == 0
+def test_job_array(folder: Path) -> None:
+    assert run_extract(folder / "dune.toml", "--cache", folder / "cache", "--stages", "index") == 0
     for part in range(2):
-        run(place, "bash", "--array=", SLURM_ARRAY_TASK_ID=str(part), SLURM_ARRAY_TASK_COUNT="2")
-        assert (place / f"events-{part}.jsonl").exists()
-    assert store.seal(place / "cache").complete
+        run(folder, "bash", "--array=", SLURM_ARRAY_TASK_ID=str(part), SLURM_ARRAY_TASK_COUNT="2")
+        assert (folder / f"events-{part}.jsonl").exists()
+    assert store.seal(folder / "cache").complete
 
 
 @pytest.mark.parametrize(
     ("kind", "mark"), [("bash", "--ntasks="), ("python", "SLURMCluster"), ("bash", "dask cuda worker")]
 )
-def test_clusters(place: Path, kind: str, mark: str) -> None:
-    run(place, kind, mark, SLURM_JOB_ID="7")
-    cache = store.open(place / "cache")
+def test_clusters(folder: Path, kind: str, mark: str) -> None:
+    run(folder, kind, mark, SLURM_JOB_ID="7")
+    cache = store.open(folder / "cache")
     assert len(cache["pictures"].valid_rows(["first"])) == 18
-    assert not list(place.glob("scheduler*"))
+    assert not list(folder.glob("scheduler*"))

@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> str:
+def printed(capsys: pytest.CaptureFixture[str]) -> str:
     captured = capsys.readouterr()
     return captured.out + captured.err
 
@@ -45,7 +45,7 @@ def test_everything_is_stored_and_can_be_redone_by_hand(folder: Path, capsys: py
         + builders.dataset_entry("middle", 'mode = "center"\nsplit = "val"'),
     )
     assert run_extract(catalogue_path, "--cache", folder / "cache", "--batch-size", 3) == 0
-    output = told(capsys)
+    output = printed(capsys)
     assert "complete: nothing is missing" in output
     assert re.search(r"^\[1/2\] views +36/36 rows .*\n(.*\n)*\[2/2\] features/first +36/36 rows", output, re.MULTILINE)
     cache = store.open(folder / "cache")
@@ -92,7 +92,7 @@ def test_broken_images_fail_with_reasons_and_the_rest_goes_on(folder: Path, caps
     reasons |= {"outside.jpg": "outside the root", "dangling.jpg": "missing file"}
     assert run_extract(small_catalogue(folder), "--cache", folder / "cache", "--max-failed", "100%") == 0
     kinds = sorted(set(reasons.values()))
-    assert f"failed in views: 2 {', 2 '.join(kinds)}\n" in told(capsys)
+    assert f"failed in views: 2 {', 2 '.join(kinds)}\n" in printed(capsys)
     dataset = store.open(folder / "cache")["pictures"]
     for row in dataset.manifest().to_pylist():
         if row["path"] in reasons:
@@ -165,14 +165,14 @@ def test_failing_wholesale_stops_the_job(folder: Path, capsys: pytest.CaptureFix
     (folder / "images" / "part2" / "zzz.png").write_bytes(b"broken")  # the last image: its shard is made last
     catalogue = small_catalogue(folder)
     assert run_extract(catalogue, "--cache", folder / "cache", "--max-failed", "0%") == 1
-    output = told(capsys)
+    output = printed(capsys)
     assert re.search(
         r"error: stopped: 2 of \d+ rows failed, more than --max-failed 0 allows.* reason: not an image", output
     )
     assert "missing: 1 of 3 shards of 'pictures/pixels' (4 rows)" in output
     assert run_extract(catalogue, "--cache", folder / "cache", "--max-failed", "1%") == 0
     assert run_extract(catalogue, "--cache", folder / "cache", "--max-failed", "2") == 2
-    assert "--max-failed 2: expected a share such as 1% or 0.01" in told(capsys)
+    assert "--max-failed 2: expected a share such as 1% or 0.01" in printed(capsys)
 
 
 def shards_made(events: Path) -> set[tuple[str, str, int]]:
@@ -185,13 +185,13 @@ def test_parts_share_the_work(folder: Path, capsys: pytest.CaptureFixture[str]) 
     for part in range(2):
         events = folder / f"{part}.jsonl"
         assert run_extract(catalogue, "--cache", folder / "cache", "--shards", f"{part}/2", "--events", events) == 0
-        assert "left to `codistill store seal" in told(capsys)
+        assert "left to `codistill store seal" in printed(capsys)
     made = [shards_made(folder / f"{part}.jsonl") for part in range(2)]
     assert not made[0] & made[1]
     assert len(made[0]) == len(made[1]) == 6
     assert store.seal(folder / "cache").complete
     assert run_extract(catalogue, "--cache", folder / "cache", "--shards", "2/2") == 2
-    assert "expected i/n with i from 0 to n - 1" in told(capsys)
+    assert "expected i/n with i from 0 to n - 1" in printed(capsys)
 
 
 def test_what_is_stored_is_not_mixed_with_something_else(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,29 +201,29 @@ def test_what_is_stored_is_not_mixed_with_something_else(folder: Path, capsys: p
     other_recipe = folder / "other.toml"
     other_recipe.write_text(catalogue.read_text().replace("shard_rows = 8", "shard_rows = 8\nseed = 3"))
     assert run_extract(other_recipe, "--cache", folder / "cache") == 2
-    assert "recipe.seed: stored 0, asked 3" in told(capsys)
+    assert "recipe.seed: stored 0, asked 3" in printed(capsys)
     builders.teacher_weights(folder / "first.safetensors", seed=7)
     assert run_extract(catalogue, "--cache", folder / "cache") == 2
-    assert "'pictures/first' exists and differs. identity.weights_sha256: stored" in told(capsys)
+    assert "'pictures/first' exists and differs. identity.weights_sha256: stored" in printed(capsys)
     (folder / "images" / "part0" / "new.png").write_bytes(builders.encoded(builders.picture(1)))
     (folder / "images" / "part0" / "000.png").unlink()
     assert run_extract(catalogue, "--cache", folder / "cache") == 2
-    output = told(capsys)
+    output = printed(capsys)
     assert "1 gone (first 'part0/000.png'), 1 new (first 'part0/new.png')" in output
     assert "--stages views,features,seal" in output
     catalogue.write_text(catalogue.read_text().replace("views = 2", "views = 3"))
     assert run_extract(catalogue, "--cache", folder / "cache", "--stages", "views") == 2
-    assert "dataset 'pictures': views: stored 2, asked 3" in told(capsys)
+    assert "dataset 'pictures': views: stored 2, asked 3" in printed(capsys)
     assert tree_of(folder / "cache") == before
 
 
-def test_everything_wrong_is_told_before_work_starts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_everything_wrong_is_reported_before_work_starts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     without_images = builders.dataset_entry("b").replace("images", "none")
     catalogue = small_catalogue(folder, datasets=builders.dataset_entry("a") + without_images)
     (folder / "first.safetensors").unlink()
     options = ("--datasets", "a,c,b", "--stages", "index,featurs,features")
     assert run_extract(catalogue, "--cache", folder / "cache", *options) == 2
-    output = told(capsys)
+    output = printed(capsys)
     for expected in (
         "4 problems",
         "--datasets: 'c' is unknown; available: a, b",
@@ -234,7 +234,7 @@ def test_everything_wrong_is_told_before_work_starts(folder: Path, capsys: pytes
         assert expected in output
     assert not (folder / "cache").exists()
     assert run_extract(catalogue, "--cache", folder / "cache", "--stages", "views") == 2
-    assert "no cache at" in told(capsys)
+    assert "no cache at" in printed(capsys)
 
 
 def test_overwriting(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -244,15 +244,15 @@ def test_overwriting(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     builders.teacher_weights(folder / "first.safetensors", seed=7)
     before = tree_of(folder / "cache")
     assert run_extract(catalogue, "--cache", folder / "cache", "--overwrite") == 2
-    assert "Name the datasets to recompute with --datasets" in told(capsys)
+    assert "Name the datasets to recompute with --datasets" in printed(capsys)
     assert tree_of(folder / "cache") == before
     again = ("--cache", folder / "cache", "--overwrite", "--datasets", "pictures")
     assert run_extract(catalogue, *again, "--stages", "features,seal") == 0
-    assert "deleted 'pictures/first'" in told(capsys)
+    assert "deleted 'pictures/first'" in printed(capsys)
     pixels = "features.zarr/pictures/pixels/c.0.0.0.0"
     assert tree_of(folder / "cache")[pixels] == before[pixels]
     assert run_extract(catalogue, *again) == 0
-    assert "deleted 'pictures'" in told(capsys)
+    assert "deleted 'pictures'" in printed(capsys)
     assert tree_of(folder / "cache")[pixels] != before[pixels]
 
 
@@ -260,7 +260,7 @@ def test_dry_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     catalogue = small_catalogue(folder)
     before = tree_of(folder)
     assert run_extract(catalogue, "--cache", folder / "cache", "--dry-run") == 0
-    output = told(capsys)
+    output = printed(capsys)
     assert "pictures" in output
     assert "dry run: nothing was written" in output
     assert tree_of(folder) == before
@@ -271,7 +271,7 @@ def test_images_that_vanish_under_way(folder: Path, capsys: pytest.CaptureFixtur
     assert run_extract(catalogue, "--cache", folder / "cache", "--stages", "index") == 0
     (folder / "images").rename(folder / "unmounted")
     assert run_extract(catalogue, "--cache", folder / "cache", "--stages", "views") == 1
-    output = told(capsys)
+    output = printed(capsys)
     assert f"could not be made: image folder '{folder / 'images'}' cannot be read" in output
     assert "missing: 3 of 3 shards of 'pictures/pixels'" in output
     (folder / "unmounted").rename(folder / "images")
@@ -292,6 +292,6 @@ def test_target_that_cannot_be_written(
 
     monkeypatch.setattr(os, "open", read_only)
     assert run_extract(catalogue, "--cache", folder / "cache", "--stages", "views") == 1
-    assert "could not be made: [Errno 30] Read-only file system" in told(capsys)
+    assert "could not be made: [Errno 30] Read-only file system" in printed(capsys)
     monkeypatch.undo()
     assert run_extract(catalogue, "--cache", folder / "cache") == 0

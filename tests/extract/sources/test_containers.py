@@ -166,7 +166,7 @@ def test_pickles_that_would_run_code_are_refused(tmp_path: Path) -> None:
 
 def test_pickles_that_hold_no_paths(tmp_path: Path) -> None:
     path = tmp_path / "list.pkl"
-    for content, found in (
+    for content, outline in (
         ([1, 2], "list of int"),
         ("a.jpg", "found str"),
         ({1: "a.jpg"}, "dict of int"),
@@ -174,7 +174,7 @@ def test_pickles_that_hold_no_paths(tmp_path: Path) -> None:
         ([(0, "a.jpg")], "list of tuple"),
     ):
         path.write_bytes(pickle.dumps(content))
-        with pytest.raises(errors.InvalidInput, match=found):
+        with pytest.raises(errors.InvalidInput, match=outline):
             read_list(path)
     for content in (b"", b"not a pickle", pickle.dumps(["a.jpg"])[:-5]):
         path.write_bytes(content)

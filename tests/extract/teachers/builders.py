@@ -58,10 +58,10 @@ def golden_teacher(model: str, folder: Path, **options: Any) -> Teacher:
     return load(model, weights=weights, num_heads=HEADS.get(model), **options)
 
 
-def error(found: Tensor, expected: Tensor) -> float:
+def error(computed: Tensor, expected: Tensor) -> float:
     """Largest absolute difference; shapes must agree."""
-    assert found.shape == expected.shape
-    return float((found.detach() - expected.detach()).abs().max())
+    assert computed.shape == expected.shape
+    return float((computed.detach() - expected.detach()).abs().max())
 
 
 def full_size_state(name: str) -> dict[str, Tensor]:

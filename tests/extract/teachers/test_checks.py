@@ -1,4 +1,4 @@
-"""What fails a row, and how large a batch is."""
+"""Rows that fail, and the batch size."""
 
 from pathlib import Path
 

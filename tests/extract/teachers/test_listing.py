@@ -31,11 +31,11 @@ def test_weights_are_found_by_their_published_names(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     for model, file in FILES.items():
         write(tmp_path / file, model)
-    found = {teacher.name: path for teacher, path in list_teachers([tmp_path])}
-    assert found["dinov2-l-reg"] == tmp_path / FILES["dinov2"]
-    assert found["multihmr-672-l"] == tmp_path / FILES["multihmr"]
-    assert found["mast3r"] is None
-    assert found["efficientnet-lite0"] is not None  # from its wheel
+    weight_files = {teacher.name: path for teacher, path in list_teachers([tmp_path])}
+    assert weight_files["dinov2-l-reg"] == tmp_path / FILES["dinov2"]
+    assert weight_files["multihmr-672-l"] == tmp_path / FILES["multihmr"]
+    assert weight_files["mast3r"] is None
+    assert weight_files["efficientnet-lite0"] is not None  # from its wheel
     with pytest.raises(MissingFile, match="does not exist"):
         list_teachers([tmp_path / "none"])
 

@@ -53,7 +53,7 @@ def test_threads_get_their_own_rows(teacher: Counting) -> None:
     assert runner.provenance["machine"] == "here"
 
 
-def test_too_little_memory_is_told(teacher: Counting) -> None:
+def test_too_little_memory_is_reported(teacher: Counting) -> None:
     teacher.full = True
     with pytest.raises(errors.JobFailed, match=r"a batch of 2 rows is too much\. Pass a smaller --batch-size"):
         TeacherRunner("t", teacher, provenance={}).tokens(np.zeros((2, 28, 28, 3), np.uint8))

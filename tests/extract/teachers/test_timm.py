@@ -119,7 +119,7 @@ def test_stage_is_timms_feature_map(tmp_path: Path) -> None:
     assert error(teacher(pixels)[1], expected.flatten(2).transpose(1, 2)) < 1e-4 * float(expected.abs().max())
 
 
-def test_fixed_input_sizes_are_told(tmp_path: Path) -> None:
+def test_fixed_input_sizes_are_reported(tmp_path: Path) -> None:
     random_model("cait_xxs24_224", tmp_path / "w.safetensors")
     teacher = load("timm:cait_xxs24_224", weights=tmp_path / "w.safetensors")
     assert teacher(pixels_of(196, 196))[1].shape == (1, 196, 192)

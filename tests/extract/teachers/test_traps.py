@@ -119,6 +119,6 @@ def test_mistake_breaks_parity(
     io = golden(name)
     teacher = golden_teacher(model, tmp_path)
     mistake(monkeypatch, teacher)
-    found = error(teacher(golden_pixels(io))[1], io[output])
-    assert found > 10 * ATOL
-    assert found > 0.5 * size
+    deviation = error(teacher(golden_pixels(io))[1], io[output])
+    assert deviation > 10 * ATOL
+    assert deviation > 0.5 * size

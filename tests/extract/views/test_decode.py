@@ -117,9 +117,9 @@ def test_orientations_all_end_upright(kind: str) -> None:
         exif = Image.Exif()
         exif[0x0112] = orientation
         content = encoded(np.ascontiguousarray(stored(RGB)), kind, exif=exif, **options)
-        found = decode(content).astype(int)
-        assert found.shape == RGB.shape, orientation
-        assert np.abs(found - RGB).max() <= (30 if kind == "JPEG" else 0), orientation
+        decoded = decode(content).astype(int)
+        assert decoded.shape == RGB.shape, orientation
+        assert np.abs(decoded - RGB).max() <= (30 if kind == "JPEG" else 0), orientation
 
 
 def test_rotation_is_counter_clockwise_and_after_exif() -> None:

@@ -24,7 +24,7 @@ SIZE = 56
 GOLDEN_SIZE = 28
 
 
-def drawn(number: int, recipe: ViewRecipe | None = None, path: str = "a/b.png") -> ViewParameters:
+def sampled(number: int, recipe: ViewRecipe | None = None, path: str = "a/b.png") -> ViewParameters:
     return parameters.sample_view(recipe or ViewRecipe(), dataset="cats", path=path, view=number, width=80, height=60)
 
 
@@ -33,14 +33,14 @@ def test_frozen_parameters_and_pixels() -> None:
     frozen = json.loads((GOLDEN / "views.json").read_text())
     pixels = np.load(GOLDEN / "views.npy")
     for number, expected in enumerate(frozen):
-        drawn_view = drawn(number)
-        found = json.loads(json.dumps(dataclasses.asdict(drawn_view)))
+        sampled_view = sampled(number)
+        values = json.loads(json.dumps(dataclasses.asdict(sampled_view)))
         for name, value in expected.pop("photometric").items():
-            found_value = found["photometric"].pop(name)
-            assert found_value == (pytest.approx(value, rel=1e-12) if isinstance(value, float) else value)
-        assert found.pop("photometric") == {}
-        assert found == expected
-        rendered = render(picture(1), drawn_view, image_size=GOLDEN_SIZE).astype(int)
+            sampled_value = values["photometric"].pop(name)
+            assert sampled_value == (pytest.approx(value, rel=1e-12) if isinstance(value, float) else value)
+        assert values.pop("photometric") == {}
+        assert values == expected
+        rendered = render(picture(1), sampled_view, image_size=GOLDEN_SIZE).astype(int)
         assert np.abs(rendered - pixels[number]).max() <= 2
     assert {p["center"] for p in frozen} == {False}
 
@@ -55,21 +55,21 @@ def test_golden_covers_every_step() -> None:
 
 def test_order_does_not_matter() -> None:
     keys = [(path, number) for path in ("a.png", "a.png\n", "ä.png", "a .png") for number in range(20)]
-    forwards = {key: drawn(key[1], path=key[0]) for key in keys}
+    forwards = {key: sampled(key[1], path=key[0]) for key in keys}
     random.shuffle(keys)
-    assert {key: drawn(key[1], path=key[0]) for key in keys} == forwards
+    assert {key: sampled(key[1], path=key[0]) for key in keys} == forwards
     assert len(set(forwards.values())) == len(keys)
 
 
 @pytest.mark.parametrize("changed", [{"seed": 1}, {"crop_scale": (0.5, 1.0)}, {"photometric": "none"}, {"flip": 1.0}])
 def test_recipe_decides(changed: dict[str, object]) -> None:
-    assert [drawn(n) for n in range(4)] != [drawn(n, ViewRecipe.model_validate(changed)) for n in range(4)]
+    assert [sampled(n) for n in range(4)] != [sampled(n, ViewRecipe.model_validate(changed)) for n in range(4)]
 
 
 def test_photometric_choice_leaves_the_crop_alone() -> None:
     plain = ViewRecipe(photometric="none")
     for number in range(50):
-        assert dataclasses.replace(drawn(number), photometric=Photometric()) == drawn(number, plain)
+        assert dataclasses.replace(sampled(number), photometric=Photometric()) == sampled(number, plain)
 
 
 @settings(max_examples=300, deadline=None)
@@ -87,7 +87,7 @@ def test_crops_stay_inside(width: int, height: int, number: int) -> None:
 
 def test_distributions_are_the_released_recipes() -> None:
     count = 4000
-    ours = [drawn(n) for n in range(count)]
+    ours = [sampled(n) for n in range(count)]
     crop = v2.RandomResizedCrop(SIZE, scale=(0.4, 1.0))
     image = torch.zeros(3, 60, 80, dtype=torch.uint8)
     theirs = [crop.make_params([image]) for _ in range(count)]

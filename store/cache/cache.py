@@ -106,27 +106,19 @@ class Cache:
             "image_list_sha256": self._put_images(name, table),
             "source": schema.plain_json(dict(source or {})),
         }
-        size = int(self.recipe["image_size"])
-        pixels = schema.array_document(
-            shape=(rows, size, size, 3),
-            dtype=np.dtype(np.uint8),
-            dimension_names=("row", "height", "width", "rgb"),
-            shard_rows=int(self.recipe["shard_rows"]),
-            attributes={},
-        )
+        pixels_shape, pixels_document = self._pixels(rows)
         path = f"{HIERARCHY}/{name}"
         stored = self._existing(path)
         if stored is not None:
             _refuse_differences(f"dataset '{name}'", stored.attributes, attributes)
-        self.storage.put_if_absent(f"{path}/{PIXELS}/zarr.json", pixels)
+        self.storage.put_if_absent(f"{path}/{PIXELS}/zarr.json", pixels_document)
         self.storage.put_if_absent(f"{path}/zarr.json", schema.group_document(attributes))
         dataset = self[name]
         node = schema.parse_node(path, self.storage.read(f"{path}/zarr.json"))
         _refuse_differences(f"dataset '{name}'", node.attributes, attributes)
-        if dataset.array(PIXELS).shape != (rows, size, size, 3):
+        if dataset.array(PIXELS).shape != pixels_shape:
             stored_shape = dataset.array(PIXELS).shape
-            message = f"'{name}/pixels' exists with shape {stored_shape}, asked for {(rows, size, size, 3)}"
-            raise errors.Conflict(message)
+            raise errors.Conflict(f"'{name}/pixels' exists with shape {stored_shape}, asked for {pixels_shape}")
         return dataset
 
     def delete_dataset(self, name: str) -> None:
@@ -145,6 +137,19 @@ class Cache:
         self.storage.delete(schema.images_key(name))
         self.storage.delete_all(f"{HIERARCHY}/{name}")
         del self._datasets[name]
+
+    def _pixels(self, rows: int) -> tuple[tuple[int, ...], bytes]:
+        """Return shape and zarr.json of a pixels array."""
+        size = int(self.recipe["image_size"])
+        shape = (rows, size, size, 3)
+        document = schema.array_document(
+            shape=shape,
+            dtype=np.dtype(np.uint8),
+            dimension_names=("row", "height", "width", "rgb"),
+            shard_rows=int(self.recipe["shard_rows"]),
+            attributes={},
+        )
+        return shape, document
 
     def _existing(self, path: str) -> Node | None:
         try:

@@ -196,9 +196,14 @@ def encode_safetensors(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mappin
         }
         parts.append(data)
         offset += len(data)
+    return safetensors_header(header) + b"".join(parts)
+
+
+def safetensors_header(header: Mapping[str, Any]) -> bytes:
+    """Return the beginning of a safetensors blob: the length of the header, then the header, padded to 8 bytes."""
     text = json_bytes(header)
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + b"".join(parts)
+    return len(text).to_bytes(8, "little") + text
 
 
 def decode_safetensors(blob: bytes) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:

@@ -26,7 +26,8 @@ from store.common import atomic
 from store.common.text import some_rows
 from store.common.threads import ThreadTeam
 from store.format.manifest import SCHEMA
-from store.format.schema import OK, PIXELS, json_bytes
+from store.format.schema import OK, PIXELS
+from store.format.trailer import safetensors_header
 
 BATCH_BYTES = 32 * 2**20
 SAFETENSORS_TYPES = {"float16": "F16", "uint8": "U8", "int64": "I64"}
@@ -250,10 +251,8 @@ class SafetensorsWriter(Writer):
             kind = SAFETENSORS_TYPES[dtypes[name].name]
             header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [end, end + size]}
             end += size
-        text = json_bytes(header)
-        text += b" " * (-len(text) % 8)
         self._file = path.open("wb")
-        self._file.write(len(text).to_bytes(8, "little") + text + contents.rows.astype("<i8").tobytes())
+        self._file.write(safetensors_header(header) + contents.rows.astype("<i8").tobytes())
 
     def write(self, arrays: Arrays, manifest: pa.Table | None) -> None:
         for values in arrays.values():

@@ -29,7 +29,7 @@ class Camera:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """One frame's pose (world to camera) and how sure the method is of it (higher is surer, at least 0)."""
+    """Estimated pose of one frame (world to camera), with the method's confidence (at least 0, higher is better)."""
 
     pose: RigidTransform
     confidence: float
@@ -37,7 +37,7 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class FrameError:
-    """How far one estimated pose is off: virtual correspondences in px, camera centre in m, rotation in degrees."""
+    """Errors of one estimated pose: virtual correspondences in px, camera centre in m, rotation in degrees."""
 
     vcre_px: float
     translation_m: float
@@ -46,13 +46,15 @@ class FrameError:
 
 
 def rigid(quaternion: Sequence[float], translation: Sequence[float]) -> RigidTransform:
-    """A transform from a quaternion (w, x, y, z; any non-zero norm) and a translation in metres."""
-    rotation = Rotation.from_quat(np.asarray(quaternion, dtype=np.float64), scalar_first=True)
+    """Build a transform from a quaternion (w, x, y, z; any non-zero norm) and a translation in metres."""
+    values = np.asarray(quaternion, dtype=np.float64)
+    scale = np.abs(values).max() or 1.0  # squares of large numbers would overflow
+    rotation = Rotation.from_quat(values / scale, scalar_first=True)
     return RigidTransform.from_components(np.asarray(translation, dtype=np.float64), rotation)
 
 
 def virtual_points() -> np.ndarray:
-    """The benchmark's 196 virtual points in front of a camera: float64 (196, 3), in metres.
+    """Return the benchmark's 196 virtual points in front of a camera: float64 (196, 3), in metres.
 
     A grid of 7 x 4 x 7 points 0.3 m apart: 1.8 m wide, 0.9 m high, from 1.8 m to 3.6 m away.
     """
@@ -65,33 +67,33 @@ def virtual_points() -> np.ndarray:
 def project(points: np.ndarray, camera: Camera) -> np.ndarray:
     """Project (P, 3) points in camera coordinates to (P, 2) pixels, clipped to the image.
 
-    A point behind the camera is divided by its negative depth like any other, and so lands on a border.
+    A point behind the camera is divided by its negative depth too, and is then clipped to a border.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        across = points[:, :2] / points[:, 2:]
-    pixels = np.nan_to_num(across, posinf=np.inf, neginf=-np.inf) * (camera.fx, camera.fy) + (camera.cx, camera.cy)
+        rays = points[:, :2] / points[:, 2:]
+    pixels = np.nan_to_num(rays, posinf=np.inf, neginf=-np.inf) * (camera.fx, camera.fy) + (camera.cx, camera.cy)
     return np.asarray(np.clip(pixels, 0.0, (camera.width, camera.height)))
 
 
 def vcre_px(estimated: RigidTransform, true: RigidTransform, camera: Camera) -> float:
-    """Virtual correspondence reprojection error: mean distance in px between true and estimated virtual points."""
+    """Compute the virtual correspondence reprojection error: mean distance in px of true and estimated points."""
     points = virtual_points()
     moved = (estimated * true.inv()).apply(points)  # true camera -> world -> estimated camera
     return float(np.linalg.norm(project(points, camera) - project(moved, camera), axis=1).mean())
 
 
 def translation_error_m(estimated: RigidTransform, true: RigidTransform) -> float:
-    """Distance in metres between the two camera centres."""
+    """Compute the distance in metres between two camera centres."""
     return float(np.linalg.norm(estimated.inv().translation - true.inv().translation))
 
 
 def rotation_error_deg(estimated: RigidTransform, true: RigidTransform) -> float:
-    """Angle in degrees between the two orientations."""
+    """Compute the angle in degrees between two orientations."""
     return float(np.degrees((estimated.rotation * true.rotation.inv()).magnitude()))
 
 
 def frame_error(estimate: Estimate, true: RigidTransform, camera: Camera) -> FrameError:
-    """All three errors of one estimate against the true pose."""
+    """Compute all three errors of one estimate against the true pose."""
     return FrameError(
         vcre_px=vcre_px(estimate.pose, true, camera),
         translation_m=translation_error_m(estimate.pose, true),
@@ -101,21 +103,21 @@ def frame_error(estimate: Estimate, true: RigidTransform, camera: Camera) -> Fra
 
 
 def precision(correct: np.ndarray, *, failures: int) -> float:
-    """Share of correct estimates among all scored frames, those without an estimate included; NaN if there are none."""
+    """Return the share of correct estimates among all scored frames, also those without an estimate; NaN of none."""
     frames = len(correct) + failures
     return float(np.sum(correct)) / frames if frames else float("nan")
 
 
 def average_precision(confidence: np.ndarray, correct: np.ndarray, *, failures: int) -> float:
-    """The benchmark's AUC: area under precision against recall as the confidence threshold falls.
+    """Compute the benchmark's AUC: area under precision against recall as the confidence threshold falls.
 
-    Recall is the share of *frames answered* at a threshold, not of correct ones found, so the area also falls with
-    frames that have no estimate. Frames of equal confidence are answered together; nothing is interpolated.
+    Recall is the share of *frames answered* at a threshold, not of correct ones, so the area also falls with frames
+    that have no estimate. Frames of equal confidence are answered together; nothing is interpolated.
 
     Args:
-        confidence: (N,) of the estimates.
+        confidence: (N,) confidence of each estimate.
         correct: bool (N,), whether each estimate's error is below the threshold.
-        failures: frames without an estimate.
+        failures: number of frames without an estimate.
     """
     frames = len(confidence) + failures
     if not frames:
@@ -123,24 +125,24 @@ def average_precision(confidence: np.ndarray, correct: np.ndarray, *, failures: 
     if not len(confidence):
         return 0.0
     order = np.argsort(-np.asarray(confidence, dtype=np.float64), kind="stable")
-    found = np.cumsum(np.asarray(correct, dtype=np.float64)[order])
+    hits = np.cumsum(np.asarray(correct, dtype=np.float64)[order])
     ends = np.flatnonzero(np.append(np.diff(np.asarray(confidence)[order]) != 0, True))
     answered = ends + 1
     steps = np.diff(answered, prepend=0)
-    return float(np.sum(steps * found[ends] / answered) / frames)
+    return float(np.sum(steps * hits[ends] / answered) / frames)
 
 
 def summarise(scenes: Mapping[str, Sequence[FrameError]], *, failures: int) -> dict[str, float]:
-    """The benchmark's figures over all scenes.
+    """Compute the benchmark's figures over all scenes.
 
     Args:
         scenes: scene -> errors of its estimated frames.
-        failures: scored frames without an estimate, over all scenes.
+        failures: number of scored frames without an estimate, over all scenes.
 
     Returns:
         Precision and AUC at each VCRE threshold and for the pose (0.25 m and 5 degrees), all in [0, 1]; the means
-        over scenes of the scene's median errors (scenes without any estimate have no median and don't count); the
-        numbers of `frames` and of those with an estimate.
+        over scenes of the scene's median errors (scenes without any estimate have no median and do not count); the
+        number of scored `frames`, and of those with an estimate as `estimated`.
     """
     errors = [error for scene in scenes.values() for error in scene]
     confidence = np.array([error.confidence for error in errors])

@@ -1,1 +1,1 @@
-"""The paper's analyses: pictures and curves that show why a student is good or not."""
+"""The paper's analyses, one file a figure: what students learn from their teachers, and why."""

@@ -1,7 +1,7 @@
-"""Correlation of loss updates (Fig. 5): whether an update that helps one teacher helps another.
+"""Correlation of loss updates between teachers (Fig. 5), from a run's log and from replayed steps on a probe batch.
 
-A low correlation between two teachers means that their gradients pull the student apart.
-Shapes: S steps, T teachers, W windows.
+A high correlation means that updates which lower the loss of one teacher lower that of the other too; a low one means
+that the teachers' gradients disagree. Shapes: S steps, T teachers, W windows.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ from eval.fidelity import rows
 from store.errors import InvalidInput
 from train.data.loader import Batch, Loader
 from train.data.mixture import Mixture
-from train.distributed import joined
+from train.distributed import join_ranks
 from train.model.distiller import Distiller
-from train.objective.losses import LossWeights, teacher_loss
+from train.objective.losses import teacher_loss
 from train.objective.targets import TargetNorms
 from train.run import checkpoints, load, log
 from train.run.directory import CHECKPOINTS
@@ -31,7 +31,14 @@ from train.step import Stepper
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateCorrelation:
-    """Per window: Pearson correlation and sign agreement of the teachers' loss changes."""
+    """Pearson correlation and sign agreement of the teachers' loss changes, by window.
+
+    Attributes:
+        teachers: names of the teachers.
+        first_step: int64 (W,), first step of each window.
+        pearson: float64 (W, T, T); NaN where undefined.
+        sign_agreement: float64 (W, T, T); NaN where undefined.
+    """
 
     teachers: tuple[str, ...]
     first_step: np.ndarray
@@ -39,70 +46,21 @@ class UpdateCorrelation:
     sign_agreement: np.ndarray
 
     def mean_pearson(self) -> np.ndarray:
-        """(T, T) Pearson correlation averaged over the windows in which it is defined; NaN where in none."""
+        """Average the Pearson correlation (T, T) over the windows in which it is defined; NaN where in none."""
         defined = np.isfinite(self.pearson)
         total = np.where(defined, self.pearson, 0.0).sum(0)
         count = defined.sum(0)
         return np.asarray(np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0))
 
 
-def pearson(first: np.ndarray, second: np.ndarray) -> float:
-    """Pearson correlation of two (S,) series; NaN where either doesn't vary."""
-    a, b = first - first.mean(), second - second.mean()
-    scale = np.sqrt((a @ a) * (b @ b))
-    if not np.isfinite(scale) or scale <= 0:
-        return float("nan")
-    return float(np.clip(a @ b / scale, -1.0, 1.0))
-
-
-def sign_agreement(first: np.ndarray, second: np.ndarray) -> float:
-    """Share of steps at which both (S,) series move the same way; steps at which either stands still don't count."""
-    moving = (first != 0) & (second != 0)
-    if not moving.any():
-        return float("nan")
-    return float((np.sign(first[moving]) == np.sign(second[moving])).mean())
-
-
-def correlate_updates(
-    changes: np.ndarray, teachers: tuple[str, ...], *, window: int, first_step: int = 1
-) -> UpdateCorrelation:
-    """Correlate the loss changes of every pair of teachers in windows of consecutive steps.
-
-    Args:
-        changes: float64 (S, T), the change of each teacher's loss by each update: differences of logged losses, or
-            after - before on a fixed probe batch (cleaner: no change of batch in it). An update that is not known for
-            all teachers (NaN) keeps its place and is left out of its window.
-        teachers: T names.
-        window: steps in a window; one with fewer than two known updates is left out.
-        first_step: number of the first update.
-    """
-    known = np.isfinite(changes).all(axis=1)
-    starts = [start for start in range(0, len(changes), window) if known[start : start + window].sum() >= 2]
-    count = len(teachers)
-    correlation = np.full((len(starts), count, count), np.nan)
-    agreement = correlation.copy()
-    for index, start in enumerate(starts):
-        part = changes[start : start + window][known[start : start + window]]
-        for i in range(count):
-            for j in range(count):
-                correlation[index, i, j] = pearson(part[:, i], part[:, j])
-                agreement[index, i, j] = sign_agreement(part[:, i], part[:, j])
-    return UpdateCorrelation(
-        teachers=teachers,
-        first_step=np.array(starts, dtype=np.int64) + first_step,
-        pearson=correlation,
-        sign_agreement=agreement,
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """How updates are measured on a probe batch.
+    """Settings of a replay with a fixed probe batch.
 
     Attributes:
-        steps: how many updates are replayed.
-        from_step: a saved checkpoint to replay from; 0 is the beginning of the run.
-        rows: of the probe batch, drawn from the training rows, equally many of each group.
+        steps: number of updates to replay.
+        from_step: step of a saved checkpoint to replay from; 0 is the beginning of the run.
+        rows: size of the probe batch, sampled from the training rows, equally many of each group.
     """
 
     steps: int = 50
@@ -111,7 +69,11 @@ class Probe:
 
 
 def from_log(run: Run, *, window: int) -> UpdateCorrelation:
-    """Correlate the changes of the logged losses (batch means before dropping).
+    """Correlate the changes of the logged losses (batch means before teacher dropping).
+
+    Args:
+        run: run whose log is read.
+        window: consecutive steps to correlate together.
 
     Raises:
         InvalidInput: the log has fewer than three consecutive steps, or one teacher only.
@@ -135,9 +97,17 @@ def from_log(run: Run, *, window: int) -> UpdateCorrelation:
 def on_probe(
     run: Run, mixture: Mixture, probe: Probe, *, window: int, device: torch.device, progress: bool = False
 ) -> UpdateCorrelation:
-    """Replay steps of the run and correlate what each does to the loss on a fixed batch.
+    """Replay steps of the run and correlate how each changes the losses on a fixed batch.
 
-    The steps are those of the training, drawn rows and masks included; nothing in the run directory changes.
+    The steps are those of the training, sampled rows and masks included; nothing in the run directory changes.
+
+    Args:
+        run: run to replay.
+        mixture: rows of the run's caches.
+        probe: steps to replay and size of the batch.
+        window: consecutive steps to correlate together.
+        device: device to compute on.
+        progress: show a progress bar.
 
     Raises:
         MissingFile: no checkpoint of that step; the available ones are listed.
@@ -151,10 +121,10 @@ def on_probe(
         )
     teachers = _teachers(run)
     selection = rows.balanced(mixture, rows=probe.rows, seed=run.recipe.seed)
-    with joined(str(device)) as ranks:
+    with join_ranks(str(device)) as ranks:
         ((_, batch),) = rows.batches(selection, mixture, device=ranks.device, batch=max(1, len(selection)))
-        batch = _kept(batch)
-        distiller, norms, optimizer = _at(run, probe.from_step)
+        batch = _copied(batch)
+        distiller, norms, optimizer = _state_after(run, probe.from_step)
         stepper = Stepper(
             recipe=run.recipe,
             mixture=mixture,
@@ -171,8 +141,57 @@ def on_probe(
     return correlate_updates(np.diff(np.array(losses), axis=0), teachers, window=window, first_step=probe.from_step + 1)
 
 
-def as_json(found: UpdateCorrelation) -> dict[str, Any]:
-    """Everything as plain data; NaN becomes None."""
+def correlate_updates(
+    changes: np.ndarray, teachers: tuple[str, ...], *, window: int, first_step: int = 1
+) -> UpdateCorrelation:
+    """Correlate the loss changes of every pair of teachers in windows of consecutive steps.
+
+    Args:
+        changes: float64 (S, T), the change of each teacher's loss by each update: differences of logged losses, or
+            after - before on a fixed probe batch (without noise from the change of batch). An update that is not known
+            for all teachers (NaN) is left out of its window; the others keep their steps.
+        teachers: names of the T teachers.
+        window: steps in a window; one with fewer than two known updates is left out.
+        first_step: step of the first update.
+    """
+    known = np.isfinite(changes).all(axis=1)
+    starts = [start for start in range(0, len(changes), window) if known[start : start + window].sum() >= 2]
+    count = len(teachers)
+    correlation = np.full((len(starts), count, count), np.nan)
+    agreement = correlation.copy()
+    for index, start in enumerate(starts):
+        part = changes[start : start + window][known[start : start + window]]
+        for i in range(count):
+            for j in range(count):
+                correlation[index, i, j] = pearson(part[:, i], part[:, j])
+                agreement[index, i, j] = sign_agreement(part[:, i], part[:, j])
+    return UpdateCorrelation(
+        teachers=teachers,
+        first_step=np.array(starts, dtype=np.int64) + first_step,
+        pearson=correlation,
+        sign_agreement=agreement,
+    )
+
+
+def pearson(first: np.ndarray, second: np.ndarray) -> float:
+    """Compute the Pearson correlation of two (S,) series; NaN if either does not vary."""
+    a, b = first - first.mean(), second - second.mean()
+    scale = np.sqrt((a @ a) * (b @ b))
+    if not np.isfinite(scale) or scale <= 0:
+        return float("nan")
+    return float(np.clip(a @ b / scale, -1.0, 1.0))
+
+
+def sign_agreement(first: np.ndarray, second: np.ndarray) -> float:
+    """Compute the share of steps at which two (S,) series change with the same sign; zeros of either do not count."""
+    changing = (first != 0) & (second != 0)
+    if not changing.any():
+        return float("nan")
+    return float((np.sign(first[changing]) == np.sign(second[changing])).mean())
+
+
+def as_json(updates: UpdateCorrelation) -> dict[str, Any]:
+    """Return JSON data with the means over windows added; NaN becomes None."""
 
     def plain(values: np.ndarray) -> Any:
         entries = values.astype(object)
@@ -180,16 +199,16 @@ def as_json(found: UpdateCorrelation) -> dict[str, Any]:
         return entries.tolist()
 
     return {
-        "teachers": list(found.teachers),
-        "first_step": found.first_step.tolist(),
-        "pearson": plain(found.pearson),
-        "sign_agreement": plain(found.sign_agreement),
-        "mean_pearson": plain(found.mean_pearson()),
+        "teachers": list(updates.teachers),
+        "first_step": updates.first_step.tolist(),
+        "pearson": plain(updates.pearson),
+        "sign_agreement": plain(updates.sign_agreement),
+        "mean_pearson": plain(updates.mean_pearson()),
     }
 
 
 def pairs(teachers: Sequence[str]) -> list[tuple[int, int]]:
-    """Every pair of teachers once."""
+    """List the indices of every pair of teachers once."""
     return [(i, j) for i in range(len(teachers)) for j in range(i + 1, len(teachers))]
 
 
@@ -200,14 +219,14 @@ def _teachers(run: Run) -> tuple[str, ...]:
     return teachers
 
 
-def _at(run: Run, step: int) -> tuple[Distiller, TargetNorms, dict[str, Tensor]]:
-    """Student, target statistics and optimizer as they were after `step` steps."""
-    distiller, norms = load.build(run.recipe, run.description)
+def _state_after(run: Run, step: int) -> tuple[Distiller, TargetNorms, dict[str, Tensor]]:
+    """Restore student, target statistics and optimizer as they were after `step` steps."""
+    distiller, norms = load.build_initial(run.recipe, run.description)
     if step == 0:
-        # Exact statistics never change; running ones begin anew.
+        # Exact statistics never change; running ones start from their initial values.
         return distiller, deepcopy(run.target_norms) if run.recipe.targets.norm == "exact" else norms, {}
     saved = checkpoints.load(run.directory / CHECKPOINTS, step)
-    load.restore(distiller, norms, saved.model, source=f"checkpoint of step {step} of run '{run.directory}'")
+    load.restore_model(distiller, norms, saved.model, source=f"checkpoint of step {step} of run '{run.directory}'")
     return distiller, norms, dict(saved.optimizer)
 
 
@@ -227,11 +246,11 @@ def _loader(run: Run, mixture: Mixture, stepper: Stepper, steps: range) -> Loade
     )
 
 
-def _kept(batch: Batch) -> Batch:
-    """A batch that outlives its loader's buffers."""
+def _copied(batch: Batch) -> Batch:
+    """Copy a batch out of its loader's buffers."""
     return Batch(
         step=batch.step,
-        picks=batch.picks,
+        rows=batch.rows,
         pixels=batch.pixels.clone(),
         tokens={name: tokens.clone() for name, tokens in batch.tokens.items()},
         read=batch.read,
@@ -240,13 +259,13 @@ def _kept(batch: Batch) -> Batch:
 
 @torch.no_grad()
 def _losses(run: Run, distiller: Distiller, norms: TargetNorms, *, batch: Batch) -> list[float]:
-    """The loss of every teacher on the probe batch, in float32 and evaluation mode."""
+    """Compute the loss of every teacher on the probe batch, in float32 and evaluation mode."""
     distiller.eval()
     predicted = distiller(normalise(batch.pixels))
-    weights = LossWeights(cosine=run.recipe.loss.cosine, smooth_l1=run.recipe.loss.smooth_l1)
+    weights = run.recipe.loss
     losses = []
     for number, (name, tokens) in enumerate(batch.tokens.items()):
-        found = teacher_loss(predicted[name], tokens, norm=norms.stored(name), weights=weights)
-        losses.append(float(found.per_image[torch.from_numpy(batch.read[number])].double().mean()))
+        loss = teacher_loss(predicted[name], tokens, norm=norms.stored(name), weights=weights)
+        losses.append(float(loss.per_image[torch.from_numpy(batch.read[number])].double().mean()))
     distiller.train()
     return losses

@@ -1,7 +1,7 @@
-"""Pictures of what networks see (Fig. 2): patch tokens of held-out views as colours, teachers beside student.
+"""PCA pictures (Fig. 2): patch tokens of held-out views as colours, for teachers, student and projections.
 
-One basis a model over all views shown, so that equal colours mean equal tokens from row to row. A student's
-projection is drawn in the basis of its teacher: where it has learnt the teacher, the two look alike.
+Each model has one basis over all views shown, so that equal colours mean equal tokens in all of its pictures. A
+student's projection has the basis of its teacher: where it has learnt the teacher, the two look alike.
 Shapes: K views, (rows, cols) of the patch grid, C channels.
 """
 
@@ -45,24 +45,28 @@ PICTURES = pa.schema(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
-    """A held-out row worth looking at."""
+class Candidate:
+    """A held-out row that may be shown."""
 
     source: int
     row: int
     caption: str
     image: str
     seen: bool
-    spoilt: int
+    colour_changes: int
     area_px: int
 
 
 def choose(mixture: Mixture, *, count: int) -> tuple[rows.Selection, list[str]]:
-    """Up to `count` views of different held-out photographs: never seen ones first, then large crops in plain colours.
+    """Choose views of different held-out photographs: never seen ones first, then large crops in plain colours.
 
     The choice depends on the caches alone, so every run on them is shown on the same photographs: a photograph counts
     as seen if the caches have it for training, whether or not this run was trained on it. Datasets take turns; one
     that lacks the tokens of a teacher has nothing to compare and is left out.
+
+    Args:
+        mixture: rows of the caches.
+        count: number of views, at most.
 
     Returns:
         The rows and a caption for each.
@@ -74,26 +78,26 @@ def choose(mixture: Mixture, *, count: int) -> tuple[rows.Selection, list[str]]:
         for number, source in enumerate(mixture.held_out)
         if set(source.reads) == set(mixture.teachers)
     ]
-    chosen: list[Shown] = []
-    for known in (False, True):
-        turns = [[shown for shown in queue if shown.seen == known] for queue in queues]
+    ordered: list[Candidate] = []
+    for seen_before in (False, True):
+        turns = [[candidate for candidate in queue if candidate.seen == seen_before] for queue in queues]
         depth = max((len(turn) for turn in turns), default=0)
-        chosen += [turn[place] for place in range(depth) for turn in turns if place < len(turn)]
-    by_image = {shown.image: shown for shown in reversed(chosen)}  # the first of each photograph stays
-    kept = [shown for shown in chosen if by_image[shown.image] is shown][:count]
+        ordered += [turn[position] for position in range(depth) for turn in turns if position < len(turn)]
+    by_image = {candidate.image: candidate for candidate in reversed(ordered)}  # the first of each photograph stays
+    chosen = [candidate for candidate in ordered if by_image[candidate.image] is candidate][:count]
     picks = RowSelection(
-        source=np.array([shown.source for shown in kept], dtype=np.int64),
-        row=np.array([shown.row for shown in kept], dtype=np.int64),
-        slot=np.arange(len(kept)),
+        source=np.array([candidate.source for candidate in chosen], dtype=np.int64),
+        row=np.array([candidate.row for candidate in chosen], dtype=np.int64),
+        slot=np.arange(len(chosen)),
     )
-    return rows.Selection(sources=mixture.held_out, picks=picks), [shown.caption for shown in kept]
+    return rows.Selection(sources=mixture.held_out, picks=picks), [candidate.caption for candidate in chosen]
 
 
 def held_out_views(mixture: Mixture, *, count: int) -> tuple[rows.Selection, list[str]]:
-    """As `choose`, where there is something to choose from.
+    """Choose views as `choose` does, and refuse caches that hold none.
 
     Raises:
-        InvalidInput: there is not.
+        InvalidInput: nothing is held out.
     """
     selection, captions = choose(mixture, count=count)
     if not captions:
@@ -106,92 +110,94 @@ def held_out_views(mixture: Mixture, *, count: int) -> tuple[rows.Selection, lis
 
 
 def pictures(subject: Subject, *, device: torch.device, count: int = 6) -> tuple[dict[str, object], pa.Table]:
-    """Draw photographs, teachers, the student's encoder (after its final norm) and its projections.
+    """Compute pictures of photographs, teachers, the student's encoder (after its final norm) and its projections.
 
     Args:
-        subject: whose pictures; its modules are on `device`.
-        device: to compute on.
-        count: how many views.
+        subject: the student to show; its modules are on `device`.
+        device: device to compute on.
+        count: number of views, at most.
 
     Returns:
-        The models in order, a caption for each view, the dataset and row that it is, and by projection the cosine on
-        its patch tokens in standardised units (JSON); and the pictures with schema `PICTURES`.
+        The models in order, a caption for each view, its dataset and row, and by projection the cosine on its patch
+        tokens in standardised units (JSON); and the pictures with schema `PICTURES`.
 
     Raises:
         InvalidInput: nothing is held out.
     """
     selection, captions = held_out_views(subject.mixture, count=count)
-    tokens, cosines = _look(subject, selection, device=device)
-    drawn: dict[str, list[np.ndarray]] = {PHOTOGRAPH: tokens[PHOTOGRAPH]}
+    tokens, cosines = _tokens_of_views(subject, selection, device=device)
+    images: dict[str, list[np.ndarray]] = {PHOTOGRAPH: tokens[PHOTOGRAPH]}
     for teacher in subject.student.teachers:
         basis = pca_basis(_flat(tokens[TEACHER + teacher]))
-        drawn[TEACHER + teacher] = [pca_rgb(image, basis) for image in tokens[TEACHER + teacher]]
-        drawn[PROJECTION + teacher] = [pca_rgb(image, basis) for image in tokens[PROJECTION + teacher]]
+        images[TEACHER + teacher] = [pca_rgb(grid, basis) for grid in tokens[TEACHER + teacher]]
+        images[PROJECTION + teacher] = [pca_rgb(grid, basis) for grid in tokens[PROJECTION + teacher]]
     basis = pca_basis(_flat(tokens[ENCODER]))
-    drawn[ENCODER] = [pca_rgb(image, basis) for image in tokens[ENCODER]]
+    images[ENCODER] = [pca_rgb(grid, basis) for grid in tokens[ENCODER]]
     names = list(subject.student.teachers)
     models = [PHOTOGRAPH, *(TEACHER + n for n in names), ENCODER, *(PROJECTION + n for n in names)]
     picks = zip(selection.picks.source, selection.picks.row, strict=True)
-    shown = [[selection.sources[source].dataset.name, int(row)] for source, row in picks]
-    facts: dict[str, object] = {"models": models, "captions": captions, "rows": shown, "cosines": cosines}
-    return facts, _table(drawn, captions)
+    named_rows = [[selection.sources[source].dataset.name, int(row)] for source, row in picks]
+    facts: dict[str, object] = {"models": models, "captions": captions, "rows": named_rows, "cosines": cosines}
+    return facts, _table(images, captions)
 
 
 def images_of(table: pa.Table) -> dict[str, list[np.ndarray]]:
-    """Model -> its pictures uint8 (H, W, 3), from a table with schema `PICTURES`."""
-    found: dict[str, list[np.ndarray]] = {}
+    """Return the pictures uint8 (H, W, 3) of each model, from a table with schema `PICTURES`."""
+    images: dict[str, list[np.ndarray]] = {}
     for row in table.sort_by("number").to_pylist():
         pixels = np.frombuffer(row["rgb"], np.uint8).reshape(row["height"], row["width"], 3)
-        found.setdefault(row["model"], []).append(pixels)
-    return found
+        images.setdefault(row["model"], []).append(pixels)
+    return images
 
 
-def _candidates(number: int, source: Source, seen: np.ndarray) -> list[Shown]:
-    """The best view of each photograph of some rows of a source, best first; `seen` bool (images,)."""
-    places = np.random.default_rng(0).permutation(len(source.rows))[:CANDIDATES].astype(np.int64)
-    wanted = pa.array(source.rows_at(places))
+def _candidates(number: int, source: Source, seen: np.ndarray) -> list[Candidate]:
+    """Find the best view of each photograph among some rows of a source, best first; `seen` bool (images,)."""
+    positions = np.random.default_rng(0).permutation(len(source.rows))[:CANDIDATES].astype(np.int64)
+    wanted = pa.array(source.rows_at(positions))
     table = source.dataset.manifest(columns=list(COLUMNS), filter=pc.field("row").isin(wanted))
     keys = image_keys(source.dataset)
-    best: dict[int, Shown] = {}
+    best: dict[int, Candidate] = {}
     for row in table.to_pylist():
         kind = HELD_OUT_VIEWS if seen[row["image_index"]] else HELD_OUT_PHOTOGRAPHS
-        shown = Shown(
+        candidate = Candidate(
             source=number,
             row=row["row"],
             caption=f"{row['path']}, view {row['view']} ({kind.removesuffix('s')})",
             image=keys[row["image_index"]].as_py(),
             seen=bool(seen[row["image_index"]]),
-            spoilt=bool(row["grayscale"]) + bool(row["solarize"]) + (row["blur_sigma"] is not None),
+            colour_changes=bool(row["grayscale"]) + bool(row["solarize"]) + (row["blur_sigma"] is not None),
             area_px=(row["crop_height"] or 0) * (row["crop_width"] or 0),
         )
-        known = best.get(row["image_index"])
-        if known is None or _rank(shown) < _rank(known):
-            best[row["image_index"]] = shown
+        before = best.get(row["image_index"])
+        if before is None or _rank(candidate) < _rank(before):
+            best[row["image_index"]] = candidate
     return sorted(best.values(), key=_rank)
 
 
-def _rank(shown: Shown) -> tuple[int, int, int]:
-    return shown.spoilt, -shown.area_px, shown.row
+def _rank(candidate: Candidate) -> tuple[int, int, int]:
+    return candidate.colour_changes, -candidate.area_px, candidate.row
 
 
-def _look(
+def _tokens_of_views(
     subject: Subject, selection: rows.Selection, *, device: torch.device
 ) -> tuple[dict[str, list[np.ndarray]], dict[str, list[float]]]:
-    """Model -> patch tokens (rows, cols, C) of each view, projections in the teacher's own units, and photographs.
+    """Read and encode views.
 
-    And projection -> mean cosine over the patches of each view, in standardised units.
+    Returns:
+        Model -> patch tokens (rows, cols, C) of each view, projections in the teacher's own units, and photographs;
+        projection -> mean cosine over the patches of each view, in standardised units.
     """
     encoder = StudentEncoder(subject.student.encoder, cell_px=subject.student.cell_px, final_norm=True)
     grid = subject.mixture.patch_grid
-    found: dict[str, dict[int, np.ndarray]] = {}
+    by_model: dict[str, dict[int, np.ndarray]] = {}
     cosines: dict[str, dict[int, float]] = {}
     with torch.inference_mode():
         for numbers, batch in rows.batches(selection, subject.mixture, device=device):
             tokens = {ENCODER: encoder(batch.pixels)[1]}
             predicted = subject.student(normalise(batch.pixels))
-            for teacher, spec in subject.student.teachers.items():
+            for teacher, info in subject.student.teachers.items():
                 norm = statistics(subject.norms, (teacher, PATCH))
-                tokens[TEACHER + teacher] = batch.tokens[teacher][:, spec.prefix_tokens :]
+                tokens[TEACHER + teacher] = batch.tokens[teacher][:, info.prefix_tokens :]
                 sums = row_sums(predicted[teacher][1], norm.apply(tokens[TEACHER + teacher]))
                 means = (sums["cosine"] / sums["tokens"]).tolist()
                 cosines.setdefault(PROJECTION + teacher, {}).update(zip(numbers.tolist(), means, strict=True))
@@ -199,20 +205,20 @@ def _look(
             images = {model: values.float().cpu().numpy() for model, values in tokens.items()}
             images = {model: values.reshape(len(values), *grid, -1) for model, values in images.items()}
             for model, values in {PHOTOGRAPH: batch.pixels.cpu().numpy().copy(), **images}.items():
-                found.setdefault(model, {}).update(zip(numbers.tolist(), values, strict=True))
-    # Rows come in whatever order they are read best.
-    return _by_number(found), _by_number(cosines)
+                by_model.setdefault(model, {}).update(zip(numbers.tolist(), values, strict=True))
+    return _in_order(by_model), _in_order(cosines)
 
 
-def _by_number(found: Mapping[str, Mapping[int, Value]]) -> dict[str, list[Value]]:
-    return {model: [by_number[number] for number in sorted(by_number)] for model, by_number in found.items()}
+def _in_order(by_model: Mapping[str, Mapping[int, Value]]) -> dict[str, list[Value]]:
+    """Sort the values of each model by number of the view: the loader reads rows in another order."""
+    return {model: [by_number[number] for number in sorted(by_number)] for model, by_number in by_model.items()}
 
 
 def _flat(images: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([image.reshape(-1, image.shape[-1]) for image in images])
 
 
-def _table(drawn: Mapping[str, Sequence[np.ndarray]], captions: Sequence[str]) -> pa.Table:
+def _table(images: Mapping[str, Sequence[np.ndarray]], captions: Sequence[str]) -> pa.Table:
     entries = [
         {
             "model": model,
@@ -222,7 +228,7 @@ def _table(drawn: Mapping[str, Sequence[np.ndarray]], captions: Sequence[str]) -
             "width": picture.shape[1],
             "rgb": picture.tobytes(),
         }
-        for model, images in drawn.items()
-        for number, picture in enumerate(images)
+        for model, pictures in images.items()
+        for number, picture in enumerate(pictures)
     ]
     return pa.Table.from_pylist(entries, schema=PICTURES)

@@ -1,7 +1,7 @@
-"""Cumulative explained variance of features (Fig. 4): how many principal components hold how much of them.
+"""Cumulative explained variance (Fig. 4) of patch tokens of teachers and of the student's projections.
 
-Only the count, the mean and the centred second moments are kept, in float64, and parts merge exactly, so that one
-task a shard can compute them. Shapes: N tokens, C channels.
+One task reads one shard of a dataset and keeps only count, mean and centred second moments of its tokens, in float64.
+These merge exactly, so the tasks run in threads or on a Dask cluster. Shapes: N tokens, C channels.
 """
 
 import sys
@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -27,12 +27,18 @@ from train.data.mixture import Mixture
 from train.objective.targets import MIN_STD
 from train.run.load import Run, load
 
+TEACHER, STUDENT = "teacher", "student"
 TOKENS_PER_CHANNEL = 10
+MERGED_AT_ONCE = 8
+ROWS_AT_ONCE = 16
+SHARES = (0.5, 0.9, 0.99)
+
+Parts: TypeAlias = "dict[tuple[str, str], Covariance]"  # (teacher, TEACHER or STUDENT) -> moments of patch tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class Covariance:
-    """Count, mean (C,) and sum of centred outer products (C, C), float64, of some tokens."""
+    """Moments of some tokens: count, mean (C,) and sum of centred outer products (C, C), float64."""
 
     count: int
     mean: np.ndarray
@@ -40,7 +46,7 @@ class Covariance:
 
     @classmethod
     def of(cls, tokens: np.ndarray) -> "Covariance":
-        """The moments of (N, C) tokens, centred before they are multiplied so that large means cost no digits."""
+        """Compute the moments of (N, C) tokens, centred before they are multiplied: large means cost no digits."""
         values = np.asarray(tokens, np.float64)
         mean = values.mean(0) if len(values) else np.zeros(values.shape[1])
         centred = values - mean
@@ -52,8 +58,111 @@ class Covariance:
         return self.count >= TOKENS_PER_CHANNEL * len(self.mean)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Work on one shard.
+
+    Attributes:
+        location: location of the cache.
+        dataset: name of the dataset.
+        shard: number of the shard.
+        teachers: names of the teachers to read.
+        run: directory of the run whose projections are computed.
+        step: step of the run's checkpoint.
+    """
+
+    location: str
+    dataset: str
+    shard: int
+    teachers: tuple[str, ...]
+    run: str
+    step: int
+
+
+def explained_variance(
+    run: Run, mixture: Mixture, *, datasets: Sequence[str], shards: int, scheduler: str = "", progress: bool = False
+) -> dict[str, Any]:
+    """Compute curves of every dataset and teacher, for the teacher's tokens and the student's projections.
+
+    Args:
+        run: run whose projections are computed.
+        mixture: rows of the run's caches.
+        datasets: names of datasets; none means all held-out ones.
+        shards: shards to read of each dataset in each cache, evenly spread; 0 reads all.
+        scheduler: address of a Dask scheduler; empty works in threads here.
+        progress: show a progress bar.
+
+    Raises:
+        MissingName: the run has no such dataset; the available ones are listed.
+        InvalidInput: none is named and nothing is held out.
+
+    Returns:
+        JSON: dataset -> teacher -> TEACHER | STUDENT -> {"tokens", "enough", "raw", "standardised"}.
+    """
+    import dask
+
+    reduced = {
+        name: _reduced([task for part in parts for task in _tasks(run, mixture, part, shards=shards)])
+        for name, parts in _datasets(mixture, datasets).items()
+    }
+    with _cluster(scheduler), _progress_bar(progress and not scheduler):
+        (merged,) = dask.compute(reduced)
+    curves: dict[str, Any] = {}
+    for dataset, parts in merged.items():
+        for (teacher, owner), moments in sorted(parts.items()):
+            curves.setdefault(dataset, {}).setdefault(teacher, {})[owner] = _curves(moments)
+    return curves
+
+
+def moments_of_shard(task: Task) -> Parts:
+    """Compute the moments of the patch tokens in one shard; runs on workers."""
+    dataset = open_dataset(task.location, task.dataset)
+    run = _student(task.run, task.step)
+    pixels = dataset.read_shard(PIXELS, task.shard)
+    shards = {teacher: dataset.read_shard(teacher, task.shard) for teacher in task.teachers}
+    ok = np.logical_and.reduce([shard.status == OK for shard in (pixels, *shards.values())])
+    rows = np.flatnonzero(ok)
+    parts: list[Parts] = []
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        part = rows[start : start + ROWS_AT_ONCE]
+        tokens = _projections(run, pixels.data[part])
+        for teacher, shard in shards.items():
+            prefix_tokens = run.distiller.teachers[teacher].prefix_tokens
+            tokens[teacher, TEACHER] = shard.data[part, prefix_tokens:]
+        parts.append({key: Covariance.of(values.reshape(-1, values.shape[-1])) for key, values in tokens.items()})
+    return merge_parts(parts)
+
+
+def merge_parts(parts: Sequence[Parts]) -> Parts:
+    """Merge moments key by key."""
+    keys = {key for part in parts for key in part}
+    return {key: merge(part[key] for part in parts if key in part) for key in keys}
+
+
+def summary_rows(by_dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """List for each dataset, teacher and owner how many components hold 50, 90 and 99 % of the variance."""
+    return [
+        {
+            "dataset": dataset,
+            "teacher": teacher,
+            "owner": owner,
+            "channels": len(curves["raw"]),
+            "tokens": curves["tokens"],
+            "enough": curves["enough"],
+            **{
+                f"{kind}_{share:g}": components_for(np.array(curves[kind]), share)
+                for kind in ("raw", "standardised")
+                for share in SHARES
+            },
+        }
+        for dataset, teachers in by_dataset.items()
+        for teacher, owners in teachers.items()
+        for owner, curves in owners.items()
+    ]
+
+
 def merge(parts: Iterable[Covariance]) -> Covariance:
-    """The moments of all tokens from those of parts.
+    """Merge the moments of parts into those of all their tokens.
 
     Raises:
         ValueError: without parts.
@@ -75,7 +184,7 @@ def merge(parts: Iterable[Covariance]) -> Covariance:
 
 
 def cumulative_explained_variance(covariance: Covariance, *, standardised: bool = False) -> np.ndarray:
-    """The share of the variance in the first 1, 2, ..., C principal components.
+    """Compute the share of the variance in the first 1, 2, ..., C principal components.
 
     Args:
         covariance: moments of the features.
@@ -98,117 +207,12 @@ def cumulative_explained_variance(covariance: Covariance, *, standardised: bool 
 
 
 def components_for(curve: np.ndarray, share: float) -> int:
-    """How many components it takes for `share` of the variance, from a cumulative curve (C,)."""
+    """Count the components that hold `share` of the variance, from a cumulative curve (C,)."""
     return int(np.searchsorted(curve, share - 1e-12)) + 1
 
 
-TEACHER, STUDENT = "teacher", "student"
-
-MERGED_AT_ONCE = 8
-
-ROWS_AT_ONCE = 16
-
-SHARES = (0.5, 0.9, 0.99)
-
-Parts = dict[tuple[str, str], Covariance]  # (teacher, TEACHER or STUDENT) -> moments of its patch tokens
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """One shard of one dataset, and whose projections to look at beside the teachers."""
-
-    location: str
-    dataset: str
-    shard: int
-    teachers: tuple[str, ...]
-    run: str
-    step: int
-
-
-def explained_variance(
-    run: Run, mixture: Mixture, *, datasets: Sequence[str], shards: int, scheduler: str = "", progress: bool = False
-) -> dict[str, Any]:
-    """Curves of every dataset and teacher, of the teacher's tokens and of the student's projections.
-
-    Args:
-        run: whose projections.
-        mixture: its caches.
-        datasets: names; none means all held-out ones.
-        shards: of each dataset in each cache, evenly spread; 0 takes all.
-        scheduler: address of a Dask scheduler; empty works in threads here.
-        progress: show a progress bar.
-
-    Raises:
-        MissingName: the run has no such dataset; the available ones are listed.
-        InvalidInput: none is named and nothing is held out.
-
-    Returns:
-        JSON: dataset -> teacher -> TEACHER | STUDENT -> {"tokens", "enough", "raw", "standardised"}.
-    """
-    import dask
-
-    reduced = {
-        name: _reduced([task for part in parts for task in _tasks(run, mixture, part, shards=shards)])
-        for name, parts in _datasets(mixture, datasets).items()
-    }
-    with _cluster(scheduler), _bar(progress and not scheduler):
-        (merged,) = dask.compute(reduced)
-    found: dict[str, Any] = {}
-    for dataset, parts in merged.items():
-        for (teacher, owner), moments in sorted(parts.items()):
-            found.setdefault(dataset, {}).setdefault(teacher, {})[owner] = _curves(moments)
-    return found
-
-
-def moments_of_shard(task: Task) -> Parts:
-    """The moments of the patch tokens in one shard: what a worker runs."""
-    dataset = open_dataset(task.location, task.dataset)
-    run = _student(task.run, task.step)
-    pixels = dataset.read_shard(PIXELS, task.shard)
-    shards = {teacher: dataset.read_shard(teacher, task.shard) for teacher in task.teachers}
-    ok = np.logical_and.reduce([shard.status == OK for shard in (pixels, *shards.values())])
-    rows = np.flatnonzero(ok)
-    parts: list[Parts] = []
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        part = rows[start : start + ROWS_AT_ONCE]
-        tokens = _projections(run, pixels.data[part])
-        for teacher, shard in shards.items():
-            prefix_tokens = run.distiller.teachers[teacher].prefix_tokens
-            tokens[teacher, TEACHER] = shard.data[part, prefix_tokens:]
-        parts.append({key: Covariance.of(values.reshape(-1, values.shape[-1])) for key, values in tokens.items()})
-    return merge_parts(parts)
-
-
-def merge_parts(parts: Sequence[Parts]) -> Parts:
-    """Merge key by key."""
-    keys = {key for part in parts for key in part}
-    return {key: merge(part[key] for part in parts if key in part) for key in keys}
-
-
-def summary_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row for each dataset, teacher and owner: how many components hold 50, 90 and 99 % of the variance."""
-    return [
-        {
-            "dataset": dataset,
-            "teacher": teacher,
-            "owner": owner,
-            "channels": len(curves["raw"]),
-            "tokens": curves["tokens"],
-            "enough": curves["enough"],
-            **{
-                f"{kind}_{share:g}": components_for(np.array(curves[kind]), share)
-                for kind in ("raw", "standardised")
-                for share in SHARES
-            },
-        }
-        for dataset, teachers in found.items()
-        for teacher, owners in teachers.items()
-        for owner, curves in owners.items()
-    ]
-
-
 def _projections(run: Run, pixels: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
-    """Patch tokens that the student predicts, in the teacher's own units."""
+    """Predict patch tokens with the student, in the teacher's own units."""
     tokens = {}
     device = next(run.distiller.parameters()).device
     with torch.inference_mode():
@@ -221,7 +225,7 @@ def _projections(run: Run, pixels: np.ndarray) -> dict[tuple[str, str], np.ndarr
 
 @cache
 def _student(directory: str, step: int) -> Run:
-    """The student, read once by each worker, on its GPU if it has one."""
+    """Load the student, once on each worker, onto its GPU if it has one."""
     run = load(Path(directory), step=step)
     device = resolve_device("auto")
     run.distiller.to(device)
@@ -230,14 +234,14 @@ def _student(directory: str, step: int) -> Run:
 
 
 def _datasets(mixture: Mixture, names: Sequence[str]) -> dict[str, list[Dataset]]:
-    """By name, those of all caches: datasets of one name are one."""
+    """Group the datasets of all caches by name; those of one name are analysed as one."""
     sources = mixture.held_out if not names else (*mixture.held_out, *mixture.sources)
     known: dict[str, list[Dataset]] = {}
     for source in sources:
         known.setdefault(source.dataset.name, []).append(source.dataset)
     if not known:
         raise InvalidInput(
-            f"nothing is held out. Name what to look at with --datasets; there are: "
+            f"nothing is held out. Choose datasets with --datasets; there are: "
             f"{', '.join(source.dataset.name for source in mixture.sources)}"
         )
     unknown = [name for name in names if name not in known]
@@ -252,9 +256,9 @@ def _datasets(mixture: Mixture, names: Sequence[str]) -> dict[str, list[Dataset]
 def _tasks(run: Run, mixture: Mixture, dataset: Dataset, *, shards: int) -> list[Task]:
     teachers = tuple(name for name in mixture.teachers if name in dataset.teachers)
     present = frozenset.intersection(*(dataset.present(array) for array in (PIXELS, *teachers)))
-    whole = np.array(sorted(present), dtype=np.int64)
-    count = min(len(whole), shards) if shards else len(whole)
-    chosen = whole[np.arange(count) * len(whole) // max(count, 1)]
+    complete = np.array(sorted(present), dtype=np.int64)
+    count = min(len(complete), shards) if shards else len(complete)
+    chosen = complete[np.arange(count) * len(complete) // max(count, 1)]
     return [
         Task(
             location=dataset.storage.location,
@@ -269,7 +273,7 @@ def _tasks(run: Run, mixture: Mixture, dataset: Dataset, *, shards: int) -> list
 
 
 def _reduced(tasks: Sequence[Task]) -> Any:
-    """A tree of tasks that ends in the merged parts."""
+    """Build a tree of Dask tasks that ends in the merged parts."""
     import dask
 
     level = [dask.delayed(moments_of_shard)(task) for task in tasks]
@@ -280,7 +284,7 @@ def _reduced(tasks: Sequence[Task]) -> Any:
 
 
 def _cluster(scheduler: str) -> Any:
-    """A client of the scheduler, or threads in this process."""
+    """Connect to the scheduler, or use threads in this process."""
     import dask
 
     if not scheduler:
@@ -290,8 +294,8 @@ def _cluster(scheduler: str) -> Any:
     return Client(scheduler)
 
 
-def _bar(wanted: bool) -> Any:
-    if not wanted:
+def _progress_bar(shown: bool) -> Any:
+    if not shown:
         return nullcontext()
     from dask.diagnostics import ProgressBar
 

@@ -1,4 +1,4 @@
-"""Command line of the probes."""
+"""`codistill eval knn`, `linear`, `segmentation` and `depth`: small heads trained on a frozen encoder."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from eval.commands.options import Folder, FolderOrNone
 from eval.encoders.options import EncoderOptions
-from eval.probes.settings import DepthSettings, KnnSettings, LinearSettings, SegmentationSettings, check
+from eval.probes.settings import DepthSettings, KnnSettings, LinearSettings, SegmentationSettings, validate
 
 if TYPE_CHECKING:
     from eval.probes.datasets import Dense, Folders
 
 Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENCODER")]
-Folder = Annotated[Path, tyro.conf.arg(metavar="DIR")]
-Compute = Callable[..., Mapping[str, Any]]
+RunProbe = Callable[..., Mapping[str, Any]]
 Settings = KnnSettings | LinearSettings | SegmentationSettings | DepthSettings
 _KNN, _LINEAR = KnnSettings(), LinearSettings()
 _SEGMENTATION, _DEPTH = SegmentationSettings(), DepthSettings()
@@ -24,28 +24,29 @@ _SEGMENTATION, _DEPTH = SegmentationSettings(), DepthSettings()
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What the four commands have in common.
+    """Arguments that the four probes share.
 
     Args:
-        encoder: run directory, .pth file of DUNE's layout, or a teacher's model with --weights.
+        encoder: encoder to probe: a run directory, a .pth file in DUNE's layout, or the model of a teacher together
+            with --weights.
         data: root folder of the dataset; docs/evaluation-probes.md has the layouts.
-        features: folder where features are kept and found again.
-        run: keep the result with this run, for its report; the default is the run that is probed.
-        options: how the encoder is taken.
+        features: folder in which extracted features are stored and found again.
+        run: run directory in which the result is stored, to be shown in its report; default: the run that is probed.
+        options: options of the encoder.
     """
 
     encoder: Source
     data: Folder
     features: Folder
-    run: Folder | None = None
+    run: FolderOrNone = None
     options: Annotated[EncoderOptions, tyro.conf.arg(name="")] = field(default_factory=EncoderOptions)
 
 
-Shared = Annotated[Inputs, tyro.conf.arg(name="")]
+SharedInputs = Annotated[Inputs, tyro.conf.arg(name="")]
 
 
 def knn(
-    inputs: Shared,
+    inputs: SharedInputs,
     *,
     test_split: str = "test",
     settings: Annotated[KnnSettings, tyro.conf.arg(name="")] = _KNN,
@@ -55,17 +56,17 @@ def knn(
     example: codistill eval knn demo/run --data cifar10 --features features --centre.resize 112 --centre.crop 112
 
     Args:
-        inputs: encoder and data, which is train/CLASS/* and test/CLASS/*.
-        test_split: name of the test folder.
-        settings: of the probe.
+        inputs: encoder, and data in folders train/CLASS and test/CLASS.
+        test_split: name of the folder with the test images.
+        settings: settings of the probe.
     """
     from eval.probes.classification import run_knn
 
-    _probe("knn", inputs, run_knn, _folders(inputs, test_split), settings)
+    _probe("knn", inputs, run_knn, _class_folders(inputs, test_split), settings)
 
 
 def linear(
-    inputs: Shared,
+    inputs: SharedInputs,
     *,
     test_split: str = "test",
     settings: Annotated[LinearSettings, tyro.conf.arg(name="")] = _LINEAR,
@@ -75,17 +76,17 @@ def linear(
     example: codistill eval linear demo/run --data cifar10 --features features --centre.resize 112 --centre.crop 112
 
     Args:
-        inputs: encoder and data, which is train/CLASS/* and test/CLASS/*.
-        test_split: name of the test folder.
-        settings: of the probe.
+        inputs: encoder, and data in folders train/CLASS and test/CLASS.
+        test_split: name of the folder with the test images.
+        settings: settings of the probe.
     """
     from eval.probes.classification import run_linear
 
-    _probe("linear", inputs, run_linear, _folders(inputs, test_split), settings)
+    _probe("linear", inputs, run_linear, _class_folders(inputs, test_split), settings)
 
 
 def segmentation(
-    inputs: Shared,
+    inputs: SharedInputs,
     *,
     layout: str,
     settings: Annotated[SegmentationSettings, tyro.conf.arg(name="")] = _SEGMENTATION,
@@ -96,18 +97,17 @@ def segmentation(
 
     Args:
         inputs: encoder and data.
-        layout: ade20k, cityscapes, nyuv2, scannet or camvid.
-        settings: of the probe.
+        layout: layout of the dataset: ade20k, cityscapes, nyuv2, scannet or camvid.
+        settings: settings of the probe.
     """
-    from eval.probes import datasets
-    from eval.probes import segmentation as probe
+    from eval.probes import datasets, segmentation
 
     parts = datasets.segmentation(layout, inputs.data, "train"), datasets.segmentation(layout, inputs.data, "test")
-    _probe("segmentation", inputs, probe.run, parts, settings)
+    _probe("segmentation", inputs, segmentation.run, parts, settings)
 
 
 def depth(
-    inputs: Shared,
+    inputs: SharedInputs,
     *,
     settings: Annotated[DepthSettings, tyro.conf.arg(name="")] = _DEPTH,
 ) -> None:
@@ -116,17 +116,16 @@ def depth(
     example: codistill eval depth runs/a --data nyu --features features
 
     Args:
-        inputs: encoder and data, with nyu_train.txt and nyu_test.txt.
-        settings: of the probe.
+        inputs: encoder, and data with nyu_train.txt and nyu_test.txt.
+        settings: settings of the probe.
     """
-    from eval.probes import datasets
-    from eval.probes import depth as probe
+    from eval.probes import datasets, depth
 
-    parts = (datasets.depth(inputs.data, "train"), datasets.depth(inputs.data, "test"))
-    _probe("depth", inputs, probe.run, parts, settings, final_norm=False)
+    parts = datasets.depth(inputs.data, "train"), datasets.depth(inputs.data, "test")
+    _probe("depth", inputs, depth.run, parts, settings, final_norm=False)
 
 
-def _folders(inputs: Inputs, test_split: str) -> "tuple[Folders, Folders]":
+def _class_folders(inputs: Inputs, test_split: str) -> "tuple[Folders, Folders]":
     from eval.probes.datasets import folders
 
     return folders(inputs.data, "train"), folders(inputs.data, test_split)
@@ -135,61 +134,61 @@ def _folders(inputs: Inputs, test_split: str) -> "tuple[Folders, Folders]":
 def _probe(
     kind: str,
     inputs: Inputs,
-    compute: Compute,
+    run_probe: RunProbe,
     parts: "tuple[Folders | Dense, Folders | Dense]",
     settings: Settings,
     *,
     final_norm: bool = True,
 ) -> None:
-    """Open the encoder, compute or find the figures, keep and print them.
+    """Open the encoder, compute the figures or take them from the run, and print them.
 
     Args:
-        kind: of probe.
+        kind: `knn`, `linear`, `segmentation` or `depth`.
         inputs: encoder and data.
-        compute: from the encoder, train=, test=, shelf= and settings= to figures.
-        parts: train and test.
-        settings: of the probe.
-        final_norm: the probe's default.
+        run_probe: function of the encoder, train=, test=, feature_store= and settings= that returns the figures.
+        parts: training and test part of the dataset.
+        settings: settings of the probe.
+        final_norm: apply the student's final norm unless --final-norm says otherwise.
     """
     import torch
 
     from backbones.device import resolve_device
-    from eval.encoders.load import choose
+    from eval.encoders.load import open_encoder
     from eval.probes import probe_results
     from eval.probes.datasets import identity
     from eval.probes.feature_store import FeatureStore
     from eval.runs.results import digest
 
-    check(settings, subject=f"{kind} probe")
+    validate(settings, subject=f"{kind} probe")
     device = torch.device(resolve_device(inputs.options.device))
-    encoder = choose(inputs.encoder, inputs.options, device=device, final_norm=final_norm)
-    name = inputs.data.resolve().name
-    shelf = FeatureStore(root=inputs.features, dataset=name, progress=_bar)
+    encoder = open_encoder(inputs.encoder, inputs.options, device=device, final_norm=final_norm)
+    dataset_name = inputs.data.resolve().name
+    feature_store = FeatureStore(root=inputs.features, dataset=dataset_name, progress=_progress_bar)
     train, test = parts
 
-    def figures_of() -> Mapping[str, Any]:
-        return compute(encoder, train=train, test=test, shelf=shelf, settings=settings)
+    def compute() -> Mapping[str, Any]:
+        return run_probe(encoder, train=train, test=test, feature_store=feature_store, settings=settings)
 
     run = inputs.run or (Path(inputs.encoder) if Path(inputs.encoder).is_dir() else None)
     if run is None:
-        figures = figures_of()
+        figures = compute()
     else:
         depends_on = {
             "encoder": encoder.name,
             "encoder_sha256": digest(dict(encoder.identity)),
-            "dataset": name,
-            "dataset_sha256": [identity(dataset)["sha256"] for dataset in parts],
+            "dataset": dataset_name,
+            "dataset_sha256": [identity(part)["sha256"] for part in parts],
             "settings": asdict(settings),
         }
-        figures, _ = probe_results.results(run).get_or_compute(kind, depends_on, lambda: (figures_of(), None))
-    sys.stdout.write(f"{kind} of {encoder.name} on {name}\n")
+        figures, _ = probe_results.results_of(run).get_or_compute(kind, depends_on, lambda: (compute(), None))
+    sys.stdout.write(f"{kind} of {encoder.name} on {dataset_name}\n")
     for figure, value in figures.items():
         shown = f"{value:.4g}" if isinstance(value, float) else value
         if not isinstance(value, list):
             sys.stdout.write(f"  {figure:<18} {shown}\n")
 
 
-def _bar(steps: Iterable[int]) -> Iterator[int]:
+def _progress_bar(steps: Iterable[int]) -> Iterator[int]:
     from tqdm import tqdm
 
     return iter(tqdm(steps, disable=None))

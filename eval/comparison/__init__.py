@@ -1,1 +1,1 @@
-"""Compare runs: paired differences, noise of seeds, ranking."""
+"""Compare runs: paired differences on the same photographs, noise of seeds, ranking of recipes."""

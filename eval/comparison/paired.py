@@ -1,7 +1,7 @@
-"""Runs side by side on the rows that all of them have held out: scores and paired differences.
+"""Scores and paired differences of runs, on the rows that all of them have held out.
 
-Runs may be trained on different photographs. What one has never seen another may know, so scores compare only on what
-is held out for all in the same sense. Shapes: K images, T teachers, M sums, R replicates, G runs.
+Runs may be trained on different photographs, and one may have seen what another has not. So scores are compared only on
+rows that are held out for all runs, as the same kind. Shapes: K images, T teachers, M sums, R replicates, G runs.
 """
 
 import math
@@ -22,7 +22,7 @@ NAN = math.nan
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Runs minus references, with a 95 % interval by the paired bootstrap over images."""
+    """Difference of runs and references, with a 95 % interval by the paired bootstrap over images."""
 
     value: float
     low: float
@@ -40,9 +40,9 @@ class Aligned:
     """The students' sums on patch tokens of one kind of held-out rows, for the images and teachers common to all runs.
 
     Attributes:
-        kind: of held-out rows.
-        images: K keys.
-        teachers: T names.
+        kind: kind of the held-out rows.
+        images: keys of the K images.
+        teachers: names of the T teachers.
         sums: run -> float64 (K, T, M); zero where an image has no tokens of a teacher.
     """
 
@@ -52,7 +52,7 @@ class Aligned:
     sums: Mapping[str, np.ndarray]
 
     def score(self, run: str, *, teacher: str | None = None, score: str = "cosine") -> float:
-        """A run's score for one teacher, or the mean over teachers; NaN if nothing is common."""
+        """Return a run's score for one teacher, or the mean over teachers; NaN if nothing is common."""
         if not self.images or not self.teachers:
             return NAN
         return float(self._scores(self.sums[run].sum(0)[None], teacher, score)[0])
@@ -67,18 +67,18 @@ class Aligned:
         replicates: int = 1000,
         seed: int = 0,
     ) -> Difference:
-        """How much better runs are than references on average, on the same photographs.
+        """Compute how much better runs are than references on average, on the same photographs.
 
-        Pairing takes out that some images are harder than others. The interval says what other photographs would
-        change; what other seeds would change it does not know.
+        Pairing removes the effect that some images are harder than others. The interval covers the choice of
+        photographs, not the choice of seeds.
 
         Args:
-            runs: of one recipe.
-            references: of another.
-            teacher: for this one alone; left out, the mean over teachers.
-            score: one of `eval.metrics.SCORES`.
-            replicates: bootstrap resamples.
-            seed: of the resampling.
+            runs: runs of one recipe.
+            references: runs of another recipe.
+            teacher: name of one teacher; None takes the mean over teachers.
+            score: one of `eval.fidelity.metrics.SCORES`.
+            replicates: number of bootstrap resamples.
+            seed: seed of the resampling.
         """
         if not self.images or not self.teachers:
             return Difference(value=NAN, low=NAN, high=NAN, images=0)
@@ -95,52 +95,55 @@ class Aligned:
         return Difference(value=value, low=float(low), high=float(high), images=len(self.images))
 
     def _scores(self, summed: np.ndarray, teacher: str | None, score: str) -> np.ndarray:
-        """(..., T, M) sums -> (...) the score of one teacher or the mean over teachers."""
+        """Turn (..., T, M) sums into (...) the score of one teacher or the mean over teachers."""
         values = scores(summed)[..., SCORES.index(score)]
         return np.asarray(values.mean(-1) if teacher is None else values[..., self.teachers.index(teacher)])
 
 
 def in_common(tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
-    """Keep the rows of tables (`eval.summary.IMAGE_SUMS`) that all runs have held out in the same sense.
+    """Keep the rows that all runs have held out, as the same kind.
 
-    Runs without anything in common are left as they are: they cannot be compared, but each can be looked at.
+    Runs without any row in common are left as they are: they cannot be compared, but each has scores of its own.
+
+    Args:
+        tables: run -> per-image sums, schema `eval.fidelity.scores.IMAGE_SUMS`.
     """
     keys = {run: _keys(table) for run, table in tables.items()}
-    common = set.intersection(*(set(found.to_pylist()) for found in keys.values())) if keys else set()
+    common = set.intersection(*(set(column.to_pylist()) for column in keys.values())) if keys else set()
     if not common:
         return dict(tables)
     wanted = pa.array(sorted(common))
     return {run: table.filter(pc.is_in(keys[run], value_set=wanted)) for run, table in tables.items()}
 
 
+def align(tables: Mapping[str, pa.Table], *, kind: str) -> Aligned:
+    """Bring the students' sums of all runs to the images and teachers that they have in common.
+
+    Args:
+        tables: run -> per-image sums, schema `eval.fidelity.scores.IMAGE_SUMS`.
+        kind: kind of held-out rows to take.
+    """
+    by_run = {run: _student_sums(table, kind) for run, table in tables.items()}
+    common = set.intersection(*(set(entries) for entries in by_run.values())) if by_run else set()
+    teachers = tuple(sorted({teacher for _, _, teacher in common}))
+    images = tuple(sorted({image for _, image, _ in common}))
+    teacher_index, image_index = ({name: index for index, name in enumerate(names)} for names in (teachers, images))
+    sums = {}
+    for run, entries in by_run.items():
+        sums[run] = np.zeros((len(images), len(teachers), len(SUMS)))
+        for key in common:
+            sums[run][image_index[key[1]], teacher_index[key[2]]] += entries[key]
+    return Aligned(kind=kind, images=images, teachers=teachers, sums=sums)
+
+
 def _keys(table: pa.Table) -> pa.ChunkedArray:
-    """What a row is of, whoever predicts it."""
+    """Join the columns that name a row, whichever predictor it is of."""
     names = ("dataset", "kind", "image", "teacher", "token_type")
     return pc.binary_join_element_wise(*(table[name] for name in names), "\0")
 
 
-def align(tables: Mapping[str, pa.Table], *, kind: str) -> Aligned:
-    """Keep what all runs have held out in the same sense.
-
-    Args:
-        tables: run -> per-image sums (`eval.summary.IMAGE_SUMS`).
-        kind: of held-out rows.
-    """
-    found = {run: _student_sums(table, kind) for run, table in tables.items()}
-    common = set.intersection(*(set(entries) for entries in found.values())) if found else set()
-    teachers = tuple(sorted({teacher for _, _, teacher in common}))
-    images = tuple(sorted({image for _, image, _ in common}))
-    at_teacher, at_image = ({name: place for place, name in enumerate(names)} for names in (teachers, images))
-    sums = {}
-    for run, entries in found.items():
-        sums[run] = np.zeros((len(images), len(teachers), len(SUMS)))
-        for key in common:
-            sums[run][at_image[key[1]], at_teacher[key[2]]] += entries[key]
-    return Aligned(kind=kind, images=images, teachers=teachers, sums=sums)
-
-
 def _student_sums(table: pa.Table, kind: str) -> dict[tuple[str, str, str], np.ndarray]:
-    """(dataset, image, teacher) -> the student's sums on patch tokens (M,)."""
+    """Map (dataset, image, teacher) to the student's sums on patch tokens (M,)."""
     wanted = {"kind": kind, "token_type": PATCH, "predictor": STUDENT}
     for column, value in wanted.items():
         table = table.filter(pc.equal(table[column], value))

@@ -1,4 +1,4 @@
-"""Which recipe won: standings over seeds, and how far recipes lead, against seed noise and other photographs."""
+"""Ranking of recipes over seeds, with their leads against seed noise and the choice of photographs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,18 +12,18 @@ from eval.comparison.seed_noise import SEED_LEVEL, Contest, Group, Spread, conte
 from eval.fidelity.scores import HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS
 from train.recipe.config import Recipe
 
-KINDS = (HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS)
+DECIDING_KINDS = (HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS)  # the first that has images decides the ranking
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lead:
-    """How far one recipe is before another.
+    """Lead of one recipe over another.
 
     Attributes:
-        first: the recipe.
-        second: the other.
+        first: recipe that leads, if `paired` is positive.
+        second: recipe that it is compared with.
         paired: difference on the same photographs, averaged over seeds.
-        probability: how often seeds alone make them differ this much; NaN where that is unknown.
+        probability: probability that seeds alone make them differ this much; NaN where that is unknown.
     """
 
     first: Group
@@ -33,7 +33,7 @@ class Lead:
 
     @property
     def beyond_seeds(self) -> bool | None:
-        """Whether the difference is more than seeds make; None where that is unknown."""
+        """Whether the difference is larger than seed noise; None where that is unknown."""
         return None if math.isnan(self.probability) else self.probability < SEED_LEVEL
 
 
@@ -43,7 +43,7 @@ class Standings:
 
     Attributes:
         aligned: sums of all runs.
-        groups: recipes.
+        groups: runs of each recipe.
     """
 
     aligned: Aligned
@@ -51,30 +51,30 @@ class Standings:
     _leads: dict[tuple[str, str, str | None], Lead] = field(default_factory=dict, repr=False)
 
     def spreads(self, teacher: str | None = None) -> dict[str, Spread]:
-        """Label of each recipe -> its score for a teacher, or the mean over teachers."""
+        """Map the label of each recipe to its score for a teacher, or to the mean over teachers."""
         values = {run: self.aligned.score(run, teacher=teacher) for group in self.groups for run in group.runs}
         return {group.label: spread(group, values) for group in self.groups}
 
     def ordered(self, teacher: str | None = None) -> list[Group]:
-        """Recipes, the best first; those without a score last."""
-        found = self.spreads(teacher)
-        return sorted(self.groups, key=lambda group: _last_if_nan(found[group.label].mean))
+        """Order recipes from the best; those without a score come last."""
+        spreads = self.spreads(teacher)
+        return sorted(self.groups, key=lambda group: _last_if_nan(spreads[group.label].mean))
 
     def lead(self, first: Group, second: Group, teacher: str | None = None) -> Lead:
-        """How far the first recipe is before the second."""
+        """Compute the lead of the first recipe over the second."""
         key = (first.label, second.label, teacher)
         if key not in self._leads:
-            found = self.spreads(teacher)
+            spreads = self.spreads(teacher)
             self._leads[key] = Lead(
                 first=first,
                 second=second,
                 paired=self.aligned.difference(first.runs, second.runs, teacher=teacher),
-                probability=seed_probability(found[first.label], found[second.label], list(found.values())),
+                probability=seed_probability(spreads[first.label], spreads[second.label], list(spreads.values())),
             )
         return self._leads[key]
 
     def leads(self, among: Sequence[Group], teacher: str | None = None) -> list[Lead]:
-        """The best of some recipes before each of the others, the next best first."""
+        """Compute the lead of the best of some recipes over each of the others, the next best first."""
         labels = {group.label for group in among}
         best, *others = [group for group in self.ordered(teacher) if group.label in labels]
         return [self.lead(best, other, teacher) for other in others]
@@ -82,12 +82,12 @@ class Standings:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Runs of one or several sweeps, as recipes over seeds.
+    """Runs of one or several sweeps, grouped into recipes over seeds.
 
     Attributes:
         recipes: run -> recipe.
         tables: run -> per-image sums.
-        labels: run -> what its sweep calls its row.
+        labels: run -> label of its row in its sweep.
         baselines: runs that others are compared with.
     """
 
@@ -98,37 +98,39 @@ class Comparison:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """The recipes."""
+        """Runs of each recipe."""
         return groups_of(self.recipes, self.labels)
 
     @cached_property
     def standings(self) -> dict[str, Standings]:
-        """By kind of held-out rows; the first is the one that decides."""
-        found = {kind: Standings(aligned=align(self.tables, kind=kind), groups=self.groups) for kind in KINDS}
-        return dict(sorted(found.items(), key=lambda item: not item[1].aligned.images))
+        """Standings by kind of held-out rows; the first decides the ranking."""
+        by_kind = {
+            kind: Standings(aligned=align(self.tables, kind=kind), groups=self.groups) for kind in DECIDING_KINDS
+        }
+        return dict(sorted(by_kind.items(), key=lambda item: not item[1].aligned.images))
 
     @cached_property
     def deciding(self) -> Standings:
-        """On photographs never seen, if any are held out for all runs, else on held-out views."""
+        """Standings on held-out photographs if all runs have some in common, else on held-out views."""
         return next(iter(self.standings.values()))
 
     @cached_property
     def reference(self) -> Group:
-        """What recipes are compared with: the baseline if all named ones are one recipe, else the best."""
+        """Recipe that others are compared with: the baseline if all baselines are one recipe, else the best."""
         named = [group for group in self.groups if self.baselines & set(group.runs)]
         return named[0] if len(named) == 1 else self.deciding.ordered()[0]
 
     @cached_property
     def contests(self) -> list[Contest]:
-        """Recipes that differ in one section alone."""
+        """Sets of recipes that differ in one section alone."""
         return contests(self.groups)
 
     def colour(self, run: str) -> int:
-        """A number for each recipe."""
+        """Return the number of a run's recipe, which is its colour in charts."""
         return next(number for number, group in enumerate(self.groups) if run in group.runs)
 
     def label(self, run: str) -> str:
-        """The recipe's label."""
+        """Return the label of a run's recipe."""
         return self.groups[self.colour(run)].label
 
 

@@ -1,4 +1,4 @@
-"""Recipes and their seeds: which runs are one recipe, what a seed changes, which recipes differ in one thing.
+"""Group runs into recipes over seeds, measure seed noise, and find recipes that differ in one section.
 
 Shapes: G recipes.
 """
@@ -12,20 +12,20 @@ from scipy.special import stdtr
 
 from train.recipe.config import FREE_SECTIONS, Recipe, flattened
 
-SEED_LEVEL = 0.05  # a difference is beyond seed noise where seeds alone make one as large more rarely
-OWN = ("seed", "name")  # keys that make no other recipe
+SEED_LEVEL = 0.05  # significance level of the t-test: below it a difference is beyond seed noise
+NOT_COMPARED = ("seed", "name")  # keys in which runs of one recipe may differ
 
 Entries = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Runs that differ in their seed alone.
+    """Runs of one recipe, which differ in their seed alone.
 
     Attributes:
-        label: what tables call them.
-        runs: their names.
-        seeds: of each run; runs of one seed are repetitions.
+        label: name of the recipe in tables.
+        runs: names of the runs.
+        seeds: seed of each run; runs of one seed are repetitions.
         entries: dotted keys of the recipe and their values, but seed and name.
     """
 
@@ -49,9 +49,9 @@ class Contest:
     """Recipes that differ in one section alone.
 
     Attributes:
-        section: of the recipe.
-        groups: the recipes.
-        shared: what tells this contest from others about the same section: other sections' keys and values.
+        section: name of the section.
+        groups: runs of each recipe.
+        shared: keys and values of other sections that tell this contest from others about the same section.
     """
 
     section: str
@@ -64,11 +64,11 @@ def groups_of(recipes: Mapping[str, Recipe], labels: Mapping[str, str] | None = 
 
     Args:
         recipes: run -> recipe.
-        labels: run -> what its sweep calls its row. Without one, `row/seed-0` and `row/seed-1` are `row`.
+        labels: run -> label of its row in its sweep. Without one, `row/seed-0` and `row/seed-1` are `row`.
     """
     members: dict[Entries, list[str]] = {}
     for name, recipe in recipes.items():
-        entries = tuple((key, repr(value)) for key, value in _entries(recipe) if key not in OWN)
+        entries = tuple((key, repr(value)) for key, value in _entries(recipe) if key not in NOT_COMPARED)
         members.setdefault(entries, []).append(name)
     names = [_label(runs, labels or {}) for runs in members.values()]
     return [
@@ -83,25 +83,30 @@ def groups_of(recipes: Mapping[str, Recipe], labels: Mapping[str, str] | None = 
 
 
 def spread(group: Group, values: Mapping[str, float]) -> Spread:
-    """Mean and deviation of a score over the seeds of a group; runs of one seed are averaged first.
+    """Compute mean and deviation of a score over the seeds of a group; runs of one seed are averaged first.
 
     Args:
-        group: the runs.
+        group: runs of one recipe.
         values: run -> score.
     """
     by_seed: dict[int, list[float]] = {}
     for run, seed in zip(group.runs, group.seeds, strict=True):
         by_seed.setdefault(seed, []).append(values[run])
-    found = np.array([np.mean(repeated) for repeated in by_seed.values()])
-    std = float(found.std(ddof=1)) if len(found) > 1 else math.nan
-    return Spread(mean=float(found.mean()), std=std, seeds=len(found))
+    means = np.array([np.mean(repeated) for repeated in by_seed.values()])
+    std = float(means.std(ddof=1)) if len(means) > 1 else math.nan
+    return Spread(mean=float(means.mean()), std=std, seeds=len(means))
 
 
 def seed_probability(first: Spread, second: Spread, everyone: Sequence[Spread]) -> float:
-    """How often seeds alone make two recipes differ this much: p of Student's t-test; NaN if no recipe has two seeds.
+    """Compute the p-value of Student's t-test for the difference of two recipes; NaN if no recipe has two seeds.
 
-    The standard deviation between seeds is pooled over all recipes that have several, because two or three seeds of
-    one say little about it; that even the pooled one comes from few runs is what the t-distribution is for.
+    The standard deviation between seeds is pooled over all recipes that have several, because two or three seeds say
+    little about it; the t-distribution accounts for the few runs behind the pooled one.
+
+    Args:
+        first: scores of one recipe.
+        second: scores of the other recipe.
+        everyone: scores of all recipes, which the deviation is pooled over.
     """
     several = [entry for entry in everyone if entry.seeds > 1]
     if not several:
@@ -116,39 +121,39 @@ def seed_probability(first: Spread, second: Spread, everyone: Sequence[Spread]) 
 
 
 def contests(groups: Sequence[Group]) -> list[Contest]:
-    """Sets of recipes that differ in one section (`projector`, `sharing`, `data`...) and in nothing else."""
+    """Find sets of recipes that differ in one section (`projector`, `sharing`, `data`...) and in nothing else."""
     different = varying(groups)
     sections = dict.fromkeys(key.split(".")[0] for key in different)
-    found = []
+    sets = []
     for section in sections:
         alike: dict[Entries, list[Group]] = {}
         for group in groups:
             rest = tuple((key, value) for key, value in group.entries if key.split(".")[0] != section)
             alike.setdefault(rest, []).append(group)
         rests = {rest: members for rest, members in alike.items() if len(members) > 1}
-        telling = _telling([dict(rest) for rest in rests], list(different))
+        distinguishing = _distinguishing_keys([dict(rest) for rest in rests], list(different))
         for rest, members in rests.items():
-            shared = {key: value for key, value in rest if key in telling}
-            found.append(Contest(section=section, groups=tuple(members), shared=shared))
-    return found
-
-
-def _telling(entries: Sequence[Mapping[str, str]], keys: Sequence[str]) -> list[str]:
-    """As few of the keys, in their order, as tell the entries apart."""
-    kept: list[str] = []
-    for key in keys:
-        before, after = (len({tuple(e.get(k) for k in chosen) for e in entries}) for chosen in (kept, [*kept, key]))
-        if after > before:
-            kept.append(key)
-    return kept
+            shared = {key: value for key, value in rest if key in distinguishing}
+            sets.append(Contest(section=section, groups=tuple(members), shared=shared))
+    return sets
 
 
 def varying(groups: Sequence[Group]) -> dict[str, list[str]]:
-    """Recipe keys that are not the same in all groups: key -> value of each group."""
+    """Find recipe keys that are not the same in all groups: key -> value of each group."""
     flat = [dict(group.entries) for group in groups]
     keys = dict.fromkeys(key for entries in flat for key in entries)
-    values = {key: [entries.get(key, "None") for entries in flat] for key in keys}
-    return {key: found for key, found in values.items() if len(set(found)) > 1}
+    by_key = {key: [entries.get(key, "None") for entries in flat] for key in keys}
+    return {key: values for key, values in by_key.items() if len(set(values)) > 1}
+
+
+def _distinguishing_keys(entries: Sequence[Mapping[str, str]], keys: Sequence[str]) -> list[str]:
+    """Choose as few of the keys, in their order, as tell the entries apart."""
+    chosen: list[str] = []
+    for key in keys:
+        before, after = (len({tuple(e.get(k) for k in some) for e in entries}) for some in (chosen, [*chosen, key]))
+        if after > before:
+            chosen.append(key)
+    return chosen
 
 
 def _label(runs: Sequence[str], labels: Mapping[str, str]) -> str:
@@ -160,6 +165,6 @@ def _label(runs: Sequence[str], labels: Mapping[str, str]) -> str:
 
 
 def _entries(recipe: Recipe) -> list[tuple[str, object]]:
-    """Dotted keys of what decides the numbers of a training."""
+    """Return dotted keys and values of everything in a recipe that decides the numbers of a training."""
     entries = flattened(recipe.model_dump(mode="json"))
     return [(key, value) for key, value in entries if key.split(".")[0] not in FREE_SECTIONS]

@@ -1,1 +1,1 @@
-"""Encoders that are probed: students, teachers, peers."""
+"""Frozen encoders to evaluate: a run's student, a DUNE checkpoint, a teacher."""

@@ -1,25 +1,27 @@
-"""DOC eval.encoders.options."""
+"""Options of encoders: flags of the probes, and the TOML file of encoders to compare with. Imports no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import pydantic
+
+from extract.teachers.options import TeacherOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderOptions:
-    """How the encoder is taken.
+    """Flags that say how to open the encoder of a probe.
 
     Args:
-        untrained: the run's student before its first step.
-        projector: what this teacher's projector makes of the student's tokens, instead of the encoder's own.
-        final_norm: apply the student's final norm; the default is the probe's (not for depth).
-        weights: file of a teacher's weights.
-        stride: the stage of a hierarchical or convolutional teacher, in px.
+        untrained: probe the run's student before its first training step.
+        projector: name of a teacher; probe what its projector predicts from the student's tokens, not the encoder's
+            own tokens.
+        final_norm: apply the student's final norm; default: yes, but no for depth.
+        weights: weight file of a teacher.
+        stride: stage of a hierarchical or convolutional teacher, in px per cell; default: the last.
         cell_px: px per cell of a teacher's patch grid.
         dtype: float32, or autocast to float16 or bfloat16.
-        device: cpu, cuda, ...; auto takes a GPU if there is one.
+        device: device to compute on, such as cpu or cuda; auto takes a GPU if there is one.
     """
 
     untrained: bool = False
@@ -32,29 +34,17 @@ class EncoderOptions:
     device: str = "auto"
 
 
-class EncoderEntry(pydantic.BaseModel):
-    """A foreign encoder, with the keys of a catalogue's teacher.
+class EncoderEntry(TeacherOptions):
+    """One `[[encoder]]` table: an encoder to compare with, with the keys of a catalogue's `[[teacher]]`.
 
     Attributes:
-        name: how tables call it.
-        model: "dune" for a checkpoint of DUNE's layout, "run" for another run, or any model that a catalogue knows as
-            a teacher: dinov2, mast3r, timm:<name>...
-        weights: its file, or the run directory; relative paths start at the file's folder.
-        dtype: compute dtype of a teacher's model.
-        rule: position rule of a DINOv2-type model.
-        num_heads: of a model whose weights don't tell.
-        stride: the stage of a hierarchical or convolutional model, px.
+        name: name in tables.
+        model: `dune` for a checkpoint in DUNE's layout, `run` for another run, or any model of a catalogue's teacher:
+            `dinov2`, `mast3r`, `timm:<model name>` ...
+        weights: weight file, or run directory; a relative path starts at the folder of the TOML file.
     """
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-
     name: str = pydantic.Field(min_length=1)
-    model: str = pydantic.Field(min_length=1)
-    weights: Path
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    rule: Literal["dune", "hub"] = "dune"
-    num_heads: int | None = pydantic.Field(default=None, ge=1)
-    stride: int | None = pydantic.Field(default=None, ge=1)
 
 
 class EncoderFile(pydantic.BaseModel):

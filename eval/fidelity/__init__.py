@@ -1,1 +1,1 @@
-"""Fidelity: how well a student predicts the teachers on held-out rows."""
+"""Fidelity: how well a student predicts its teachers' tokens on rows that it was not trained on."""

@@ -1,6 +1,6 @@
-"""What a held-out row is: another view of a photograph that was trained on, or a photograph never seen.
+"""Tell held-out views of photographs that were trained on from held-out photographs that training never saw.
 
-Read off the image lists of the cache, never off names of datasets.
+The image lists of the cache decide, never the names of datasets.
 """
 
 from collections.abc import Sequence
@@ -13,18 +13,22 @@ from store.cache.dataset import Dataset
 
 
 def image_keys(dataset: Dataset) -> pa.ChunkedArray:
-    """Name every image of a dataset, the same in every dataset over the same files, in image order.
+    """Return a key of every image of a dataset, in image order; datasets over the same files give the same keys.
 
-    The cache does not record where a dataset's folder was, so a photograph is known by its path below that folder and
-    its size in bytes together: the path alone would confuse `train/0001.png` with `val/0001.png`.
+    The cache does not record where a dataset's folder was, so a key is the path below that folder together with the
+    size in bytes: the path alone would confuse `train/0001.png` with `val/0001.png`.
     """
     return _keys(dataset.image_list())
 
 
 def seen_in_training(held_out: Sequence[Dataset], training: Sequence[Dataset]) -> list[np.ndarray]:
-    """Which images of each held-out dataset are also images of a training dataset, bool (images,) for each.
+    """Find the images of each held-out dataset that are also images of a training dataset: bool (images,) for each.
 
     Lists of training images, which may be tens of millions long, are read once each and searched by size first.
+
+    Args:
+        held_out: held-out datasets.
+        training: datasets that were trained on.
     """
     lists = [dataset.image_list() for dataset in held_out]
     keys = [image_keys(dataset) for dataset in held_out]
@@ -39,8 +43,8 @@ def seen_in_training(held_out: Sequence[Dataset], training: Sequence[Dataset]) -
                 candidates = pc.is_in(trained["bytes"], value_set=lists[number]["bytes"])
                 if pc.any(candidates).as_py():
                     trained_keys = _keys(trained) if trained_keys is None else trained_keys
-                    found = pc.is_in(keys[number], value_set=trained_keys.filter(candidates))
-                    seen[number] |= found.to_numpy()
+                    known = pc.is_in(keys[number], value_set=trained_keys.filter(candidates))
+                    seen[number] |= known.to_numpy()
     return seen
 
 

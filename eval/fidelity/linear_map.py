@@ -1,6 +1,6 @@
-"""Least squares from streamed tokens: what a linear map can read from an encoder.
+"""Linear maps from an encoder's tokens to a teacher's, fitted by ridge regression on streamed tokens.
 
-Only the normal equations are kept, in float64, so the memory is that of two matrices however many tokens pass.
+Only the normal equations are stored, in float64, so memory holds two matrices however many tokens are added.
 Shapes: N tokens, D input channels, C output channels, F folds.
 """
 
@@ -15,7 +15,7 @@ FOLDS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class LinearMap:
-    """tokens (..., D) -> tokens @ weight + bias (..., C), float32."""
+    """Linear map from tokens (..., D) to tokens @ weight + bias (..., C), float32."""
 
     weight: torch.Tensor
     bias: torch.Tensor
@@ -27,9 +27,9 @@ class LinearMap:
 
 
 class NormalEquations:
-    """Accumulates what ridge regression with an intercept needs, apart for each fold of images.
+    """Sums for ridge regression with an intercept, apart for each fold of images.
 
-    Folds make the ridge a choice by cross-validation without a second pass over the data: the error of a map on a
+    With folds, the ridge is chosen by cross-validation without a second pass over the data: the error of a map on a
     fold follows from the fold's own sums.
     """
 
@@ -50,14 +50,16 @@ class NormalEquations:
 
     @property
     def tokens(self) -> int:
-        """How many tokens were added."""
+        """Number of tokens that were added."""
         return int(self.gram[:, -1, -1].sum())
 
     def solve(self, ridges: Sequence[float] = RIDGES) -> LinearMap:
-        """The ridge regression whose ridge does best in cross-validation over the folds.
+        """Fit the map whose ridge has the least error in cross-validation over the folds.
 
-        A ridge is relative to the mean variance of the input channels; the intercept is never shrunk. With fewer
-        than two folds filled the smallest ridge is taken.
+        The intercept is never shrunk. With fewer than two folds filled the smallest ridge is taken.
+
+        Args:
+            ridges: ridges to choose from, relative to the mean variance of the input channels.
         """
         filled = [fold for fold in range(len(self.gram)) if self.gram[fold, -1, -1] > 0]
         best = min(ridges)
@@ -68,7 +70,7 @@ class NormalEquations:
         return LinearMap(weight=solution[:-1], bias=solution[-1], ridge=best)
 
     def _validation_errors(self, fold: int, ridges: Sequence[float]) -> torch.Tensor:
-        """Squared error on a fold of the maps fitted on all others, float64 (ridges,)."""
+        """Compute the squared error on a fold of the maps fitted on all others, float64 (ridges,)."""
         others = _Ridge(self.gram.sum(0) - self.gram[fold], self.cross.sum(0) - self.cross[fold])
         errors = []
         for ridge in ridges:
@@ -79,7 +81,7 @@ class NormalEquations:
 
 
 class _Ridge:
-    """Ridge regression from sums, centred on the last input, which is one; decomposed once for all ridges."""
+    """Ridge regression from sums, centred by the last input, which is one; decomposed once for all ridges."""
 
     def __init__(self, gram: torch.Tensor, cross: torch.Tensor) -> None:
         count = gram[-1, -1]
@@ -89,9 +91,9 @@ class _Ridge:
         self._scale = covariance.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
         values, self._vectors = torch.linalg.eigh(covariance)
         self._values = values.clamp_min(0)
-        self._turned = self._vectors.T @ joint
+        self._rotated = self._vectors.T @ joint
 
     def solve(self, ridge: float) -> torch.Tensor:
-        """The (D + 1, C) weights, the last row the intercept; `ridge` is relative to the mean input variance."""
-        weight = self._vectors @ (self._turned / (self._values + ridge * self._scale)[:, None])
+        """Return (D + 1, C) weights, the last row the intercept; `ridge` is relative to the mean input variance."""
+        weight = self._vectors @ (self._rotated / (self._values + ridge * self._scale)[:, None])
         return torch.cat([weight, (self._mean_out - self._mean_in @ weight)[None]])

@@ -1,7 +1,7 @@
-"""How near a student comes to its teachers on rows it was not trained on.
+"""Measure a student, its baselines and its peers against the teachers' tokens, on rows it was not trained on.
 
 One pass over some training rows fits the baselines, one over the held-out rows scores everything; only sums per
-image are kept. Shapes: B images of a batch, N tokens, C teacher channels.
+image are stored. Shapes: B images of a batch, N tokens, C teacher channels.
 """
 
 from collections.abc import Iterator, Mapping
@@ -33,10 +33,10 @@ from eval.fidelity.predictors import (
     Key,
     Tokens,
     inputs_for,
-    rounded_again,
     split,
     statistics,
     token_types,
+    undo_rounding,
 )
 from eval.fidelity.scores import HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS, IMAGE_SUMS, PREFIX
 from train.data.loader import Batch
@@ -48,12 +48,12 @@ from train.objective.targets import TargetNorms
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How much is looked at.
+    """Rows to measure and to fit on.
 
     Attributes:
-        rows_per_dataset: held-out rows of each dataset, drawn at random if it has more.
+        rows_per_dataset: held-out rows of each dataset, sampled at random if it has more.
         fit_rows: training rows that the mean direction and the linear maps are fitted on.
-        seed: of both draws.
+        seed: seed of both samples.
     """
 
     rows_per_dataset: int = 1000
@@ -63,7 +63,15 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What is measured: a student before and after, its targets' statistics, and peers to compare with."""
+    """A student to measure, with what it is compared with.
+
+    Attributes:
+        student: the trained student.
+        untrained: the student before its first training step.
+        norms: statistics that the targets are standardised with.
+        mixture: rows of the caches, for training and held out.
+        peers: other encoders, by name.
+    """
 
     student: Distiller
     untrained: Distiller
@@ -72,7 +80,7 @@ class Subject:
     peers: Mapping[str, FrozenEncoder] = field(default_factory=dict)
 
     def encoders(self) -> dict[str, FrozenEncoder]:
-        """Predictor name -> the encoder that a linear map is fitted to."""
+        """Return the encoders that linear maps are fitted to, by name of the predictor."""
         return {
             LINEAR_UNTRAINED: _encoder(self.untrained),
             LINEAR_STUDENT: _encoder(self.student),
@@ -86,13 +94,13 @@ def measure(
     """Score the student and everything it is compared with.
 
     Args:
-        subject: what is measured; its modules are on `device` already.
-        settings: how much is looked at.
-        device: to compute on.
+        subject: the student and its comparisons; their modules are on `device` already.
+        settings: rows to measure and to fit on.
+        device: device to compute on.
         progress: show progress bars.
 
     Returns:
-        Facts about the fits (JSON), and per-image sums with schema `eval.summary.IMAGE_SUMS`.
+        Facts about the fits (JSON), and per-image sums with schema `eval.fidelity.scores.IMAGE_SUMS`.
     """
     subject.student.eval()
     subject.untrained.eval()
@@ -120,7 +128,7 @@ def _fit(
     selection = rows.balanced(subject.mixture, rows=settings.fit_rows, seed=settings.seed)
     folds = torch.from_numpy(selection.images() % FOLDS)
     fitting = Fitting(encoders=encoders, teachers=subject.student.teachers, device=device)
-    for numbers, batch in _shown(selection, subject.mixture, device=device, title="fit baselines", progress=progress):
+    for numbers, batch in _batches(selection, subject.mixture, device=device, title="fit baselines", progress=progress):
         fitting.add(
             batch.pixels, _targets(subject, batch), rows=_read_rows(subject, batch), folds=folds[numbers].to(device)
         )
@@ -138,20 +146,20 @@ def _score(
     selection = rows.spread(subject.mixture.held_out, rows_per_source=settings.rows_per_dataset, seed=settings.seed)
     collected = _Collected(selection, subject.mixture)
     generator = torch.Generator(device).manual_seed(settings.seed)
-    for numbers, batch in _shown(selection, subject.mixture, device=device, title="held-out rows", progress=progress):
-        chosen = _read_rows(subject, batch)
+    for numbers, batch in _batches(selection, subject.mixture, device=device, title="held-out rows", progress=progress):
+        rows_read = _read_rows(subject, batch)
         targets = _targets(subject, batch)
         ceiling = (ROUNDING, _targets(subject, batch, generator=generator))
-        found = _predictions(subject, fitted, batch=batch, targets=targets)
-        for name, predictions in chain(found, [ceiling]):
+        predicted = _predictions(subject, fitted, batch=batch, targets=targets)
+        for name, predictions in chain(predicted, [ceiling]):
             for key, prediction in predictions.items():
-                keep = chosen[key[0]]
+                read = rows_read[key[0]]
                 sums = row_sums(
-                    prediction[keep],
-                    targets[key][keep],
+                    prediction[read],
+                    targets[key][read],
                     direction=fitted.directions[key] if name == MEAN else None,
                 )
-                collected.add(numbers[keep.cpu().numpy()], key=key, predictor=name, sums=sums)
+                collected.add(numbers[read.cpu().numpy()], key=key, predictor=name, sums=sums)
     return collected.table()
 
 
@@ -162,18 +170,18 @@ def _predictions(
     batch: Batch,
     targets: Mapping[Key, Tensor],
 ) -> Iterator[tuple[str, dict[Key, Tensor]]]:
-    """(predictor, its standardised tokens of every teacher and type), one predictor at a time."""
+    """Yield (predictor, its standardised tokens of every teacher and type), one predictor at a time."""
     images = normalise(batch.pixels)
-    own = ((STUDENT, LINEAR_STUDENT, subject.student), (UNTRAINED, LINEAR_UNTRAINED, subject.untrained))
-    for name, linear, model in own:
+    students = ((STUDENT, LINEAR_STUDENT, subject.student), (UNTRAINED, LINEAR_UNTRAINED, subject.untrained))
+    for name, linear, model in students:
         features = model.features(images)  # once, for the projectors and for the linear map
-        found = model.project(features)
+        projected = model.project(features)
         yield (
             name,
             {
-                (teacher, kind): found[teacher][0 if kind == PREFIX else 1]
-                for teacher, spec in model.teachers.items()
-                for kind in token_types(spec)
+                (teacher, kind): projected[teacher][0 if kind == PREFIX else 1]
+                for teacher, info in model.teachers.items()
+                for kind in token_types(info)
             },
         )
         yield linear, _mapped(fitted.maps[linear], _last_tokens(model, features))
@@ -187,24 +195,24 @@ def _mapped(maps: Mapping[Key, LinearMap], tokens: Tokens) -> dict[Key, Tensor]:
 
 
 def _last_tokens(model: Distiller, features: Mapping[int, Tensor]) -> Tokens:
-    """What `StudentEncoder` gives, from what the projectors read; they all read the last block."""
+    """Return the tokens of `StudentEncoder` from the features that the projectors read; all read the last block."""
     last = features[depth(model.encoder) - 1].float()
     cls = int(has_cls(model.encoder))
     return last[:, :cls], last[:, cls:]
 
 
 def _targets(subject: Subject, batch: Batch, *, generator: torch.Generator | None = None) -> dict[Key, Tensor]:
-    """Standardised targets of a batch; with a generator, those whose rounding is undone at random."""
+    """Return the standardised targets of a batch; with a generator, their rounding is undone at random."""
     targets = {}
-    for teacher, spec in subject.student.teachers.items():
-        for kind, tokens in split(batch.tokens[teacher], spec).items():
-            values = tokens if generator is None else rounded_again(tokens, generator=generator)
+    for teacher, info in subject.student.teachers.items():
+        for kind, tokens in split(batch.tokens[teacher], info).items():
+            values = tokens if generator is None else undo_rounding(tokens, generator=generator)
             targets[teacher, kind] = statistics(subject.norms, (teacher, kind)).apply(values)
     return targets
 
 
 def _read_rows(subject: Subject, batch: Batch) -> dict[str, Tensor]:
-    """Teacher -> rows of the batch whose tokens of it were read."""
+    """Return the rows of a batch for which each teacher's tokens were read."""
     device = batch.pixels.device
     return {
         teacher: torch.from_numpy(np.flatnonzero(batch.read[index])).to(device)
@@ -212,9 +220,10 @@ def _read_rows(subject: Subject, batch: Batch) -> dict[str, Tensor]:
     }
 
 
-def _shown(
+def _batches(
     selection: rows.Selection, mixture: Mixture, *, device: torch.device, title: str, progress: bool
 ) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Read a selection under a progress bar."""
     with tqdm(total=len(selection), desc=title, unit="row", disable=not progress) as bar:
         for numbers, batch in rows.batches(selection, mixture, device=device):
             yield numbers, batch
@@ -226,7 +235,7 @@ def _encoder(model: Distiller) -> StudentEncoder:
 
 
 class _Collected:
-    """Sums of rows as they come, pooled into images at the end."""
+    """Sums of rows, collected in any order and pooled into images at the end."""
 
     def __init__(self, selection: rows.Selection, mixture: Mixture) -> None:
         self._selection = selection
@@ -234,19 +243,19 @@ class _Collected:
         self._parts: list[tuple[np.ndarray, Key, str, dict[str, np.ndarray]]] = []
 
     def add(self, numbers: np.ndarray, *, key: Key, predictor: str, sums: Mapping[str, np.ndarray]) -> None:
-        """Add the sums of some rows, given by their numbers within the selection."""
+        """Add the sums of some rows, which are numbered within the selection."""
         self._parts.append((numbers, key, predictor, dict(sums)))
 
     def table(self) -> pa.Table:
-        """Per-image sums, schema `IMAGE_SUMS`."""
+        """Return per-image sums, schema `IMAGE_SUMS`."""
         datasets, kinds, images = self._describe()
         columns: dict[str, list[pa.Array]] = {name: [] for name in IMAGE_SUMS.names}
         for numbers, key, predictor, sums in self._parts:
-            said = {"teacher": key[0], "token_type": key[1], "predictor": predictor}
-            described = {"dataset": datasets[numbers], "kind": kinds[numbers], "image": images[numbers]}
-            for name, values in described.items():
+            of_rows = {"dataset": datasets[numbers], "kind": kinds[numbers], "image": images[numbers]}
+            of_part = {"teacher": key[0], "token_type": key[1], "predictor": predictor}
+            for name, values in of_rows.items():
                 columns[name].append(pa.array(values, pa.string()))
-            for name, value in said.items():
+            for name, value in of_part.items():
                 columns[name].append(pa.array([value] * len(numbers), pa.string()))
             for name, totals in sums.items():
                 columns[name].append(pa.array(totals, pa.float64()))
@@ -257,7 +266,7 @@ class _Collected:
         return renamed.select(IMAGE_SUMS.names).cast(IMAGE_SUMS).sort_by([(key, "ascending") for key in keys])
 
     def _describe(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Dataset, kind and image key of every row of the selection."""
+        """Return dataset, kind and image key of every row of the selection."""
         picks, indices = self._selection.picks, self._selection.images()
         datasets, kinds, images = (np.empty(len(picks), dtype=object) for _ in range(3))
         seen = seen_in_training([source.dataset for source in self._selection.sources], self._training)

@@ -1,4 +1,4 @@
-"""How well predicted tokens match target tokens: per-row sums from which every fidelity number is a ratio.
+"""Metrics between predicted and target tokens: per-row sums, and scores as ratios of sums.
 
 Shapes: B rows, N tokens, C channels. All in standardised target space (zero is the mean training token, one its
 standard deviation), computed in float32 and summed in float64.
@@ -15,7 +15,7 @@ SCORES = ("cosine", "smooth_l1", "explained_variance")
 def row_sums(
     prediction: torch.Tensor, target: torch.Tensor, *, direction: torch.Tensor | None = None
 ) -> dict[str, np.ndarray]:
-    """Sums over the tokens of each row of: one, cosine, smooth-L1, squared error, squared target.
+    """Sum over the tokens of each row: one, cosine, smooth-L1, squared error, squared target.
 
     The last three are means over channels before they are summed. Sums, not means, because they add up over rows of
     an image, images of a dataset and bootstrap resamples.
@@ -23,8 +23,8 @@ def row_sums(
     Args:
         prediction: (B, N, C) predicted tokens.
         target: (B, N, C) target tokens.
-        direction: (C,) or None. What the cosine is taken with instead of `prediction`: a constant predictor is
-            scored by its best constant for each metric, and that of the cosine is not that of the squared error.
+        direction: (C,) vector to take the cosine with instead of `prediction`, or None: a constant predictor is scored
+            by its best constant for each metric, and that of the cosine is not that of the squared error.
 
     Returns:
         `SUMS` -> float64 (B,).
@@ -43,7 +43,7 @@ def row_sums(
 
 
 def scores(sums: np.ndarray) -> np.ndarray:
-    """Mean cosine, mean smooth-L1 and explained variance from sums.
+    """Compute mean cosine, mean smooth-L1 and explained variance from sums.
 
     Explained variance is 1 - (squared error) / (squared target): the share of the targets' variation around the
     mean training token that the prediction accounts for. The mean token scores exactly 0, a prediction worse than

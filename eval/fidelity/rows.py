@@ -1,4 +1,4 @@
-"""Which rows an evaluation looks at, and reading them in batches with read-ahead.
+"""Sample the rows of an evaluation, and read them in batches with read-ahead.
 
 Shapes: B rows of a batch, T teachers.
 """
@@ -23,8 +23,8 @@ class Selection:
     """Rows of some sources, in the order in which they lie.
 
     Attributes:
-        sources: the sources that rows belong to.
-        picks: the rows.
+        sources: sources that the rows belong to.
+        picks: the selected rows.
     """
 
     sources: tuple[Source, ...]
@@ -34,31 +34,31 @@ class Selection:
         return len(self.picks)
 
     def images(self) -> np.ndarray:
-        """The image index of every row within its dataset, int64."""
+        """Return the image index of every row within its dataset, int64."""
         views = np.array([source.dataset.views for source in self.sources], dtype=np.int64)
         return np.asarray(self.picks.row // views[self.picks.source])
 
 
 def spread(sources: Sequence[Source], *, rows_per_source: int, seed: int = 0) -> Selection:
-    """At most `rows_per_source` rows of each source, drawn without replacement."""
+    """Sample at most `rows_per_source` rows of each source, without replacement."""
     limits = [min(rows_per_source, len(source.rows)) for source in sources]
-    return _draw(sources, limits, seed=seed)
+    return _sample(sources, limits, seed=seed)
 
 
 def balanced(mixture: Mixture, *, rows: int, seed: int = 0) -> Selection:
-    """About `rows` training rows, equally many of each group as in a training batch, fewer where there are fewer."""
+    """Sample about `rows` training rows, equally many of each group as in a batch, or all of a smaller group."""
     limits = []
     for name, sources in mixture.groups.items():
         wanted = min(rows // len(mixture.groups), mixture.group_rows[name])
         share = wanted / max(1, mixture.group_rows[name])
         limits += [round(share * len(source.rows)) for source in sources]
-    return _draw(mixture.sources, limits, seed=seed)
+    return _sample(mixture.sources, limits, seed=seed)
 
 
 def batches(
     selection: Selection, mixture: Mixture, *, device: torch.device, batch: int = BATCH
 ) -> Iterator[tuple[np.ndarray, Batch]]:
-    """Read a selection: (numbers of its rows (B,), the batch on the device), valid until the next is asked for."""
+    """Read a selection: yield (indices of rows within it (B,), the batch on the device), valid until the next one."""
     with Loader(
         sources=selection.sources,
         teachers=mixture.teachers,
@@ -71,19 +71,19 @@ def batches(
         prefetch=PREFETCH,
         verify=True,
     ) as loader:
-        for found in loader:
-            yield found.picks.slot, found
+        for read in loader:
+            yield read.rows.slot, read
 
 
-def _draw(sources: Sequence[Source], limits: Sequence[int], *, seed: int) -> Selection:
-    numbers, rows = [], []
+def _sample(sources: Sequence[Source], limits: Sequence[int], *, seed: int) -> Selection:
+    source_numbers, rows = [], []
     for number, (source, limit) in enumerate(zip(sources, limits, strict=True)):
-        # By name, so that runs with other datasets beside this one are measured on the same rows of it.
+        # Seeded by name, so that runs with other datasets beside this one are measured on the same rows of it.
         generator = np.random.default_rng([seed, zlib.crc32(source.dataset.name.encode())])
-        places = np.sort(generator.choice(len(source.rows), size=limit, replace=False)).astype(np.int64)
-        rows.append(source.rows_at(places))
-        numbers.append(np.full(limit, number, dtype=np.int64))
+        positions = np.sort(generator.choice(len(source.rows), size=limit, replace=False)).astype(np.int64)
+        rows.append(source.rows_at(positions))
+        source_numbers.append(np.full(limit, number, dtype=np.int64))
     empty = [np.zeros(0, dtype=np.int64)]
-    which = np.concatenate(numbers or empty)
-    picks = RowSelection(source=which, row=np.concatenate(rows or empty), slot=np.arange(len(which)))
+    numbers = np.concatenate(source_numbers or empty)
+    picks = RowSelection(source=numbers, row=np.concatenate(rows or empty), slot=np.arange(len(numbers)))
     return Selection(sources=tuple(sources), picks=picks)

@@ -1,4 +1,4 @@
-"""Whether runs standardise teachers' tokens alike: where they do not, their fidelity is in different units."""
+"""Compare the target statistics of runs: where they differ, the runs' fidelity is in different units."""
 
 from collections.abc import Mapping
 
@@ -6,30 +6,30 @@ import torch
 
 from train.objective.targets import MIN_STD, Standardisation, TargetNorms
 
-NOTABLE = 0.05
+NOTABLE_DISTANCE = 0.05
 
 
-def apart(first: TargetNorms, second: TargetNorms) -> float:
-    """How far the statistics of two runs are apart: 0.1 means that a channel's mean or std differs by 0.1 std.
+def distance(first: TargetNorms, second: TargetNorms) -> float:
+    """Compute the distance of the statistics of two runs: 0.1 means that a channel's mean or std differs by 0.1 std.
 
-    The median over channels of the larger of both, for the teacher and token type where it is largest; 0 if they have
-    no teacher in common.
+    The distance is the median over channels of the larger of both differences, for the teacher and token type where it
+    is largest; 0 if the runs have no teacher in common.
     """
-    found = [0.0]
+    distances = [0.0]
     for teacher in set(first.norms) & set(second.norms):
         ours, theirs = first.stored(teacher), second.stored(teacher)
         for mine, other in ((ours.prefix, theirs.prefix), (ours.patch, theirs.patch)):
             if mine is not None and other is not None and mine.mean.shape == other.mean.shape:
-                found.append(_apart(mine, other))
-    return max(found)
+                distances.append(_distance(mine, other))
+    return max(distances)
 
 
 def notes(norms: Mapping[str, TargetNorms]) -> list[str]:
-    """What a reader must know of runs whose fidelity does not compare."""
+    """Write a warning if the fidelity of runs does not compare; none otherwise."""
     names = list(norms)
-    distances = {name: apart(norms[names[0]], norms[name]) for name in names[1:]}
+    distances = {name: distance(norms[names[0]], norms[name]) for name in names[1:]}
     farthest = max(distances, key=lambda name: distances[name], default="")
-    if not farthest or distances[farthest] <= NOTABLE:
+    if not farthest or distances[farthest] <= NOTABLE_DISTANCE:
         return []
     return [
         f"These runs standardise their targets differently ('{names[0]}' and '{farthest}' by {distances[farthest]:.2f} "
@@ -38,7 +38,7 @@ def notes(norms: Mapping[str, TargetNorms]) -> list[str]:
     ]
 
 
-def _apart(first: Standardisation, second: Standardisation) -> float:
+def _distance(first: Standardisation, second: Standardisation) -> float:
     std = first.std.clamp(min=MIN_STD)
     shift = (second.mean - first.mean).abs() / std
     scale = (second.std.clamp(min=MIN_STD) / std - 1).abs()

@@ -1,1 +1,1 @@
-"""Small supervised heads on a frozen encoder: what its tokens are good for."""
+"""Probes: small supervised heads trained on the tokens of a frozen encoder."""

@@ -1,4 +1,7 @@
-"""k-NN and linear classification from end to end: one vector an image, stored once, used by both probes."""
+"""k-NN and linear classification probes: one feature vector an image, extracted once for both.
+
+Shapes: N training vectors, M test vectors, D channels.
+"""
 
 import warnings
 from collections.abc import Sequence
@@ -16,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn import functional
 
-from eval.encoders.probed import ProbedEncoder
+from eval.encoders.open_encoder import OpenEncoder
 from eval.probes import datasets
 from eval.probes.datasets import Folders, read_image
 from eval.probes.feature_store import FeatureStore
@@ -24,17 +27,18 @@ from eval.probes.settings import TEMPERATURE, CentreSettings, KnnSettings, Linea
 from store.errors import InvalidInput
 
 SHARD_IMAGES = 256
+QUERIES_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vectors:
-    """Pooled features of a split: pooling -> float32 (images, D), and int64 labels."""
+    """Feature vectors of a split: pooling -> float32 (images, D), and int64 labels."""
 
     pooled: dict[str, np.ndarray]
     labels: np.ndarray
 
     def of(self, pooling: Pooling | None) -> np.ndarray:
-        """The vectors of one pooling; `cls+mean` puts both side by side, None means CLS where there is one.
+        """Return the vectors of one pooling; `cls+mean` joins both, None means CLS if there is one, else the mean.
 
         Raises:
             InvalidInput: the encoder has no CLS token.
@@ -48,53 +52,61 @@ class Vectors:
 
 
 def run_knn(
-    encoder: ProbedEncoder, *, train: Folders, test: Folders, shelf: FeatureStore, settings: KnnSettings
+    encoder: OpenEncoder, *, train: Folders, test: Folders, feature_store: FeatureStore, settings: KnnSettings
 ) -> dict[str, Any]:
-    """k-NN accuracy in percent for every k, as `top1_k20` and so on.
+    """Measure k-NN accuracy in percent for every k, as `top1_k20` and so on.
 
     Args:
-        encoder: what is probed.
+        encoder: encoder to probe.
         train: images whose labels vote.
         test: images to classify.
-        shelf: where their features are kept.
-        settings: of the probe.
+        feature_store: store of the encoder's features.
+        settings: settings of the probe.
     """
     bank, queries = (
-        vectors(encoder, dataset, part=part, shelf=shelf, settings=settings.centre)
+        vectors(encoder, dataset, part=part, feature_store=feature_store, settings=settings.centre)
         for dataset, part in ((train, "train"), (test, "test"))
     )
-    found = score_knn(
+    scores = score_knn(
         *(torch.from_numpy(array).to(encoder.device) for array in (bank.of(settings.pooling), bank.labels)),
         *(torch.from_numpy(array).to(encoder.device) for array in (queries.of(settings.pooling), queries.labels)),
         classes=len(train.classes),
         settings=settings,
     )
-    return {**found, "train_images": len(bank.labels), "test_images": len(queries.labels)}
+    return {**scores, "train_images": len(bank.labels), "test_images": len(queries.labels)}
 
 
 def run_linear(
-    encoder: ProbedEncoder, *, train: Folders, test: Folders, shelf: FeatureStore, settings: LinearSettings
+    encoder: OpenEncoder, *, train: Folders, test: Folders, feature_store: FeatureStore, settings: LinearSettings
 ) -> dict[str, Any]:
-    """Accuracy of logistic regression in percent; arguments as for `run_knn`."""
+    """Measure the accuracy of logistic regression in percent; arguments as for `run_knn`."""
     fitted, scored = (
-        vectors(encoder, dataset, part=part, shelf=shelf, settings=settings.centre)
+        vectors(encoder, dataset, part=part, feature_store=feature_store, settings=settings.centre)
         for dataset, part in ((train, "train"), (test, "test"))
     )
     pooling = settings.pooling
-    found = score_linear(fitted.of(pooling), fitted.labels, scored.of(pooling), scored.labels, settings=settings)
-    return {**found, "train_images": len(fitted.labels), "test_images": len(scored.labels)}
+    scores = score_linear(fitted.of(pooling), fitted.labels, scored.of(pooling), scored.labels, settings=settings)
+    return {**scores, "train_images": len(fitted.labels), "test_images": len(scored.labels)}
 
 
 def vectors(
-    encoder: ProbedEncoder, dataset: Folders, *, part: str, shelf: FeatureStore, settings: CentreSettings
+    encoder: OpenEncoder, dataset: Folders, *, part: str, feature_store: FeatureStore, settings: CentreSettings
 ) -> Vectors:
-    """Pooled features of every image of a split called `part`, extracted unless they are stored."""
+    """Return pooled features of every image of a split, extracted unless they are stored.
+
+    Args:
+        encoder: encoder of the images.
+        dataset: images of the split.
+        part: name of the split, part of the folder's name.
+        feature_store: store of the features.
+        settings: size and crop of images.
+    """
 
     def compute(items: range) -> dict[str, np.ndarray]:
         pixels = np.stack([centre(read_image(dataset.images[item]), settings) for item in items])
         return encoder(pixels).pooled()
 
-    stored = shelf.filled(
+    stored = feature_store.filled(
         compute,
         encoder=encoder.name,
         part=part,
@@ -108,7 +120,7 @@ def vectors(
 
 
 def centre(image: np.ndarray, settings: CentreSettings) -> np.ndarray:
-    """Resize and cut the centre of uint8 (H, W, 3) to uint8 (crop, crop, 3)."""
+    """Resize uint8 (H, W, 3) and cut its centre, uint8 (crop, crop, 3)."""
     height, width = image.shape[:2]
     scale = settings.resize / min(height, width)
     size = (max(settings.crop, round(width * scale)), max(settings.crop, round(height * scale)))
@@ -117,7 +129,19 @@ def centre(image: np.ndarray, settings: CentreSettings) -> np.ndarray:
     return resized[top : top + settings.crop, left : left + settings.crop]
 
 
-_CHUNK = 1024
+def score_knn(
+    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, *, classes: int, settings: KnnSettings
+) -> dict[str, float]:
+    """Compute k-NN accuracy in percent for every k, as `top1_k20` and so on."""
+    predicted = predict(
+        train,
+        train_labels,
+        test,
+        neighbours=settings.neighbours,
+        classes=classes,
+        temperature=settings.temperature,
+    )
+    return {f"top1_k{k}": accuracy(classes_of, test_labels) for k, classes_of in predicted.items()}
 
 
 def predict(
@@ -138,53 +162,33 @@ def predict(
         labels: int64 (N,), classes of `train`.
         test: float (M, D).
         neighbours: values of k.
-        classes: how many there are.
-        temperature: of the votes.
+        classes: number of classes.
+        temperature: temperature of the votes.
 
     Returns:
         k -> int64 (M,) predicted classes.
     """
     bank = functional.normalize(train.float(), dim=1)
     most = min(max(neighbours), len(train))
-    found: dict[int, list[Tensor]] = {k: [] for k in neighbours}
-    for queries in torch.split(test.float(), _CHUNK):
+    predicted: dict[int, list[Tensor]] = {k: [] for k in neighbours}
+    for queries in torch.split(test.float(), QUERIES_AT_ONCE):
         similarity, nearest = (functional.normalize(queries, dim=1) @ bank.T).topk(most, dim=1)
         votes = (similarity / temperature).exp()
         voted = labels[nearest]
         for k in neighbours:
             scores = torch.zeros(len(queries), classes, device=train.device)
             scores.scatter_add_(1, voted[:, :k], votes[:, :k])
-            found[k].append(scores.argmax(1))
-    return {k: torch.cat(parts) if parts else labels.new_empty(0) for k, parts in found.items()}
-
-
-def accuracy(predicted: Tensor, true: Tensor) -> float:
-    """Share of right classes in percent; NaN of none."""
-    return 100 * float((predicted == true).double().mean())
-
-
-def score_knn(
-    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, *, classes: int, settings: KnnSettings
-) -> dict[str, float]:
-    """Accuracy in percent for every k, as `top1_k20` and so on."""
-    predicted = predict(
-        train,
-        train_labels,
-        test,
-        neighbours=settings.neighbours,
-        classes=classes,
-        temperature=settings.temperature,
-    )
-    return {f"top1_k{k}": accuracy(classes_of, test_labels) for k, classes_of in predicted.items()}
+            predicted[k].append(scores.argmax(1))
+    return {k: torch.cat(parts) if parts else labels.new_empty(0) for k, parts in predicted.items()}
 
 
 def score_linear(
     train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, *, settings: LinearSettings
 ) -> dict[str, float]:
-    """Train on (N, D), test on (M, D).
+    """Train logistic regression on (N, D), test it on (M, D).
 
     Returns:
-        `top1` on the test set in percent, the chosen `strength`, `held_out_top1` that it was chosen by.
+        `top1` on the test set in percent, the chosen `strength`, and `held_out_top1`, which decided the choice.
 
     Raises:
         InvalidInput: a class with a single training vector, or only one class.
@@ -207,10 +211,15 @@ def score_linear(
     return {"top1": _top1(model, test, test_labels), "strength": best, "held_out_top1": scores[best]}
 
 
+def accuracy(predicted: Tensor, true: Tensor) -> float:
+    """Return the share of correct classes in percent; NaN of none."""
+    return 100 * float((predicted == true).double().mean())
+
+
 def _fitted(vectors: np.ndarray, labels: np.ndarray, strength: float, settings: LinearSettings) -> Any:
     model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=settings.iterations))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a bound on the time, part of the settings
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the limit of iterations is part of the settings
         return model.fit(vectors, labels)
 
 

@@ -1,6 +1,6 @@
-"""Labelled datasets as they are distributed: which files make a sample, and what their labels mean.
+"""Labelled datasets as they are distributed: files of a sample, meaning of labels, reading of images and labels.
 
-Only paths are handled here; `eval.probes.reading` opens the files. What each layout expects below its root:
+Files that each layout expects below its root:
 
     folders     SPLIT/CLASS/*.jpg                     classification; classes are the sorted folder names
     ade20k      images/SPLIT/*.jpg + annotations/SPLIT/*.png      SPLIT training, validation
@@ -49,8 +49,8 @@ class Dense:
 
     Attributes:
         root: folder that all paths lie in.
-        images: source images.
-        labels: label images, in the same order.
+        images: paths of the source images.
+        labels: paths of the label images, in the same order.
         classes: number of classes; 0 for depth.
         lookup: uint8 (256,), stored value -> class or `IGNORED`; empty for depth.
     """
@@ -64,29 +64,25 @@ class Dense:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelLayout:
-    """How a segmentation dataset is laid out: its splits' names, its label values in class order, how to pair files."""
+    """Layout of a segmentation dataset.
+
+    Attributes:
+        splits: name of each split in the dataset.
+        values: stored label values, in class order.
+        pairs: function of the root and the name of a split that lists (image, label image).
+    """
 
     splits: dict[Split, str]
     values: tuple[int, ...]
     pairs: Callable[[Path, str], list[tuple[Path, Path]]]
 
 
-def identity(dataset: Folders | Dense) -> dict[str, Any]:
-    """What a dataset's features depend on: a digest of relative paths, file sizes and labels."""
-    digest = hashlib.sha256()
-    for image, label in zip(dataset.images, dataset.labels, strict=True):
-        line = f"{image.relative_to(dataset.root).as_posix()} {image.stat().st_size}"
-        if isinstance(label, Path):
-            line += f" {label.relative_to(dataset.root).as_posix()} {label.stat().st_size}"
-        else:
-            line += f" {label}"
-        digest.update(line.encode() + b"\n")
-    lookup = dataset.lookup.tolist() if isinstance(dataset, Dense) else []
-    return {"samples": len(dataset.images), "sha256": digest.hexdigest(), "lookup": lookup}
-
-
 def folders(root: Path, split: str) -> Folders:
-    """Read a classification dataset of one folder a class.
+    """List a classification dataset of one folder a class.
+
+    Args:
+        root: folder of the dataset.
+        split: name of the folder of the split.
 
     Raises:
         MissingFile: no such split, or no image in it.
@@ -95,25 +91,25 @@ def folders(root: Path, split: str) -> Folders:
     images: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = _images(root / split / name)
-        images += found
-        labels += [label] * len(found)
+        class_images = _images(root / split / name)
+        images += class_images
+        labels += [label] * len(class_images)
     if not images:
         raise MissingFile(f"no image in '{root / split}': expected CLASS/IMAGE below it")
     return Folders(root=root, images=tuple(images), labels=tuple(labels), classes=tuple(classes))
 
 
 def segmentation(layout: str, root: Path, split: Split) -> Dense:
-    """Read a segmentation dataset.
+    """List a segmentation dataset.
 
     Args:
         layout: one of `LAYOUTS`.
-        root: the folder that the layout's paths start at.
-        split: `train`, or `test` for the one that figures are reported on.
+        root: folder that the layout's paths start at.
+        split: `train`, or `test` for the split that figures are reported on.
 
     Raises:
-        InvalidInput: unknown layout, or images without labels, named.
-        MissingFile: no image there.
+        InvalidInput: unknown layout, or images without labels; some are named.
+        MissingFile: no image in the split.
     """
     if layout not in LAYOUTS:
         raise InvalidInput(f"layout '{layout}': expected one of {', '.join(LAYOUTS)}")
@@ -121,14 +117,18 @@ def segmentation(layout: str, root: Path, split: Split) -> Dense:
     pairs = rules.pairs(root, rules.splits[split])
     lookup = np.full(256, IGNORED, dtype=np.uint8)
     lookup[list(rules.values)] = np.arange(len(rules.values))
-    return _dense(root, pairs, classes=len(rules.values), lookup=lookup, what=f"{layout} {rules.splits[split]}")
+    return _dense(root, pairs, classes=len(rules.values), lookup=lookup, subject=f"{layout} {rules.splits[split]}")
 
 
 def depth(root: Path, split: Split) -> Dense:
-    """Read NYUd: pairs of image and depth from `nyu_train.txt` or `nyu_test.txt`.
+    """List NYUd: pairs of image and depth from `nyu_train.txt` or `nyu_test.txt`.
+
+    Args:
+        root: folder of the lists, which their paths start at.
+        split: `train` or `test`.
 
     Raises:
-        InvalidInput: a line that is no pair of paths below `root`, or files that are missing, named.
+        InvalidInput: a line that is no pair of paths below `root`, or missing files; some are named.
         MissingFile: no list.
     """
     listing = root / f"nyu_{split}.txt"
@@ -141,16 +141,56 @@ def depth(root: Path, split: Split) -> Dense:
         if len(names) < 2 or any(".." in name.parts for name in names):
             raise InvalidInput(f"'{listing}' line {number}: expected IMAGE DEPTH below '{root}', found {line!r}")
         pairs.append((root / names[0], root / names[1]))
-    return _dense(root, pairs, classes=0, lookup=np.empty(0, dtype=np.uint8), what=f"nyud {split}")
+    return _dense(root, pairs, classes=0, lookup=np.empty(0, dtype=np.uint8), subject=f"nyud {split}")
 
 
-def _dense(root: Path, pairs: list[tuple[Path, Path]], *, classes: int, lookup: np.ndarray, what: str) -> Dense:
+def identity(dataset: Folders | Dense) -> dict[str, Any]:
+    """Return JSON that a dataset's features depend on: a digest of relative paths, file sizes and labels."""
+    digest = hashlib.sha256()
+    for image, label in zip(dataset.images, dataset.labels, strict=True):
+        line = f"{image.relative_to(dataset.root).as_posix()} {image.stat().st_size}"
+        if isinstance(label, Path):
+            line += f" {label.relative_to(dataset.root).as_posix()} {label.stat().st_size}"
+        else:
+            line += f" {label}"
+        digest.update(line.encode() + b"\n")
+    lookup = dataset.lookup.tolist() if isinstance(dataset, Dense) else []
+    return {"samples": len(dataset.images), "sha256": digest.hexdigest(), "lookup": lookup}
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read an image as uint8 (H, W, 3) RGB, decoded as for extraction."""
+    try:
+        return decode(path.read_bytes())
+    except OSError as error:
+        raise MissingFile(f"image '{path}': cannot be read ({error.strerror})") from None
+    except DecodeError as error:
+        raise InvalidInput(f"image '{path}': {error}. A probe needs all of its images: replace it") from None
+
+
+def read_labels(path: Path, lookup: np.ndarray) -> np.ndarray:
+    """Read a label image as uint8 (H, W) classes, by `lookup` (256,) from stored values; palettes are not applied."""
+    stored = _integers(path)
+    if stored.size and stored.max() > 255:
+        raise InvalidInput(f"labels '{path}': value {stored.max()}, expected at most 255. Are they raw instance ids?")
+    return np.asarray(lookup[stored])
+
+
+def read_depth_mm(path: Path) -> np.ndarray:
+    """Read a 16-bit depth image as uint16 (H, W) in mm, 0 where unknown."""
+    stored = _integers(path)
+    if stored.size and stored.max() > np.iinfo(np.uint16).max:
+        raise InvalidInput(f"depth '{path}': value {stored.max()}, expected 16 bits")
+    return stored.astype(np.uint16)
+
+
+def _dense(root: Path, pairs: list[tuple[Path, Path]], *, classes: int, lookup: np.ndarray, subject: str) -> Dense:
     if not pairs:
-        raise MissingFile(f"{what}: no image below '{root}'. Its layout is described in docs/evaluation-probes.md")
+        raise MissingFile(f"{subject}: no image below '{root}'. Its layout is described in docs/evaluation-probes.md")
     missing = [path for pair in pairs for path in pair if not path.is_file()]
     if missing:
         shown = ", ".join(f"'{path}'" for path in missing[:3])
-        raise InvalidInput(f"{what}: {len(missing)} of {2 * len(pairs)} files are missing: {shown}")
+        raise InvalidInput(f"{subject}: {len(missing)} of {2 * len(pairs)} files are missing: {shown}")
     images, labels = zip(*pairs, strict=True)
     return Dense(root=root, images=images, labels=labels, classes=classes, lookup=lookup)
 
@@ -199,19 +239,19 @@ LAYOUTS: dict[str, LabelLayout] = {
 
 
 def _by_number(paths: Iterable[Path]) -> dict[int, Path]:
-    found = {}
+    by_number = {}
     for path in paths:
         digits = re.findall(r"\d+", path.stem)
         if not digits:
             raise InvalidInput(f"'{path}': expected a number in its name, which pairs images with labels")
-        found[int(digits[-1])] = path
-    return found
+        by_number[int(digits[-1])] = path
+    return by_number
 
 
 def _images(folder: Path) -> list[Path]:
-    """The image files of a folder in order of the UTF-8 bytes of their names, hidden ones left out."""
-    found = [p for p in _entries(folder) if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
-    return sorted(found, key=lambda path: path.name.encode())
+    """List the image files of a folder in order of the UTF-8 bytes of their names, hidden ones left out."""
+    images = [p for p in _entries(folder) if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    return sorted(images, key=lambda path: path.name.encode())
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -226,32 +266,6 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise MissingFile(f"list '{path}': cannot be read ({error.strerror})") from None
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Read an image as uint8 (H, W, 3) RGB, decoded as for extraction."""
-    try:
-        return decode(path.read_bytes())
-    except OSError as error:
-        raise MissingFile(f"image '{path}': cannot be read ({error.strerror})") from None
-    except DecodeError as error:
-        raise InvalidInput(f"image '{path}': {error}. A probe needs all of its images: replace it") from None
-
-
-def read_labels(path: Path, lookup: np.ndarray) -> np.ndarray:
-    """Read a label image as uint8 (H, W) classes, by `lookup` (256,) from stored values; palettes are not applied."""
-    stored = _integers(path)
-    if stored.size and stored.max() > 255:
-        raise InvalidInput(f"labels '{path}': value {stored.max()}, expected at most 255. Are they raw instance ids?")
-    return np.asarray(lookup[stored])
-
-
-def read_depth_mm(path: Path) -> np.ndarray:
-    """Read a 16-bit depth image as uint16 (H, W) in mm, 0 where unknown."""
-    stored = _integers(path)
-    if stored.size and stored.max() > np.iinfo(np.uint16).max:
-        raise InvalidInput(f"depth '{path}': value {stored.max()}, expected 16 bits")
-    return stored.astype(np.uint16)
 
 
 def _integers(path: Path) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""What the depth probe shows its encoder: augmented training crops of NYUd.
+"""Crops of the depth probe: augmented training crops of NYUd.
 
-A training crop is a pure function of the generator it gets. Shapes: H W pixels. Source: the depth protocol of DINOv2
-(BTS and AdaBins augmentation).
+A training crop is a pure function of the image and the random generator. Shapes: H W pixels. Source: the depth
+protocol of DINOv2 (BTS and AdaBins augmentation).
 """
 
 import numpy as np
@@ -14,13 +14,13 @@ from store.errors import InvalidInput
 def training_crop(
     image: np.ndarray, depth_mm: np.ndarray, settings: DepthCropSettings, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one augmented crop.
+    """Sample one augmented crop.
 
     Args:
         image: uint8 (H, W, 3).
         depth_mm: uint16 (H, W), 0 where unknown.
         settings: sizes and ranges.
-        generator: decides everything that is random.
+        generator: random generator.
 
     Returns:
         uint8 (crop height, crop width, 3) and uint16 (crop height, crop width).
@@ -32,8 +32,8 @@ def training_crop(
     if any(settings.border):
         image, depth_mm = image[top:bottom, left:right], depth_mm[top:bottom, left:right]
     if image.shape[0] < settings.crop_height or image.shape[1] < settings.crop_width:
-        found = f"{image.shape[1]} x {image.shape[0]} px inside the border"
-        raise InvalidInput(f"{found}, expected at least {settings.crop_width} x {settings.crop_height}")
+        size = f"{image.shape[1]} x {image.shape[0]} px inside the border"
+        raise InvalidInput(f"{size}, expected at least {settings.crop_width} x {settings.crop_height}")
     if generator.random() < 0.5:
         image, depth_mm = rotate(image, depth_mm, generator.uniform(-settings.rotation_deg, settings.rotation_deg))
     if generator.random() < 0.5:
@@ -48,11 +48,11 @@ def training_crop(
 
 
 def rotate(image: np.ndarray, depth_mm: np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndarray]:
-    """Rotate about the centre, counter-clockwise: image bilinear, depth nearest, both 0 where nothing was."""
-    turned = Image.fromarray(np.ascontiguousarray(image)).rotate(degrees, Image.Resampling.BILINEAR)
+    """Rotate about the centre, counter-clockwise: image bilinear, depth nearest, both 0 outside the original."""
+    rotated = Image.fromarray(np.ascontiguousarray(image)).rotate(degrees, Image.Resampling.BILINEAR)
     # PIL rotates its 32-bit mode by nearest neighbour without loss; 16-bit images it may clip.
     depth = Image.fromarray(depth_mm.astype(np.int32)).rotate(degrees, Image.Resampling.NEAREST)
-    return np.array(turned), np.array(depth).astype(np.uint16)
+    return np.array(rotated), np.array(depth).astype(np.uint16)
 
 
 def recolour(image: np.ndarray, settings: DepthCropSettings, generator: np.random.Generator) -> np.ndarray:

@@ -1,17 +1,16 @@
-"""Features of a labelled dataset, extracted once and reused by every probe setting.
+"""Store of a labelled dataset's features, extracted once and reused by every probe setting.
 
     FEATURES/<name>-<key digest>/key.json                    everything that the features depend on
     FEATURES/<name>-<key digest>/shard-00000.safetensors     arrays of the first `shard_items` items, and so on
 
-A shard appears whole under its name or not at all, so an extraction that was stopped goes on where it was. Other
-encoder weights, another list of files or another setting of the views give another key and so another folder; heads
-and their training don't enter the key. Tokens are float16 (a value that doesn't fit is an error).
+A shard appears whole under its name or not at all, so a stopped extraction continues at the first missing shard. Other
+encoder weights, another list of files or other settings of the views give another key and so another folder; heads
+and their training are not part of the key. Tokens are float16 (a value that does not fit is an error).
 
-This is no codistill cache: probes need crops that are not square, windows whose number varies by image, and labels.
+This is not a codistill cache: probes need crops that are not square, windows whose number varies by image, and labels.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from eval.runs.results import digest
+from store.common import atomic
+from store.common.text import human_bytes
 from store.errors import Conflict, Damaged, InvalidInput, MissingShard
 
 FORMAT = 1
@@ -35,13 +36,13 @@ class Features:
 
     Args:
         root: folder of all features.
-        name: for people, for example `student-camvid-train`.
+        name: readable part of the folder's name, for example `student-camvid-train`.
         key: JSON data, everything that the arrays depend on.
-        items: how many there are.
-        shard_items: how many a shard holds; the last may hold fewer.
+        items: number of items.
+        shard_items: number of items in a shard; the last may hold fewer.
 
     Raises:
-        Conflict: the folder of this key holds something else.
+        Conflict: the folder of this key holds features of another key.
     """
 
     def __init__(self, root: Path, *, name: str, key: Mapping[str, Any], items: int, shard_items: int) -> None:
@@ -54,26 +55,26 @@ class Features:
 
     @property
     def shards(self) -> int:
-        """How many shards the items make."""
+        """Number of shards."""
         return -(-self.items // self.shard_items)
 
     def items_of(self, shard: int) -> range:
-        """The items of one shard."""
+        """Return the items of one shard."""
         return range(shard * self.shard_items, min((shard + 1) * self.shard_items, self.items))
 
     def missing(self) -> list[int]:
-        """Shards that were not extracted yet."""
+        """List the shards that are not extracted yet."""
         return [shard for shard in range(self.shards) if not self._path(shard).exists()]
 
     def fill(self, compute: Compute, *, progress: Progress = iter) -> int:
         """Extract the missing shards.
 
         Args:
-            compute: a shard's items -> its arrays; float32 arrays are stored as float16.
-            progress: wraps the list of shards, to show how far it is.
+            compute: function of a shard's items that returns its arrays; float32 arrays are stored as float16.
+            progress: wrapper of the list of shards that shows progress.
 
         Returns:
-            How many shards were extracted.
+            Number of shards that were extracted.
 
         Raises:
             InvalidInput: a value that is not finite in float16, or too little space for all shards.
@@ -83,19 +84,18 @@ class Features:
             arrays = {name: _stored(array, name, self.folder) for name, array in compute(self.items_of(shard)).items()}
             if count == 0:
                 self._check_space(sum(array.nbytes for array in arrays.values()) * len(missing))
-            partial = self.folder / f"partial-{os.getpid()}-{shard}"
-            save_file(arrays, partial)
-            partial.replace(self._path(shard))
+            with atomic.replacing(self._path(shard)) as partial:
+                save_file(arrays, partial)
         return len(missing)
 
     def read(self, shard: int) -> dict[str, np.ndarray]:
-        """All arrays of one shard."""
+        """Read all arrays of one shard."""
         handle = self._handle(shard)
         names = list(handle.keys())
         return {name: handle.get_tensor(name) for name in names}
 
     def gather(self, name: str, items: np.ndarray) -> np.ndarray:
-        """(n, ...) one array of any items, where it has one row an item."""
+        """Read the rows (n, ...) of some items from one array, which has one row an item."""
         rows = []
         for item in items.tolist():
             shard, row = divmod(item, self.shard_items)
@@ -103,7 +103,7 @@ class Features:
         return np.concatenate(rows)
 
     def names(self) -> frozenset[str]:
-        """The arrays that shards have."""
+        """Return the names of the arrays."""
         return frozenset(self._handle(0).keys())
 
     def _handle(self, shard: int) -> Any:
@@ -121,21 +121,19 @@ class Features:
         path = self.folder / "key.json"
         self.folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            partial = self.folder / f"partial-{os.getpid()}-key"
-            partial.write_text(json.dumps(self.key, indent=1, sort_keys=True), encoding="utf-8")
-            partial.replace(path)
+            atomic.write_text(path, json.dumps(self.key, indent=1, sort_keys=True))
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            stored = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
-            found = None
-        if found != self.key:
-            raise Conflict(f"features '{self.folder}': key.json is not what the name promises. Delete the folder")
+            stored = None
+        if stored != self.key:
+            raise Conflict(f"features '{self.folder}': key.json does not fit the folder's name. Delete the folder")
 
     def _check_space(self, needed_bytes: int) -> None:
         free_bytes = shutil.disk_usage(self.folder).free
         if needed_bytes > free_bytes:
             raise InvalidInput(
-                f"features '{self.folder}': {needed_bytes / 1e9:.1f} GB needed, {free_bytes / 1e9:.1f} GB free. "
+                f"features '{self.folder}': {human_bytes(needed_bytes)} needed, {human_bytes(free_bytes)} free. "
                 "Pass fewer --views, or another folder as --features"
             )
 
@@ -145,12 +143,12 @@ class Features:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureStore:
-    """Where the features of a dataset are kept.
+    """Folder of features, opened for one dataset.
 
     Attributes:
         root: folder of all features.
-        dataset: its name, for people.
-        progress: wraps what is iterated over, to show how far it is.
+        dataset: name of the dataset, part of folder names.
+        progress: wrapper of an iterable that shows progress.
     """
 
     root: Path
@@ -160,15 +158,15 @@ class FeatureStore:
     def filled(
         self, compute: Compute, *, encoder: str, part: str, key: Mapping[str, Any], items: int, shard_items: int
     ) -> Features:
-        """Features of one part of the dataset; what is missing is extracted.
+        """Return the features of one part of the dataset; missing shards are extracted first.
 
         Args:
-            compute: a shard's items -> its arrays.
-            encoder: name of the encoder, for people.
-            part: name of the part, for people.
+            compute: function of a shard's items that returns its arrays.
+            encoder: name of the encoder, part of the folder's name.
+            part: name of the part, `train` or `test`.
             key: JSON data, everything that the arrays depend on.
-            items: how many there are.
-            shard_items: how many a shard holds.
+            items: number of items.
+            shard_items: number of items in a shard.
         """
         name = f"{encoder}-{self.dataset}-{part}"
         features = Features(self.root, name=name, key=key, items=items, shard_items=shard_items)
@@ -177,6 +175,7 @@ class FeatureStore:
 
 
 def _stored(array: np.ndarray, name: str, folder: Path) -> np.ndarray:
+    """Convert an array as it is stored: float32 becomes float16."""
     if array.dtype != np.float32:
         return np.ascontiguousarray(array)
     with np.errstate(over="ignore"):

@@ -1,4 +1,4 @@
-"""What the segmentation probe shows its encoder: augmented training crops, and sliding windows of test images.
+"""Crops of the segmentation probe: augmented crops of training images, and sliding windows of test images.
 
 A training crop is a pure function of (seed, image, view). Shapes: H W pixels, c side of a crop, M windows.
 Source: the linear segmentation protocol of DINOv2. We resize with PIL's bilinear filter, which antialiases.
@@ -7,23 +7,23 @@ Source: the linear segmentation protocol of DINOv2. We resize with PIL's bilinea
 import numpy as np
 from PIL import Image
 
-from eval.encoders.probed import PAD_RGB
+from eval.encoders.open_encoder import PAD_RGB
 from eval.probes.datasets import IGNORED
 from eval.probes.settings import CropSettings
 
-REDRAWS = 10
+MAX_RETRIES = 10
 
 
 def training_crop(
     image: np.ndarray, labels: np.ndarray, settings: CropSettings, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one augmented crop.
+    """Sample one augmented crop.
 
     Args:
         image: uint8 (H, W, 3).
         labels: uint8 (H, W), 255 ignored.
         settings: sizes and limits.
-        generator: decides everything that is random.
+        generator: random generator.
 
     Returns:
         uint8 (c, c, 3), the mean colour where the image ends, and uint8 (c, c), 255 there.
@@ -33,10 +33,10 @@ def training_crop(
     size = fitted_size(image.shape[0], image.shape[1], short_side=short, long_cap=cap)
     image, labels = resize_image(image, size), resize_labels(labels, size)
     crop = min(settings.crop, size[0]), min(settings.crop, size[1])
-    for draw in range(REDRAWS + 1):
+    for retry in range(MAX_RETRIES + 1):
         top, left = (int(generator.integers(0, full - part + 1)) for full, part in zip(size, crop, strict=True))
         part = labels[top : top + crop[0], left : left + crop[1]]
-        if draw == REDRAWS or _is_varied(part, settings.max_share):
+        if retry == MAX_RETRIES or _is_varied(part, settings.max_share):
             break
     image = image[top : top + crop[0], left : left + crop[1]]
     if generator.random() < 0.5:
@@ -46,13 +46,13 @@ def training_crop(
 
 
 def fitted_size(height: int, width: int, *, short_side: float, long_cap: float) -> tuple[int, int]:
-    """(height, width) with the aspect kept, the short side at `short_side` unless the long one would pass the cap."""
+    """Return (height, width) of the same aspect ratio: the short side at `short_side`, the long one at most its cap."""
     scale = min(long_cap / max(height, width), short_side / min(height, width))
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
 def windows(height: int, width: int, settings: CropSettings) -> list[tuple[int, int]]:
-    """(top, left) of the windows over an image of at least one window; the last in a row or column is shifted in."""
+    """List (top, left) of the windows over an image of at least one window; the last ones end at the border."""
 
     def starts(length: int) -> list[int]:
         count = max(length - settings.crop + settings.stride - 1, 0) // settings.stride + 1
@@ -66,12 +66,12 @@ def cut_windows(image: np.ndarray, settings: CropSettings) -> tuple[np.ndarray, 
 
     Returns:
         uint8 (M, c, c, 3) in the order of `windows` and the resized image's (height, width). An image that is smaller
-        than a window is filled up at the right and at the bottom.
+        than a window is padded at the right and at the bottom.
     """
     size = fitted_size(image.shape[0], image.shape[1], short_side=settings.short_side, long_cap=settings.long_cap)
     resized = pad_to(resize_image(image, size), settings.crop)
-    places = windows(resized.shape[0], resized.shape[1], settings)
-    return np.stack([resized[y : y + settings.crop, x : x + settings.crop] for y, x in places]), size
+    corners = windows(resized.shape[0], resized.shape[1], settings)
+    return np.stack([resized[y : y + settings.crop, x : x + settings.crop] for y, x in corners]), size
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -85,30 +85,30 @@ def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def distort(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Photometric distortion of uint8 (H, W, 3), each part with probability 0.5.
+    """Distort the colours of uint8 (H, W, 3), by each of these with probability 0.5.
 
     Brightness +-32; contrast x 0.5-1.5 either before or after saturation x 0.5-1.5 and hue +-36 degrees.
     """
 
-    def now() -> bool:
+    def coin() -> bool:
         return bool(generator.random() < 0.5)
 
-    if now():
+    if coin():
         image = _scaled(image, shift=generator.uniform(-32, 32))
-    contrast_last = now()
-    if not contrast_last and now():
+    contrast_last = coin()
+    if not contrast_last and coin():
         image = _scaled(image, factor=generator.uniform(0.5, 1.5))
-    saturation = generator.uniform(0.5, 1.5) if now() else 1.0
-    hue = generator.uniform(-18, 18) / 180 * 256 if now() else 0.0  # 180 steps a turn -> PIL's 256
+    saturation = generator.uniform(0.5, 1.5) if coin() else 1.0
+    hue = generator.uniform(-18, 18) / 180 * 256 if coin() else 0.0  # 180 steps a turn -> PIL's 256
     if saturation != 1.0 or hue:
         image = _recoloured(image, saturation=saturation, hue=hue)
-    if contrast_last and now():
+    if contrast_last and coin():
         image = _scaled(image, factor=generator.uniform(0.5, 1.5))
     return image
 
 
 def pad_to(image: np.ndarray, side: int) -> np.ndarray:
-    """Fill (H, W) labels with 255 or (H, W, 3) pixels with the mean colour, at the right and bottom, up to `side`."""
+    """Pad (H, W) labels with 255 or (H, W, 3) pixels with the mean colour, at the right and bottom, up to `side`."""
     bottom, right = max(0, side - image.shape[0]), max(0, side - image.shape[1])
     if not bottom and not right:
         return np.ascontiguousarray(image)

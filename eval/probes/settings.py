@@ -1,4 +1,4 @@
-"""Settings of the probes; the defaults are the published protocols'. No torch: the command line shows them."""
+"""Settings of the probes, with the defaults of the published protocols. Imports no torch: they are flags too."""
 
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
@@ -25,10 +25,10 @@ AT_LEAST_ZERO = (
 
 @dataclass(frozen=True, kw_only=True)
 class CentreSettings:
-    """How images are shown: the short side resized (bicubic), the centre cut out.
+    """Preprocessing of images: resize the short side (bicubic), then cut the centre.
 
     Args:
-        resize: short side, px.
+        resize: short side after resizing, px.
         crop: side of the centre crop, px.
     """
 
@@ -41,10 +41,10 @@ class KnnSettings:
     """Settings of the k-NN probe.
 
     Args:
-        centre: how images are shown.
-        pooling: cls, mean (of the patches) or cls+mean; cls where the encoder has one, else mean.
-        neighbours: values of k that are reported; more than there are training vectors count as all of them.
-        temperature: similarities are divided by it before the exponential.
+        centre: size and crop of images.
+        pooling: cls, mean (of the patches) or cls+mean; default: cls if the encoder has a CLS token, else mean.
+        neighbours: values of k to report; a k above the number of training images takes all of them.
+        temperature: divisor of similarities before the exponential.
     """
 
     centre: CentreSettings = field(default_factory=CentreSettings)
@@ -58,12 +58,12 @@ class LinearSettings:
     """Settings of the linear classification probe.
 
     Args:
-        centre: how images are shown.
-        pooling: cls, mean (of the patches) or cls+mean; cls where the encoder has one, else mean.
+        centre: size and crop of images.
+        pooling: cls, mean (of the patches) or cls+mean; default: cls if the encoder has a CLS token, else mean.
         strengths: inverse L2 strengths (C) to choose from, on standardised features.
-        held_out: share of the training set that the choice is made on.
-        iterations: of L-BFGS at most.
-        seed: of the held-out part.
+        held_out: share of the training set that the strength is chosen on.
+        iterations: iterations of L-BFGS, at most.
+        seed: seed that selects the held-out part.
     """
 
     centre: CentreSettings = field(default_factory=CentreSettings)
@@ -76,16 +76,16 @@ class LinearSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CropSettings:
-    """How training crops are drawn and test windows laid out; all lengths in px.
+    """Sizes of training crops and test windows; all lengths in px.
 
     Args:
-        short_side: to which images are resized, before the random factor in training.
-        long_cap: longest that the other side may become.
+        short_side: short side of resized images, before the random factor in training.
+        long_cap: largest length of the other side.
         crop: side of a crop and of a window.
-        stride: from one window to the next.
-        min_factor: of the random size.
-        max_factor: of the random size.
-        max_share: largest share of labelled pixels that one class may have, else the crop is drawn again.
+        stride: distance from one window to the next.
+        min_factor: smallest random factor of the size in training.
+        max_factor: largest random factor of the size in training.
+        max_share: largest share of labelled pixels that one class may have; otherwise the crop is sampled again.
     """
 
     short_side: int = 512
@@ -103,15 +103,15 @@ class SegmentationSettings:
 
     Args:
         crops: sizes of crops and windows.
-        views: crops drawn of every training image. The original draws a new one each time (32 of an ADE20K image);
-            features of all are stored, 2 MB a crop at 768 channels.
+        views: crops of every training image. The original samples a new one at every step (32 of an ADE20K image);
+            here the features of all are stored, 2 MB a crop at 768 channels.
         iterations: training steps of the head.
-        batch: crops a step.
-        lr: peak learning rate, falling linearly to 0.
-        weight_decay: AdamW's.
-        warm_up: share of the iterations in which the learning rate rises from 1e-6 of its value (1,500 of 40,000).
-        crop_seed: of the crops; part of the features' key.
-        seed: of the head and of the order of its batches.
+        batch: crops in a step.
+        lr: peak learning rate; falls linearly to 0.
+        weight_decay: weight decay of AdamW.
+        warm_up: share of the iterations in which the learning rate rises from 1e-6 of its peak (1,500 of 40,000).
+        crop_seed: seed of the crops; another one extracts other features.
+        seed: seed of the head's initialisation and of the order of its batches.
     """
 
     crops: CropSettings = field(default_factory=CropSettings)
@@ -127,12 +127,12 @@ class SegmentationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DepthCropSettings:
-    """How training crops are drawn; lengths in px, all ranges symmetric about 0 or 1.
+    """Augmentation of training crops; lengths in px, all ranges symmetric about 0 or 1.
 
     Args:
-        border: rows and columns (top, bottom, left, right) that training images are first cut to; all zero keeps them.
-        crop_height: of a training crop.
-        crop_width: of a training crop.
+        border: rows and columns (top, bottom, left, right) that training images are cut to first; all zero: not cut.
+        crop_height: height of a training crop.
+        crop_width: width of a training crop.
         rotation_deg: largest rotation, with probability 0.5.
         gamma: largest deviation of the exponent from 1.
         brightness: largest deviation of the brightness factor from 1.
@@ -154,18 +154,18 @@ class DepthSettings:
 
     Args:
         crops: augmentation of training images.
-        views: crops drawn of every training image; the original draws a new one each time (25 of each).
+        views: crops of every training image; the original samples a new one at every step (25 of each image).
         iterations: training steps of the head.
-        batch: crops a step.
+        batch: crops in a step.
         lr: peak learning rate; falls along a cosine to 1e-8 of it.
-        weight_decay: AdamW's.
+        weight_decay: weight decay of AdamW.
         clip: largest norm of the gradient.
-        warm_up: share of the iterations in which the learning rate rises from 1e-3 of its value (12,800 of 38,400).
-        mean_only: first iterations with the loss's mean term only.
+        warm_up: share of the iterations in which the learning rate rises from 1e-3 of its peak (12,800 of 38,400).
+        mean_only: iterations at the start that use the mean term of the loss alone.
         mirror: average each test prediction with that of the mirrored image.
-        scored: (top, bottom, left, right) of the test images that is scored: Eigen's crop; all zero scores everything.
-        crop_seed: of the crops; part of the features' key.
-        seed: of the head and of the order of its batches.
+        scored: (top, bottom, left, right) of test images that is scored, by default Eigen's crop; all zero: everything.
+        crop_seed: seed of the crops; another one extracts other features.
+        seed: seed of the head's initialisation and of the order of its batches.
     """
 
     crops: DepthCropSettings = field(default_factory=DepthCropSettings)
@@ -183,12 +183,12 @@ class DepthSettings:
     seed: int = 0
 
 
-def check(settings: Any, *, subject: str) -> None:
+def validate(settings: Any, *, subject: str) -> None:
     """Refuse settings that cannot work, all problems at once.
 
     Args:
-        settings: one of the dataclasses above.
-        subject: what the message is about.
+        settings: settings of a probe.
+        subject: name of the settings in the message.
 
     Raises:
         InvalidConfig: a number that must be positive is not, or a window that skips pixels.
@@ -199,20 +199,21 @@ def check(settings: Any, *, subject: str) -> None:
 
 
 def _problems(settings: Any, *, prefix: str) -> list[str]:
-    found = []
+    problems = []
     for entry in fields(settings):
         value = getattr(settings, entry.name)
         name = f"{prefix}{entry.name}"
         if is_dataclass(value):
-            found += _problems(value, prefix=f"{name}.")
+            problems += _problems(value, prefix=f"{name}.")
             continue
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float):
                 zero = entry.name in AT_LEAST_ZERO or isinstance(number, bool)
                 if number < 0 or (number == 0 and not zero):
-                    found.append(f"{name}: expected {'at least' if zero else 'more than'} 0, found {number}")
+                    problems.append(f"{name}: expected {'at least' if zero else 'more than'} 0, found {number}")
     if isinstance(settings, CropSettings) and settings.stride > settings.crop:
-        found.append(f"{prefix}stride: {settings.stride} is more than the crop, {settings.crop}, and would skip pixels")
+        skips = f"{settings.stride} is more than the crop, {settings.crop}, and would skip pixels"
+        problems.append(f"{prefix}stride: {skips}")
     if isinstance(settings, CentreSettings) and settings.crop > settings.resize:
-        found.append(f"{prefix}crop: {settings.crop} does not fit into images resized to {settings.resize}")
-    return found
+        problems.append(f"{prefix}crop: {settings.crop} does not fit into images resized to {settings.resize}")
+    return problems

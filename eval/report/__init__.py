@@ -1,1 +1,1 @@
-"""One self-contained page about one or several runs."""
+"""The report: one self-contained page about one or several runs."""

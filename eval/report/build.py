@@ -1,4 +1,4 @@
-"""From opened runs to a page: measure what isn't stored yet, take what is, say what is missing."""
+"""Build the page about opened runs: take stored results, compute cheap ones, list missing ones with their commands."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,34 +10,34 @@ import pyarrow as pa
 from eval.analyses.pca import images_of
 from eval.comparison.paired import in_common
 from eval.comparison.ranking import Comparison
-from eval.encoders.load import Peers
+from eval.encoders.open_encoder import OpenEncoder
 from eval.fidelity import measure, target_norms
 from eval.fidelity.scores import summarise
 from eval.probes import probe_results
 from eval.report.page import Item, Page, Section
 from eval.report.run_view import RunView
 from eval.report.sections import about, analyses, comparison, extraction, pictures, probes
-from eval.report.sections import scores as fidelity_part
+from eval.report.sections import scores as fidelity_section
 from eval.report.sections.pictures import RunPictures
 from eval.report.sections.scores import RunScores
 from eval.runs import cached
 from eval.runs.open_run import OpenRun
 from store.errors import InvalidInput
 
-# What the page shows where it was computed, and the command that computes it.
+# Titles of results that the page shows if their commands have stored them.
 ANALYSES = {
     cached.VARIANCE: "Explained variance of teachers and projections",
     cached.CORRELATION: "Correlation of loss updates on a fixed probe batch",
     cached.ATTENTION: "Attention maps",
 }
-PROBES = {
-    "knn": ("k-nearest-neighbour classification", "--data FOLDER --features FEATURES"),
-    "linear": ("Linear classification", "--data FOLDER --features FEATURES"),
-    "segmentation": ("Linear segmentation", "--data FOLDER --layout LAYOUT --features FEATURES"),
-    "depth": ("Linear depth", "--data FOLDER --features FEATURES"),
+PROBE_OPTIONS = {
+    "knn": "--data FOLDER --features FEATURES",
+    "linear": "--data FOLDER --features FEATURES",
+    "segmentation": "--data FOLDER --layout LAYOUT --features FEATURES",
+    "depth": "--data FOLDER --features FEATURES",
 }
-NAMED_RUNS = 3  # more than these are counted, not listed
-LEAD_SENTENCES = 2  # of a comparison's verdict, at the top
+LISTED_RUNS = 3  # more runs than these are counted, not listed
+LEAD_SENTENCES = 2  # sentences of a comparison's verdict at the top of the page
 TASKS = (
     "Task metrics (map-free relocalisation, human meshes, multi-view depth and pose) score files of predictions, which "
     "a run does not make by itself:"
@@ -46,7 +46,7 @@ TASKS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The page, and what the terminal shows too."""
+    """The page, and results that the terminal shows too."""
 
     page: Page
     scores: Sequence[RunScores]
@@ -55,8 +55,15 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Named:
-    """What sweeps say of the runs on the page, by their names there; see `eval.sweeps.Selected`."""
+class SweepInfo:
+    """What sweeps say of the runs on the page, by the names of the runs there.
+
+    Attributes:
+        labels: run -> label of its row in its sweep.
+        baselines: runs that others are compared with.
+        titles: titles of the sweeps.
+        absent: runs of sweeps that cannot be shown, and why, one sentence each.
+    """
 
     labels: Mapping[str, str] = field(default_factory=dict)
     baselines: frozenset[str] = frozenset()
@@ -70,97 +77,104 @@ def build(
     settings: measure.Settings,
     summary: Mapping[str, Any] | None,
     picture_count: int,
-    named: Named | None = None,
-    peers: Mapping[str, Peers] | None = None,
+    sweeps: SweepInfo | None = None,
+    peers: Mapping[str, Mapping[str, OpenEncoder]] | None = None,
     progress: bool = False,
 ) -> Report:
-    """Gather everything about some runs.
+    """Build the page.
 
-    Fidelity, pictures and what the logs say are computed if they aren't stored; longer analyses and probes are shown
-    where their commands have stored them, and listed as not computed where not.
+    Fidelity, pictures and correlations of logs are computed unless they are stored; longer analyses and probes are
+    shown if their commands have stored them, and listed as not computed otherwise.
 
     Args:
         runs: name on the page -> run.
-        settings: of fidelity.
-        summary: of the extraction, if there is one.
-        picture_count: views in the pictures.
-        named: what the sweeps that the runs belong to say of them.
-        peers: foreign encoders to compare with, for each run.
+        settings: rows to measure fidelity and to fit baselines on.
+        summary: summary of the extraction, or None.
+        picture_count: number of views in the pictures.
+        sweeps: what the sweeps of the runs say of them.
+        peers: run -> encoders to compare with, by name.
         progress: show progress bars.
     """
     own = {
         name: cached.fidelity(opened, settings, peers=(peers or {}).get(name), progress=progress)
         for name, opened in runs.items()
     }
-    named = named or Named()
-    sums = in_common(own)
-    scores = [scored(name, table) for name, table in sums.items()]
+    sweeps = sweeps or SweepInfo()
+    common = in_common(own)
+    scores = [scores_of(name, table) for name, table in common.items()]
     compared = Comparison(
         recipes={name: opened.run.recipe for name, opened in runs.items()},
-        tables=sums,
-        labels=named.labels,
-        baselines=named.baselines,
+        tables=common,
+        labels=sweeps.labels,
+        baselines=sweeps.baselines,
     )
     views = [_view(name, opened, own[name], compared) for name, opened in runs.items()]
-    drawn = [_pictures(name, runs[name], compared, count=picture_count) for name in _pictured(compared)]
-    probed = {name: found for name, opened in runs.items() if (found := probe_results.every(opened.directory))}
+    shown = [_pictures(name, runs[name], compared, count=picture_count) for name in _runs_with_pictures(compared)]
+    pictures_section = pictures.section(shown)
     several = len(runs) > 1
-    by_difficulty = None if several else fidelity_part.block(next(iter(sums.values())))
-    drawn_section = pictures.section(drawn)
-    scores_section = fidelity_part.section(scores, more=[by_difficulty] if by_difficulty else [])
+    by_difficulty = None if several else fidelity_section.photographs_by_difficulty(next(iter(common.values())))
     sections = [
-        *([comparison.section(compared, absent=named.absent), drawn_section] if several else []),
-        about.what(views),
+        *([comparison.section(compared, absent=sweeps.absent), pictures_section] if several else []),
+        about.setup(views),
         about.curves(views),
-        scores_section,
-        *([] if several else [drawn_section]),
-        *([probes.section(probed)] if probed else []),
-        *_analyses(runs, views),
+        fidelity_section.section(scores, more=[by_difficulty] if by_difficulty else []),
+        *([] if several else [pictures_section]),
+        *_probe_sections(runs),
+        *_analysis_sections(runs, views),
         extraction.section(views, summary),
         about.not_computed(missing(runs, summary)),
         about.how_to_read(),
     ]
-    verdict = comparison.sentences(compared) if several else fidelity_part.verdict(scores[0])
+    verdict = comparison.sentences(compared) if several else fidelity_section.verdict(scores[0])
     notes = [*about.notes(views), *target_norms.notes({name: opened.run.target_norms for name, opened in runs.items()})]
-    page = _page(views, scores, sections, verdict=verdict, notes=notes, titles=named.titles)
+    page = _page(views, scores, sections, verdict=verdict, notes=notes, titles=sweeps.titles)
     return Report(page=page, scores=scores, views=views, compared=compared)
 
 
-def scored(name: str, table: pa.Table) -> RunScores:
-    """The scores of a run from its per-image sums."""
+def scores_of(name: str, table: pa.Table) -> RunScores:
+    """Score a run from its per-image sums."""
     return RunScores(name=name, by_kind=summarise(table, by="kind"), by_dataset=summarise(table, by="dataset"))
 
 
 def missing(runs: Mapping[str, OpenRun], summary: Mapping[str, Any] | None) -> list[Item]:
-    """What could be on the page and isn't, with the command that computes it."""
+    """List results that could be on the page and are not, with the commands that compute them."""
     entries = []
     if summary is None:
         entries.append(Item(text="Rates of the extraction: pass its summary with", code="--extraction FILE.json"))
-    for kind, what in ANALYSES.items():
+    for kind, title in ANALYSES.items():
         lacking = [name for name, opened in runs.items() if opened.results.latest(kind) is None]
         if lacking:
             code = f"codistill eval {kind} {runs[lacking[0]].directory} --out FOLDER"
-            entries.append(Item(text=f"{what}{_whose(lacking, runs)}:", code=code))
-    stored = {name: {found.kind for found in probe_results.every(opened.directory)} for name, opened in runs.items()}
-    for kind, (what, options) in PROBES.items():
+            entries.append(Item(text=f"{title}{_for_runs(lacking, runs)}:", code=code))
+    stored = {
+        name: {result.kind for result in probe_results.all_results(opened.directory)} for name, opened in runs.items()
+    }
+    for kind, title in probe_results.TITLES.items():
         lacking = [name for name in runs if kind not in stored[name]]
         if lacking:
-            code = f"codistill eval {kind} {runs[lacking[0]].directory} {options}"
-            entries.append(Item(text=f"Probe: {what}{_whose(lacking, runs)}:", code=code))
+            code = f"codistill eval {kind} {runs[lacking[0]].directory} {PROBE_OPTIONS[kind]}"
+            entries.append(Item(text=f"Probe: {title}{_for_runs(lacking, runs)}:", code=code))
     entries.append(Item(text=TASKS, code="codistill eval --help"))
     return entries
 
 
-def _analyses(runs: Mapping[str, OpenRun], views: Sequence[RunView]) -> list[Section]:
-    """The sections of those analyses that any run has."""
+def _probe_sections(runs: Mapping[str, OpenRun]) -> list[Section]:
+    """Make the section of probes if any run has results of probes."""
+    by_run = {name: probe_results.all_results(opened.directory) for name, opened in runs.items()}
+    with_results = {name: results for name, results in by_run.items() if results}
+    return [probes.section(with_results)] if with_results else []
+
+
+def _analysis_sections(runs: Mapping[str, OpenRun], views: Sequence[RunView]) -> list[Section]:
+    """Make the sections of those analyses that any run has results of."""
     stored = {
-        kind: {name: found for name, opened in runs.items() if (found := opened.results.latest(kind)) is not None}
+        kind: {name: result for name, opened in runs.items() if (result := opened.results.latest(kind)) is not None}
         for kind in ANALYSES
     }
     sections = []
     if stored[cached.VARIANCE]:
         sections.append(analyses.variance_section({n: value for n, (_, value, _) in stored[cached.VARIANCE].items()}))
-    logged = {name: data for name, opened in runs.items() if (data := _logged(opened)) is not None}
+    logged = {name: data for name, opened in runs.items() if (data := _logged_correlation(opened)) is not None}
     probed = {name: value for name, (_, value, _) in stored[cached.CORRELATION].items()}
     if logged or probed:
         sections.append(analyses.correlation_section(logged, probed, views))
@@ -170,22 +184,23 @@ def _analyses(runs: Mapping[str, OpenRun], views: Sequence[RunView]) -> list[Sec
     return sections
 
 
-def _logged(opened: OpenRun) -> dict[str, Any] | None:
-    """What the log says of updates, or None if it is too short or there is one teacher."""
+def _logged_correlation(opened: OpenRun) -> dict[str, Any] | None:
+    """Return the correlation of logged updates, or None if the log is too short or there is one teacher."""
     try:
         return cached.logged_correlation(opened)
     except InvalidInput:
         return None
 
 
-def _whose(lacking: Sequence[str], runs: Mapping[str, OpenRun]) -> str:
+def _for_runs(lacking: Sequence[str], runs: Mapping[str, OpenRun]) -> str:
+    """Say which runs lack a result; empty if all do."""
     if len(lacking) == len(runs):
         return ""
-    return f" (for {', '.join(lacking) if len(lacking) <= NAMED_RUNS else f'{len(lacking)} of {len(runs)} runs'})"
+    return f" (for {', '.join(lacking) if len(lacking) <= LISTED_RUNS else f'{len(lacking)} of {len(runs)} runs'})"
 
 
-def _pictured(compared: Comparison) -> list[str]:
-    """The run of each recipe that pictures show, the best recipe first: other seeds look alike."""
+def _runs_with_pictures(compared: Comparison) -> list[str]:
+    """Choose one run of each recipe, the best recipe first: pictures of other seeds look alike."""
     return [group.runs[0] for group in compared.deciding.ordered()]
 
 
@@ -201,7 +216,7 @@ def _view(name: str, opened: OpenRun, table: pa.Table, compared: Comparison) -> 
         step=opened.run.step,
         parameters=sum(parameter.numel() for parameter in opened.run.distiller.encoder.parameters()),
         weights_digest=opened.weights_digest,
-        kinds={dataset: sorted(found) for dataset, found in kinds.items()},
+        kinds={dataset: sorted(of_dataset) for dataset, of_dataset in kinds.items()},
         measured_on=tuple(cache.uuid for cache in opened.mixture.caches),
         label=compared.label(name),
         colour=compared.colour(name),
@@ -236,9 +251,9 @@ def _page(
     single = len(views) == 1
     subject = f"recipe {views[0].recipe.name}" if single else "; ".join(titles) or f"{len(views)} runs compared"
     teachers = sorted({name for view in views for name in view.description["teachers"]})
-    who = f"Run '{views[0].name}': a student" if single else f"{len(views)} students"
-    lead = f"{who} distilled from {len(teachers)} cached teachers ({', '.join(teachers)})."
-    cards = [*fidelity_part.cards(scores[0]), *about.cards(views[0])] if single else []
+    subjects = f"Run '{views[0].name}': a student" if single else f"{len(views)} students"
+    lead = f"{subjects} distilled from {len(teachers)} cached teachers ({', '.join(teachers)})."
+    cards = [*fidelity_section.cards(scores[0]), *about.cards(views[0])] if single else []
     return Page(
         title=f"Distillation report: {subject}",
         lead=" ".join([lead, *(verdict if single else verdict[:LEAD_SENTENCES])]),

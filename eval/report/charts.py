@@ -1,11 +1,12 @@
-"""Charts as inline SVG: no scripts, no fonts, coloured by the page's own variables so that they follow its theme.
+"""Charts of the page as inline SVG: no scripts, no fonts, and the CSS variables of the page as colours.
 
-Coordinates are in the SVG's own units; the page scales a chart to the width it has.
+They follow the theme of the page and have tooltips; matplotlib's SVG takes no CSS variable as a colour and writes no
+tooltip. Coordinates are in the SVG's own units; the page scales a chart to the available width.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 WIDTH, HEIGHT = 640, 300
@@ -17,7 +18,7 @@ CHARACTER_WIDTH = 6.4
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A curve: its legend entry, points, the colour's number and whether it is dashed."""
+    """A curve: its legend entry, its points, the number of its colour and whether it is dashed."""
 
     label: str
     x: Sequence[float]
@@ -28,7 +29,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Dot:
-    """A value with its interval (or none) in one line of a dot chart."""
+    """A value with its interval (NaN for none) in one line of a dot chart."""
 
     label: str
     value: float
@@ -39,7 +40,7 @@ class Dot:
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """From values to coordinates, with round ticks."""
+    """Map from values to coordinates, with round ticks."""
 
     low: float
     high: float
@@ -47,15 +48,15 @@ class Axis:
     end: float
     log: bool = False
 
-    def place(self, value: float) -> float:
-        """The coordinate of a value, kept inside the frame."""
-        low, high, at = self.low, self.high, min(max(value, self.low), self.high)
+    def coordinate(self, value: float) -> float:
+        """Return the coordinate of a value, clipped to the frame."""
+        low, high, clipped = self.low, self.high, min(max(value, self.low), self.high)
         if self.log:
-            low, high, at = math.log10(low), math.log10(high), math.log10(at)
-        return self.start + (self.end - self.start) * (at - low) / (high - low)
+            low, high, clipped = math.log10(low), math.log10(high), math.log10(clipped)
+        return self.start + (self.end - self.start) * (clipped - low) / (high - low)
 
     def ticks(self) -> list[float]:
-        """Round values inside the axis."""
+        """Return round values inside the axis."""
         if self.log:
             first, last = math.ceil(math.log10(self.low)), math.floor(math.log10(self.high))
             return [10.0**power for power in range(first, last + 1)]
@@ -72,21 +73,31 @@ def line_chart(
     log_x: bool = False,
     y_range: tuple[float, float] | None = None,
 ) -> str:
-    """Curves in one frame, with a legend below.
+    """Draw curves in one frame, with a legend below.
 
-    Points that aren't finite, or not positive on a log axis, are left out.
+    Points that are not finite, or not positive on a log axis, are left out.
+
+    Args:
+        lines: the curves.
+        x_label: label of the x axis.
+        y_label: label of the y axis.
+        log_x: logarithmic x axis.
+        y_range: lower and upper end of the y axis; None fits the points.
+
+    Returns:
+        HTML of a figure.
     """
-    kept = [_finite(line, log_x=log_x) for line in lines]
-    points_x = [value for line in kept for value in line.x]
-    points_y = [value for line in kept for value in line.y]
+    finite = [_finite(line, log_x=log_x) for line in lines]
+    points_x = [value for line in finite for value in line.x]
+    points_y = [value for line in finite for value in line.y]
     if not points_x:
         return _empty("nothing to draw yet")
     low, high = y_range or _padded(min(points_y), max(points_y))
-    across = _wide(min(points_x), max(points_x))
-    x_axis = Axis(low=across[0], high=across[1], start=LEFT, end=WIDTH - RIGHT, log=log_x)
+    left, right = _not_empty(min(points_x), max(points_x))
+    x_axis = Axis(low=left, high=right, start=LEFT, end=WIDTH - RIGHT, log=log_x)
     y_axis = Axis(low=low, high=high, start=HEIGHT - BOTTOM, end=TOP)
     parts = _frame(x_axis, y_axis, x_label=x_label, y_label=y_label)
-    for line in kept:
+    for line in finite:
         if line.x:
             parts.append(_polyline(line, x_axis, y_axis))
     svg = _svg(parts, height=HEIGHT, title=f"{y_label} against {x_label}")
@@ -96,7 +107,17 @@ def line_chart(
 def dot_chart(
     rows: Sequence[tuple[str, Sequence[Dot]]], *, x_label: str, best: float | None = None, from_zero: bool = True
 ) -> str:
-    """One line of dots with intervals for each row; `best` is drawn as a line, the value of a perfect prediction."""
+    """Draw one line of dots with intervals for each row, with a legend below.
+
+    Args:
+        rows: name and dots of each row.
+        x_label: label of the x axis.
+        best: value of a perfect prediction, drawn as a vertical line; None draws none.
+        from_zero: include 0 in the x axis.
+
+    Returns:
+        HTML of a figure.
+    """
     finite = [
         bound for _, dots in rows for dot in dots for bound in (dot.value, dot.low, dot.high) if math.isfinite(bound)
     ]
@@ -110,20 +131,20 @@ def dot_chart(
     )
     x_axis = Axis(low=low, high=high, start=label_width, end=WIDTH - RIGHT)
     bottom = height - BOTTOM
-    parts = [_vertical(x_axis.place(tick), bottom, _number(tick)) for tick in x_axis.ticks()]
+    parts = [_vertical(x_axis.coordinate(tick), bottom, _number(tick)) for tick in x_axis.ticks()]
     parts.append(_text((label_width + WIDTH - RIGHT) / 2, height - 8, x_label, "middle", css="axis-label"))
     if best is not None:
-        at = x_axis.place(best)
-        parts.append(f'<line class="best" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{bottom}"/>')
+        x = x_axis.coordinate(best)
+        parts.append(f'<line class="best" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>')
     for index, (name, dots) in enumerate(rows):
         y = TOP + pitch * (index + 0.5)
         parts.append(f'<line class="grid" x1="{label_width}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(_text(label_width - 10, y + 4, name, "end"))
-        # Side by side, so that equal values don't hide each other.
-        apart = min(5.0, 20.0 / max(len(dots), 1))
-        for place, dot in enumerate(dots):
+        # Dots are shifted vertically, so that equal values do not hide each other.
+        shift = min(5.0, 20.0 / max(len(dots), 1))
+        for position, dot in enumerate(dots):
             if math.isfinite(dot.value):
-                parts.append(_dot(dot, x_axis, y + apart * (place - (len(dots) - 1) / 2)))
+                parts.append(_dot(dot, x_axis, y + shift * (position - (len(dots) - 1) / 2)))
     legend: dict[str, Line] = {}
     for _, dots in rows:
         for dot in dots:
@@ -133,19 +154,18 @@ def dot_chart(
 
 
 def _finite(line: Line, *, log_x: bool) -> Line:
+    """Thin a line to about `MAX_POINTS` and leave out what cannot be drawn."""
     stride = max(1, len(line.x) // MAX_POINTS)
     pairs = list(zip(line.x, line.y, strict=True))
     thinned = pairs[::stride] + (pairs[-1:] if (len(pairs) - 1) % stride else [])
-    good = [(x, y) for x, y in thinned if math.isfinite(x) and math.isfinite(y) and (x > 0 or not log_x)]
-    return Line(
-        label=line.label, x=[x for x, _ in good], y=[y for _, y in good], colour=line.colour, dashed=line.dashed
-    )
+    finite = [(x, y) for x, y in thinned if math.isfinite(x) and math.isfinite(y) and (x > 0 or not log_x)]
+    return replace(line, x=[x for x, _ in finite], y=[y for _, y in finite])
 
 
 def _frame(x_axis: Axis, y_axis: Axis, *, x_label: str, y_label: str) -> list[str]:
-    parts = [_vertical(x_axis.place(tick), HEIGHT - BOTTOM, _number(tick)) for tick in x_axis.ticks()]
+    parts = [_vertical(x_axis.coordinate(tick), HEIGHT - BOTTOM, _number(tick)) for tick in x_axis.ticks()]
     for tick in y_axis.ticks():
-        y = y_axis.place(tick)
+        y = y_axis.coordinate(tick)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(_text(LEFT - 8, y + 4, _number(tick), "end"))
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_label, "middle", css="axis-label"))
@@ -158,7 +178,9 @@ def _frame(x_axis: Axis, y_axis: Axis, *, x_label: str, y_label: str) -> list[st
 
 
 def _polyline(line: Line, x_axis: Axis, y_axis: Axis) -> str:
-    points = " ".join(f"{x_axis.place(x):.1f},{y_axis.place(y):.1f}" for x, y in zip(line.x, line.y, strict=True))
+    points = " ".join(
+        f"{x_axis.coordinate(x):.1f},{y_axis.coordinate(y):.1f}" for x, y in zip(line.x, line.y, strict=True)
+    )
     dash = " dashed" if line.dashed else ""
     last = f"{line.label}: {line.y[-1]:.4g} at {line.x[-1]:.6g}"
     title = f"<title>{escape(last)}</title>"
@@ -175,10 +197,10 @@ def _dot(dot: Dot, x_axis: Axis, y: float) -> str:
     if math.isfinite(dot.low) and math.isfinite(dot.high):
         title += f" [{dot.low:.3f}, {dot.high:.3f}]"
         whisker = (
-            f'<line class="whisker {css}" x1="{x_axis.place(dot.low):.1f}" x2="{x_axis.place(dot.high):.1f}" '
+            f'<line class="whisker {css}" x1="{x_axis.coordinate(dot.low):.1f}" x2="{x_axis.coordinate(dot.high):.1f}" '
             f'y1="{y:.1f}" y2="{y:.1f}"/>'
         )
-    circle = f'<circle class="point {css}" cx="{x_axis.place(dot.value):.1f}" cy="{y:.1f}" r="5"/>'
+    circle = f'<circle class="point {css}" cx="{x_axis.coordinate(dot.value):.1f}" cy="{y:.1f}" r="5"/>'
     return f"<g><title>{escape(title)}</title>{whisker}{circle}</g>"
 
 
@@ -212,12 +234,12 @@ def _empty(reason: str) -> str:
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:
-    low, high = _wide(low, high)
+    low, high = _not_empty(low, high)
     padding = 0.04 * (high - low)
     return (low - padding if low != 0 else low), high + padding
 
 
-def _wide(low: float, high: float) -> tuple[float, float]:
+def _not_empty(low: float, high: float) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + max(abs(low), 1.0))
 
 

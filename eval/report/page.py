@@ -1,4 +1,4 @@
-"""What a page is made of: sections of blocks. `page.html` draws them, nothing else decides what is shown."""
+"""The page: sections of blocks as data, rendered by `page.html` into one self-contained file."""
 
 import base64
 import io
@@ -11,11 +11,12 @@ from typing import ClassVar
 import numpy as np
 
 from eval.report.tables import Table
+from store.common import atomic
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One figure that matters, what it is, and what it should be compared with."""
+    """A headline figure: what it is, the figure, and what to compare it with."""
 
     what: str
     figure: str
@@ -24,7 +25,7 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class TableBlock:
-    """A table; `folded` hides it behind that line until it is opened."""
+    """A table; `folded` is the line that it is hidden behind until the reader opens it, empty to show it."""
 
     kind: ClassVar[str] = "table"
     table: Table
@@ -34,7 +35,7 @@ class TableBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """An SVG chart made by `eval.report.charts`."""
+    """A chart, SVG from `eval.report.charts`."""
 
     svg: str
     title: str = ""
@@ -50,7 +51,14 @@ class ChartsBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """An image, perhaps with a word below it; a map of patches is enlarged without smoothing. No `uri`: a gap."""
+    """An image of a grid.
+
+    Attributes:
+        uri: data URI of the image; empty leaves a gap.
+        alt: text for screen readers and tooltip.
+        map: the image is a map of patches, which is enlarged without smoothing.
+        below: text below the image.
+    """
 
     uri: str
     alt: str
@@ -60,7 +68,7 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class PictureColumn:
-    """What a column of pictures shows."""
+    """Heading of a column of pictures, with a smaller second line."""
 
     title: str
     beside: str = ""
@@ -88,7 +96,7 @@ class SheetsBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """A line of a list, with a command to copy."""
+    """A line of a list, with a command to copy if there is one."""
 
     text: str
     code: str = ""
@@ -105,7 +113,7 @@ class ListBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class TermsBlock:
-    """Words and what they mean."""
+    """Terms with their definitions."""
 
     kind: ClassVar[str] = "terms"
     entries: Sequence[tuple[str, str]]
@@ -125,7 +133,7 @@ Block = TableBlock | ChartsBlock | PicturesBlock | SheetsBlock | ListBlock | Ter
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """Part of the page with its own entry in the navigation."""
+    """Part of the page with its own entry, `short`, in the navigation."""
 
     anchor: str
     short: str
@@ -147,11 +155,11 @@ class Page:
 
 
 def data_uri(pixels: np.ndarray, *, lossy: bool = False) -> str:
-    """An image as part of the page.
+    """Encode an image as a data URI.
 
     Args:
         pixels: uint8 (H, W, 3).
-        lossy: photographs as JPEG, a tenth of the size; maps of patches must stay exact.
+        lossy: encode as JPEG, a tenth of the size; for photographs, since maps of patches must stay exact.
     """
     from PIL import Image
 
@@ -162,7 +170,7 @@ def data_uri(pixels: np.ndarray, *, lossy: bool = False) -> str:
 
 
 def render(page: Page) -> str:
-    """The page as one self-contained HTML document. All text is escaped; only our own charts are inserted as SVG."""
+    """Render the page as one self-contained HTML document; all text but the SVG of charts is escaped."""
     import jinja2
 
     folder = files("eval.report")
@@ -173,10 +181,7 @@ def render(page: Page) -> str:
 
 
 def write(page: Page, directory: Path) -> Path:
-    """Write DIRECTORY/index.html, replacing an older one whole."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """Write DIRECTORY/index.html in place of any older one."""
     path = directory / "index.html"
-    partial = directory / ".index.html.partial"
-    partial.write_text(render(page), encoding="utf-8")
-    partial.replace(path)
+    atomic.write_text(path, render(page))
     return path

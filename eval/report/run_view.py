@@ -1,4 +1,4 @@
-"""What the page knows of a run, gathered before anything is drawn."""
+"""Facts about a run that several sections of the page show."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,20 +10,20 @@ from train.recipe.config import Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class RunView:
-    """One run.
+    """One run on the page.
 
     Attributes:
-        name: how the page calls it.
-        path: its directory.
-        recipe: of its training.
-        description: of its caches and teachers, as `train.opening.describe` has it.
-        step: of the checkpoint that was measured.
-        parameters: of the encoder.
+        name: name on the page.
+        path: run directory.
+        recipe: recipe of its training.
+        description: its caches and teachers, as `train.data.open_caches.describe` gives them.
+        step: step of the checkpoint that was measured.
+        parameters: number of parameters of the encoder.
         weights_digest: sha256 of the checkpoint.
-        kinds: held-out dataset -> which kinds of held-out rows it has.
+        kinds: held-out dataset -> kinds of its held-out rows.
         measured_on: uuids of the caches whose held-out rows were measured.
-        label: what charts call it; the runs of a recipe, which differ in their seed, share it.
-        colour: its number in charts.
+        label: name in charts; the runs of a recipe, which differ in their seed, share it.
+        colour: number of its colour in charts.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Tables as data: what the page, the terminal and the tests read alike."""
+"""Tables as data, for the page and the terminal."""
 
 import math
 from collections.abc import Sequence
@@ -8,12 +8,21 @@ from rich.console import JustifyMethod
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from store.common.text import human_bytes
+
 MISSING = "\N{EM DASH}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """What one cell shows: text, what it sorts by (None: the text), a smaller second line and a style class."""
+    """A cell of a table.
+
+    Attributes:
+        text: text of the cell.
+        sort: value that the column is sorted by; None takes the text.
+        beside: smaller second line.
+        css: style class.
+    """
 
     text: str
     sort: float | str | None = None
@@ -23,7 +32,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A heading; numbers are set to the right."""
+    """A column: its heading, whether it holds numbers (aligned right), and a tooltip of the heading."""
 
     title: str
     numeric: bool = False
@@ -32,7 +41,7 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Columns and rows of cells, with a caption above."""
+    """A table: columns, rows of cells, a caption above."""
 
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
@@ -41,19 +50,19 @@ class Table:
 
 
 def text_cell(value: object, *, beside: str = "", css: str = "") -> Cell:
-    """A cell of text; None is shown as a dash."""
+    """Make a cell of text; None is shown as a dash."""
     return Cell(text=MISSING if value is None or value == "" else str(value), beside=beside, css=css)
 
 
 def number_cell(value: float | None, *, digits: int = 3, css: str = "", unit: str = "") -> Cell:
-    """A cell of one number; None and NaN are shown as a dash and sort last."""
+    """Make a cell of one number; None and NaN are shown as a dash and sort last."""
     if value is None or not math.isfinite(value):
         return Cell(text=MISSING, sort="")
     return Cell(text=f"{value:z,.{digits}f}{unit}".replace("-", "\N{MINUS SIGN}"), sort=float(value), css=css)
 
 
 def interval_cell(value: float, low: float, high: float, *, css: str = "", sign: bool = False, digits: int = 3) -> Cell:
-    """A number with its interval below it."""
+    """Make a cell of a number with its interval below it."""
     cell = number_cell(value, css=css, digits=digits)
     if cell.text == MISSING:
         return cell
@@ -64,21 +73,12 @@ def interval_cell(value: float, low: float, high: float, *, css: str = "", sign:
 
 
 def bytes_cell(count: float) -> Cell:
-    """A number of bytes in a unit that keeps it short."""
+    """Make a cell of a number of bytes."""
     return Cell(text=human_bytes(count), sort=float(count))
 
 
-def human_bytes(count: float) -> str:
-    """Decimal units, three digits: 1.18 MB."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":
-            return f"{count:.3g} {unit}" if unit != "B" else f"{count:.0f} B"
-        count /= 1000
-    raise AssertionError("unreachable")
-
-
 def to_rich(table: Table, *, title: str = "") -> RichTable:
-    """The same table for the terminal, without the second lines of its cells."""
+    """Convert a table for the terminal, without the second lines of its cells."""
     rendered = RichTable(
         title=title or table.caption or None,
         title_justify="left",

@@ -1,1 +1,1 @@
-"""Open runs, choose among them, store results beside them."""
+"""Runs to evaluate: select them, open them with their caches, store results in their directories."""

@@ -1,4 +1,4 @@
-"""Opening what is evaluated: a run's student before and after, the caches it was trained on, its stored results."""
+"""Open a run for evaluation: its student before and after training, its caches, its stored results."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,9 +26,9 @@ class OpenRun:
     """A run with its caches open.
 
     Attributes:
-        run: as the trainer reads it back.
-        mixture: the rows it was trained on and those held out.
-        device: that its modules are moved to when they are used.
+        run: the run as the trainer reads it back.
+        mixture: rows of the caches that it was trained on, and those held out.
+        device: device that its modules are moved to when they are used.
     """
 
     run: load.Run
@@ -43,12 +43,12 @@ class OpenRun:
     @cached_property
     def weights_digest(self) -> str:
         """The sha256 of the checkpoint's weights."""
-        place = self.directory / CHECKPOINTS / f"step-{self.run.step:08d}"
-        return file_digest(place / checkpoints.MODEL)
+        checkpoint = self.directory / CHECKPOINTS / f"step-{self.run.step:08d}"
+        return file_digest(checkpoint / checkpoints.MODEL)
 
     @cached_property
     def results(self) -> Results:
-        """Results about these weights on these caches as they are now."""
+        """Stored results for these weights on these caches as they are now."""
         caches = [
             {key: value for key, value in cache.items() if key != "location"}
             for cache in describe(self.mixture)["caches"]
@@ -64,7 +64,7 @@ class OpenRun:
         return Results(self.directory, depends_on)
 
     def subject(self, peers: Mapping[str, FrozenEncoder] | None = None) -> Subject:
-        """What fidelity measures, on the device."""
+        """Return the student and its comparisons for `eval.fidelity.measure`, on the device."""
         return Subject(
             student=self.run.distiller.to(self.device),
             untrained=self.run.initial().to(self.device),
@@ -78,14 +78,14 @@ def open_run(directory: Path, *, caches: Sequence[str] = (), device: str = "auto
     """Read a run back and open its caches.
 
     Args:
-        directory: the run.
-        caches: locations; none given means those that the run was trained on, where they were then.
-        device: to compute on.
+        directory: run directory.
+        caches: locations of the caches; none given means those that the run was trained on, where they were then.
+        device: device to compute on; `auto` takes a GPU if there is one.
 
     Raises:
         MissingFile: no run, or no checkpoint in it.
-        MissingCache: a cache isn't there; give where it is now with --cache.
-        Conflict: a teacher of the cache isn't the one that the run was trained on.
+        MissingCache: no cache at a location; pass the present ones with --cache.
+        Conflict: a teacher of the cache is not the one that the run was trained on.
     """
     run = load.load(directory)
     locations = list(caches) or [cache["location"] for cache in run.description["caches"]]
@@ -94,16 +94,16 @@ def open_run(directory: Path, *, caches: Sequence[str] = (), device: str = "auto
     return OpenRun(run=run, mixture=mixture, device=torch.device(resolve_device(device)))
 
 
-def _refuse_other_teachers(run: load.Run, found: Mapping[str, Any]) -> None:
-    trained = {name: info["identity_digest"] for name, info in run.teachers.items()}
-    here = {name: info.identity_digest for name, info in found.items()}
-    if trained != here:
-        differing = [name for name in sorted({*trained, *here}) if trained.get(name) != here.get(name)]
+def _refuse_other_teachers(run: load.Run, cached_teachers: Mapping[str, Any]) -> None:
+    trained = {name: info.identity_digest for name, info in run.teachers.items()}
+    cached = {name: info.identity_digest for name, info in cached_teachers.items()}
+    if trained != cached:
+        differing = [name for name in sorted({*trained, *cached}) if trained.get(name) != cached.get(name)]
         listed = ", ".join(
-            f"'{name}' {trained.get(name, 'absent')[:12]} in the run, {here.get(name, 'absent')[:12]} in the cache"
+            f"'{name}' {trained.get(name, 'absent')[:12]} in the run, {cached.get(name, 'absent')[:12]} in the cache"
             for name in differing
         )
         raise Conflict(
-            f"run '{run.directory}' and its cache don't fit: teacher {listed}. Give the cache that it was trained on "
+            f"run '{run.directory}' and its cache do not fit: teacher {listed}. Pass the cache that it was trained on "
             "with --cache"
         )

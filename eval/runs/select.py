@@ -1,6 +1,6 @@
-"""From what the command line names, runs and directories of sweeps, to the runs that can be evaluated.
+"""Select the runs to evaluate from the directories on the command line.
 
-A sweep's directory stands for its finished runs. What else it should hold is not lost: it is said, with the reason.
+The directory of a sweep stands for its finished runs; its other runs are listed with the reason why they are absent.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,18 +10,18 @@ from pathlib import Path
 from store.errors import InvalidInput, MissingFile
 from train.run import checkpoints
 from train.run.directory import CHECKPOINTS, RECIPE, read_recipe
-from train.sweep import PROBLEM, kept, problem_file
+from train.sweep import PROBLEM, problem_file, stored_sweep
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selected:
-    """The runs that were named, and what the sweeps among them say.
+    """Selected runs, and what their sweeps say of them.
 
     Attributes:
-        runs: directories, in the order of the command line and of the sweeps' rows.
-        labels: run -> what its sweep's table calls its row.
-        baselines: runs of the rows that their sweep compares the others with.
-        titles: of the sweeps that have one.
+        runs: run directories, in the order of the command line and of the sweeps' rows.
+        labels: run -> label of its row in the table of its sweep.
+        baselines: runs of the baseline rows of their sweeps.
+        titles: titles of the sweeps that have one.
         absent: runs of sweeps that cannot be shown, and why, one sentence each.
     """
 
@@ -33,17 +33,18 @@ class Selected:
 
 
 def select(paths: Sequence[Path]) -> Selected:
-    """Find the runs that were named.
+    """Select runs; a directory that is no run stands for the finished runs below it.
 
-    A directory that is no run stands for the finished runs below it.
+    Args:
+        paths: run directories and directories of sweeps.
 
     Raises:
-        InvalidInput: nothing named, a run named twice, or a directory without a finished run.
-        MissingFile: neither a run nor a directory.
+        InvalidInput: no path, a run given twice, or a directory without a finished run.
+        MissingFile: no such directory.
     """
     if not paths:
         raise InvalidInput("no run given. Name at least one run directory: the --out of codistill train run")
-    parts = [_run(path) if (path / RECIPE).is_file() else _sweep(path) for path in paths]
+    parts = [Selected(runs=(path,)) if (path / RECIPE).is_file() else _select_of_sweep(path) for path in paths]
     runs = [run for part in parts for run in part.runs]
     if len({run.resolve() for run in runs}) < len(runs):
         raise InvalidInput(f"a run is given twice: {', '.join(map(str, paths))}")
@@ -56,25 +57,21 @@ def select(paths: Sequence[Path]) -> Selected:
     )
 
 
-def _run(path: Path) -> Selected:
-    return Selected(runs=(path,))
-
-
-def _sweep(path: Path) -> Selected:
+def _select_of_sweep(path: Path) -> Selected:
     if not path.is_dir():
         raise MissingFile(f"'{path}' is not a run: no such directory. Give the --out of codistill train run or sweep")
-    sweep = kept(path)
-    places = list(_places(path)) if sweep is None else []
+    sweep = stored_sweep(path)
+    expected = list(_run_directories(path)) if sweep is None else []
     rows: Mapping[str, str] = {}
     if sweep is not None:
         rows = {row.name: row.label or row.name for row in sweep.rows}
-        places = [path / name / f"seed-{seed}" for name in rows for seed in sweep.seeds]
-    problems = {place: _unfinished(place) for place in places}
-    runs = tuple(place for place, problem in problems.items() if not problem)
-    absent = _by_reason({str(place.relative_to(path)): problem for place, problem in problems.items() if problem})
+        expected = [path / name / f"seed-{seed}" for name in rows for seed in sweep.seeds]
+    problems = {run: _unfinished(run) for run in expected}
+    runs = tuple(run for run, problem in problems.items() if not problem)
+    absent = _by_reason({str(run.relative_to(path)): problem for run, problem in problems.items() if problem})
     if not runs:
-        found = f"; {'; '.join(absent)}" if absent else ""
-        raise InvalidInput(f"'{path}' is not a run and holds no finished one{found}. Train first, or name a run")
+        reasons = f"; {'; '.join(absent)}" if absent else ""
+        raise InvalidInput(f"'{path}' is not a run and holds no finished one{reasons}. Train first, or name a run")
     baseline = path / sweep.baseline if sweep and sweep.baseline else None
     return Selected(
         runs=runs,
@@ -86,22 +83,22 @@ def _sweep(path: Path) -> Selected:
 
 
 def _by_reason(problems: Mapping[str, str]) -> list[str]:
-    """One sentence for all runs with the same problem."""
-    together: dict[str, list[str]] = {}
+    """Write one sentence for all runs with the same problem."""
+    by_problem: dict[str, list[str]] = {}
     for name, problem in problems.items():
-        together.setdefault(problem, []).append(name)
-    return [f"{', '.join(names)}: {problem}" for problem, names in together.items()]
+        by_problem.setdefault(problem, []).append(name)
+    return [f"{', '.join(names)}: {problem}" for problem, names in by_problem.items()]
 
 
-def _places(path: Path) -> Iterator[Path]:
-    """Directories of runs below a directory, and those that a run should have been in, by path."""
+def _run_directories(path: Path) -> Iterator[Path]:
+    """Yield the directories of begun and of failed runs below a directory, by path."""
     begun = {recipe.parent for recipe in path.rglob(RECIPE)}
     failed = {file.with_name(file.name.removesuffix(f".{PROBLEM}")) for file in path.rglob(f"*.{PROBLEM}")}
     yield from sorted(begun | failed)
 
 
 def _unfinished(run: Path) -> str:
-    """Why a run of a sweep cannot be compared; empty if it is finished."""
+    """Say why a run of a sweep cannot be compared; empty if it is finished."""
     problem = problem_file(run)
     if problem.is_file():
         lines = problem.read_text(encoding="utf-8", errors="replace").strip().splitlines()

@@ -1,1 +1,1 @@
-"""Metrics of the teachers' own tasks, as pure functions, and the scoring of prediction files."""
+"""Metrics of the teachers' own tasks as pure functions, and scoring of prediction files."""

@@ -88,7 +88,7 @@ def pve_mm(predicted: np.ndarray, true: np.ndarray, *, roots: tuple[np.ndarray, 
 
 
 def pa_pve_mm(predicted: np.ndarray, true: np.ndarray) -> float:
-    """Compute the per-vertex error in mm after the similarity transform that best fits the predicted (V, 3) vertices."""
+    """Compute the per-vertex error in mm after the similarity that fits the predicted (V, 3) vertices best."""
     return float(np.linalg.norm(align(predicted, true) - true, axis=1).mean() * 1000)
 
 

@@ -1,4 +1,4 @@
-"""Prediction files of human mesh recovery, multi-view depth and multi-view pose, and their scores.
+"""Scores of prediction files: human mesh recovery, multi-view depth, multi-view pose.
 
 Human meshes: PREDICTIONS and TRUE are each an .npz, or folders of .npz files of the same names. One row is one person.
     image (P,) string · joints2d (P, J, 2) px · vertices (P, V, 3) m · root (P, 3) m, joint 0
@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from eval.tasks import human_mesh, multiview_depth
+from eval.tasks import human_mesh, multiview
 from eval.tasks.human_mesh import Detections
 from store.errors import CodistillError, Damaged, InvalidInput, MissingFile, UnsafeFile
 
@@ -24,13 +24,17 @@ _MESH_DIMENSIONS = {"image": 1, "joints2d": 3, "vertices": 3, "root": 2}
 
 
 def score_human_meshes(predictions: Path, true: Path) -> dict[str, float]:
-    """Detection scores in percent, PVE and PA-PVE in mm over all matched people of the files.
+    """Compute detection scores in percent, and PVE and PA-PVE in mm over all matched people of the files.
+
+    Args:
+        predictions: .npz file of predicted people, or folder of such files.
+        true: .npz file of true people, or folder of such files.
 
     Raises:
         MissingFile: a file of `true` has no counterpart.
         InvalidInput: arrays missing or of other shapes, or predictions for an image that is not scored.
     """
-    found = false = missed = 0
+    matched = false = missed = 0
     pve: list[float] = []
     pa_pve: list[float] = []
     for predicted_file, true_file in _counterparts(predictions, true):
@@ -43,34 +47,41 @@ def score_human_meshes(predictions: Path, true: Path) -> dict[str, float]:
         for image in sorted(scored):
             ours, theirs = np.flatnonzero(people["image"] == image), np.flatnonzero(targets["image"] == image)
             pairs = human_mesh.match(people["joints2d"][ours], targets["joints2d"][theirs])
-            found, false, missed = found + len(pairs), false + len(ours) - len(pairs), missed + len(theirs) - len(pairs)
+            matched += len(pairs)
+            false += len(ours) - len(pairs)
+            missed += len(theirs) - len(pairs)
             for p, g in ((ours[first], theirs[second]) for first, second in pairs):
                 mesh, goal = people["vertices"][p], targets["vertices"][g]
                 pve.append(human_mesh.pve_mm(mesh, goal, roots=(people["root"][p], targets["root"][g])))
                 pa_pve.append(human_mesh.pa_pve_mm(mesh, goal))
-    detections = Detections(true_positives=found, false_positives=false, misses=missed)
+    detections = Detections(true_positives=matched, false_positives=false, misses=missed)
     means = {"pve_mm": _mean(pve), "pa_pve_mm": _mean(pa_pve)}
     return {
         **human_mesh.detection_scores(detections),
         **means,
-        "people": float(found + missed),
-        "matched": float(found),
+        "people": float(matched + missed),
+        "matched": float(matched),
     }
 
 
 def score_depths(
-    predictions: Path, true: Path, *, align: multiview_depth.Alignment = "median"
+    predictions: Path, true: Path, *, align: multiview.Alignment = "median"
 ) -> dict[str, dict[str, float]]:
-    """Absolute relative error and inliers in percent per set, each sample at its best number of source views.
+    """Compute absolute relative error and inliers in percent per set, each sample at its best number of source views.
+
+    Args:
+        predictions: folder of SET/SAMPLE.npz.
+        true: folder of SET/SAMPLE.npz with the true depth.
+        align: `median` or `none`, as for `multiview.score`.
 
     Raises:
         MissingFile: no sample, or one without prediction.
-        InvalidInput: a sample that cannot be scored, named.
+        InvalidInput: a sample that cannot be scored; it is named.
     """
     samples = sorted(true.glob("*/*.npz"))
     if not samples:
         raise MissingFile(f"no true depth in '{true}': expected SET/SAMPLE.npz below it")
-    sets: dict[str, list[multiview_depth.DepthScore]] = {}
+    sets: dict[str, list[multiview.DepthScore]] = {}
     for file in samples:
         goal = _arrays(file, {"depth": 2})["depth"]
         maps = _arrays(predictions / file.relative_to(true), {})["depth"]
@@ -78,21 +89,25 @@ def score_depths(
         if maps.ndim != 3 or not len(maps):
             raise InvalidInput(f"prediction '{file.relative_to(true)}': expected (S, h, w), found {maps.shape}")
         try:
-            scores = [multiview_depth.score(depth, goal, align=align) for depth in maps]
+            scores = [multiview.score(depth, goal, align=align) for depth in maps]
         except CodistillError as error:
             raise InvalidInput(f"sample '{file.relative_to(true)}': {error}") from None
-        sets.setdefault(file.parent.name, []).append(multiview_depth.best(scores))
-    return multiview_depth.summarise_depth(sets)
+        sets.setdefault(file.parent.name, []).append(multiview.best(scores))
+    return multiview.summarise_depth(sets)
 
 
 def score_poses(predictions: Path, true: Path) -> dict[str, dict[str, float]]:
-    """RRA@15, RTA@15 and mAA(30) in percent per category; every true sequence must be predicted.
+    """Compute RRA@15, RTA@15 and mAA(30) in percent per category; every true sequence must be predicted.
+
+    Args:
+        predictions: JSON file of predicted poses.
+        true: JSON file of true poses.
 
     Raises:
-        InvalidInput: a sequence that is missing, has other frames or no rotations, named.
+        InvalidInput: a sequence that is missing, has other frames or no rotations; it is named.
     """
     ours, theirs = _poses(predictions), _poses(true)
-    categories: dict[str, multiview_depth.PairErrors] = {}
+    categories: dict[str, multiview.PairErrors] = {}
     for category, sequences in sorted(theirs.items()):
         errors = []
         for sequence, poses in sorted(sequences.items()):
@@ -101,14 +116,33 @@ def score_poses(predictions: Path, true: Path) -> dict[str, dict[str, float]]:
             if predicted is None:
                 raise InvalidInput(f"{where}: not in '{predictions}'")
             try:
-                errors.append(multiview_depth.pair_errors(predicted, poses))
+                errors.append(multiview.pair_errors(predicted, poses))
             except CodistillError as error:
                 raise InvalidInput(f"{where}: {error}") from None
         if errors:
-            categories[category] = multiview_depth.pool(errors)
+            categories[category] = multiview.pool(errors)
     if not categories:
         raise InvalidInput(f"'{true}': no sequence in it")
-    return multiview_depth.summarise_pose(categories)
+    return multiview.summarise_pose(categories)
+
+
+def read_json(path: Path, *, subject: str) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: the file.
+        subject: name of the file in error messages.
+
+    Raises:
+        MissingFile: it cannot be read.
+        InvalidInput: it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MissingFile(f"{subject}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise InvalidInput(f"{subject}: not JSON ({error})") from None
 
 
 def _counterparts(predictions: Path, true: Path) -> list[tuple[Path, Path]]:
@@ -139,7 +173,7 @@ def _check_same_mesh(people: Mapping[str, np.ndarray], targets: Mapping[str, np.
 
 
 def _arrays(path: Path, dimensions: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """All arrays of an .npz; those in `dimensions` must be there with that many axes."""
+    """Read all arrays of an .npz; those in `dimensions` must be there with that many axes."""
     try:
         with np.load(path, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
@@ -173,22 +207,3 @@ def _poses(path: Path) -> dict[str, dict[str, np.ndarray]]:
 
 def _mean(values: list[float]) -> float:
     return float(np.mean(values)) if values else float("nan")
-
-
-def read_json(path: Path, *, subject: str) -> Any:
-    """Return what a JSON file holds.
-
-    Args:
-        path: of the file.
-        subject: what errors call it.
-
-    Raises:
-        MissingFile: it cannot be read.
-        InvalidInput: it is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MissingFile(f"{subject}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise InvalidInput(f"{subject}: not JSON ({error})") from None

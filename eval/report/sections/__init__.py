@@ -1,1 +1,1 @@
-"""The sections of the report page, one file each."""
+"""Sections of the report page, one file each."""

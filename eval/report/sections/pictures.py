@@ -1,4 +1,4 @@
-"""The picture part of the page: what each network sees in the same held-out photographs."""
+"""Pictures section: the tokens of each network as colours, for the same held-out photographs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from eval.report.page import Block, Picture, PictureColumn, PicturesBlock, Secti
 
 COLOURS = (
     "Patch tokens as colours: their first three principal components are red, green and blue. Every network has one "
-    "basis for all its pictures, so that equal colours in two photographs mean equal tokens. A projection is drawn in "
+    "basis for all its pictures, so that equal colours in two photographs mean equal tokens. A projection is shown in "
     "the basis of its teacher: the more the two look alike, the more of the teacher the student has learnt. Colours of "
-    "different networks have nothing to do with each other."
+    "different networks are not comparable otherwise."
 )
 NOTHING = 'Nothing is held out in these caches, so there is nothing to show. Extract a dataset with split = "val".'
 NUMBERS = "The number below a projection is its cosine to the teacher's tokens in this view, in standardised units."
@@ -23,9 +23,9 @@ class RunPictures:
     """The pictures of one run.
 
     Attributes:
-        name: what tables call the run, and pictures its row.
-        shown: the views, the same for runs that can stand side by side.
-        captions: of the views.
+        name: name of the run.
+        shown: identities of the views; equal for runs that are shown together.
+        captions: caption of each view.
         images: model -> uint8 images (H, W, 3), one for each view.
         cosines: projection -> cosine to the teacher in each view.
     """
@@ -38,7 +38,7 @@ class RunPictures:
 
 
 def section(runs: Sequence[RunPictures]) -> Section:
-    """One grid for one run; for several, one for each photograph with teachers above and the students below."""
+    """Show one grid for one run; for several, one for each photograph with teachers above the students."""
     intro = [COLOURS, NUMBERS]
     blocks: list[Block]
     if not any(run.captions for run in runs):
@@ -46,22 +46,22 @@ def section(runs: Sequence[RunPictures]) -> Section:
     elif len(runs) == 1:
         blocks = [_grid(runs[0])]
     else:
-        intro.append("One photograph after the other, with its teachers in the first line and every student below.")
-        together: list[list[RunPictures]] = []
+        intro.append("One grid for each photograph, with its teachers in the first row and every student below.")
+        by_views: list[list[RunPictures]] = []
         for run in runs:
-            same = next((found for found in together if list(found[0].shown) == list(run.shown)), None)
+            same = next((group for group in by_views if list(group[0].shown) == list(run.shown)), None)
             if same is None:
-                together.append([run])
+                by_views.append([run])
             else:
                 same.append(run)
-        blocks = [SheetsBlock(sheets=[_sheet(same, n) for n in range(len(same[0].captions))]) for same in together]
+        blocks = [SheetsBlock(sheets=[_sheet(same, n) for n in range(len(same[0].captions))]) for same in by_views]
     return Section(
         anchor="pictures", short="Pictures", title="What the networks see", intro=tuple(intro), blocks=blocks
     )
 
 
 def _grid(run: RunPictures) -> PicturesBlock:
-    """One row a photograph: teachers, the student's encoder, its projections."""
+    """Make a grid of one row a photograph: teachers, the student's encoder, its projections."""
     models = [model for model in run.images if model != PHOTOGRAPH]
     columns = [PictureColumn(title="Photograph", beside="as stored"), *(_column(model) for model in models)]
     rows = [
@@ -83,7 +83,7 @@ def _column(model: str) -> PictureColumn:
 
 
 def _sheet(runs: Sequence[RunPictures], number: int) -> PicturesBlock:
-    """One photograph: teachers in the first row, then one row a student; a projection lies below its teacher."""
+    """Make the grid of one photograph: teachers in the first row, one row a student, projections below teachers."""
     first = runs[0]
     teachers = list(dict.fromkeys(m.removeprefix(TEACHER) for run in runs for m in run.images if m.startswith(TEACHER)))
     owner = {name: next(run for run in runs if TEACHER + name in run.images) for name in teachers}

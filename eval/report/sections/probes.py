@@ -1,38 +1,35 @@
-"""The part of the page that shows probe results kept with the runs."""
+"""Probes section: stored probe results of the runs, one table a probe."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.probes.probe_results import ProbeResult
+from eval.probes.probe_results import TITLES, ProbeResult
 from eval.report.page import Section, TableBlock
 from eval.report.tables import Column, Table, number_cell, text_cell
 
-TITLES = {
-    "knn": "k-nearest-neighbour classification",
-    "linear": "Linear classification",
-    "segmentation": "Linear segmentation",
-    "depth": "Linear depth",
-}
 
+def section(runs: Mapping[str, Sequence[ProbeResult]]) -> Section:
+    """Show one table for each kind of probe, with the encoders of all runs.
 
-def section(found: Mapping[str, Sequence[ProbeResult]]) -> Section:
-    """One table for each kind of probe; the encoders of all runs below each other."""
+    Args:
+        runs: run -> its probe results.
+    """
     blocks = []
     for kind, title in TITLES.items():
-        results = [(run, result) for run, kept in found.items() for result in kept if result.kind == kind]
+        results = [(run, result) for run, stored in runs.items() for result in stored if result.kind == kind]
         if results:
-            blocks.append(TableBlock(table=_table(results, several=len(found) > 1), title=title))
+            blocks.append(TableBlock(table=_table(results, several=len(runs) > 1), title=title))
     return Section(
         anchor="probes",
         short="Probes",
         title="Probes on the frozen encoder",
-        intro=("Small heads trained on features that stay as they are: what the encoder is good for by itself.",),
+        intro=("Small heads trained on frozen features: they show what the encoder itself has learnt.",),
         blocks=blocks,
     )
 
 
 def _table(results: Sequence[tuple[str, ProbeResult]], *, several: bool) -> Table:
-    """Encoders as rows, the single numbers of the results as columns."""
+    """Make a table with encoders as rows and figures as columns; figures that are lists are left out."""
     names = dict.fromkeys(name for _, result in results for name, value in result.figures.items() if _is_number(value))
     columns = [
         *([Column(title="Run")] if several else []),

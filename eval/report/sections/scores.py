@@ -1,4 +1,4 @@
-"""The fidelity part of the page, and the final table on the terminal: what the student learnt, against what."""
+"""Fidelity section: scores of student and baselines by teacher, for the page and the terminal."""
 
 import math
 from collections.abc import Sequence
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from eval.comparison import ranking
 from eval.comparison.paired import Aligned, align
+from eval.comparison.ranking import DECIDING_KINDS
 from eval.fidelity.metrics import SCORES
 from eval.fidelity.predictors import BASELINES, LINEAR_STUDENT, MEAN, ORDER, ROUNDING, STUDENT, UNTRAINED
 from eval.fidelity.scores import KINDS, PATCH, PREFIX, Score, ordered, pick
@@ -28,10 +28,11 @@ SHORT_TITLES = {
     BASELINES[2]: "Linear map, untrained student",
     LINEAR_STUDENT: "Linear map, trained student",
 }
-COMMON = "Runs are scored on the rows that all of them have held out in the same sense."
-SHOWN_RUNS = 3  # tables of more are folded
+COMMON = "Runs are scored on the rows that are held out for all of them, as the same kind."
+UNFOLDED_RUNS = 3  # tables of more runs are folded
 TERMINAL_TITLES = ("n", "before", "mean", "linear", "student", "95 %")
 COLOURS = {STUDENT: 0, UNTRAINED: 7, MEAN: 4, BASELINES[2]: 1, LINEAR_STUDENT: 2, ROUNDING: 3}
+SHOWN_PHOTOGRAPHS = 5  # of the lowest and of the highest cosine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +45,20 @@ class RunScores:
 
 
 def section(runs: Sequence[RunScores], *, more: Sequence[Block] = ()) -> Section:
-    """Tables and charts of the scores of one or several runs, and what else belongs to them."""
-    draw = _chart if len(runs) == 1 else _chart_of_runs
+    """Show tables and charts of the scores of one or several runs.
+
+    Args:
+        runs: scores of each run.
+        more: blocks to add at the end.
+    """
+    chart = _chart if len(runs) == 1 else _chart_of_runs
     charts = [
-        Chart(svg=draw(runs, kind), title=f"{kind[:1].upper()}{kind[1:]}, cosine similarity")
+        Chart(svg=chart(runs, kind), title=f"{kind[:1].upper()}{kind[1:]}, cosine similarity")
         for kind in ordered((score.group for run in runs for score in run.by_kind), KINDS)
     ]
     blocks: list[Block] = [ChartsBlock(charts=charts)]
     for score in SCORES:
-        shown = (score == "cosine" and len(runs) <= SHOWN_RUNS) or (score == "smooth_l1" and len(runs) == 1)
+        shown = (score == "cosine" and len(runs) <= UNFOLDED_RUNS) or (score == "smooth_l1" and len(runs) == 1)
         name = SCORE_TITLES[score].partition(" (")[0]
         folded = "" if shown else f"Show {name[:1].lower()}{name[1:]}"
         blocks.append(TableBlock(table=score_table(runs, score), title=SCORE_TITLES[score], folded=folded))
@@ -67,10 +73,10 @@ def section(runs: Sequence[RunScores], *, more: Sequence[Block] = ()) -> Section
     return Section(
         anchor="fidelity",
         short="Fidelity",
-        title="Fidelity: how near the student comes to its teachers",
+        title="Fidelity: how well the student predicts its teachers",
         intro=(
             "All on rows that training never used. Held-out views are new crops of photographs that were trained on; "
-            "held-out photographs were never seen in any form, so they tell what was learnt rather than remembered. "
+            "held-out photographs were never seen in any form, so they show what was learnt rather than memorised. "
             "Small numbers under a value are its 95 % interval, from a bootstrap over photographs; with one "
             "photograph there is none.",
             *([COMMON] if len(runs) > 1 else []),
@@ -80,7 +86,7 @@ def section(runs: Sequence[RunScores], *, more: Sequence[Block] = ()) -> Section
 
 
 def score_table(runs: Sequence[RunScores], score: str, *, by_dataset: bool = False) -> Table:
-    """One row for each run, group of held-out rows, teacher and token type; one column for each predictor."""
+    """Make a table of one row for each run, group of held-out rows, teacher and token type; one column a predictor."""
     everything = [s for run in runs for s in (run.by_dataset if by_dataset else run.by_kind)]
     predictors = _columns_of(everything)
     prefixed = any(s.token_type == PREFIX for s in everything)
@@ -94,19 +100,17 @@ def score_table(runs: Sequence[RunScores], score: str, *, by_dataset: bool = Fal
     ]
     rows = []
     for run in runs:
-        found = run.by_dataset if by_dataset else run.by_kind
-        for group, teacher, token_type in _places(found):
-            here = [s for s in found if (s.group, s.teacher, s.token_type) == (group, teacher, token_type)]
+        for (group, teacher, token_type), scores in _grouped(run.by_dataset if by_dataset else run.by_kind):
             lead = [text_cell(run.name)] if len(runs) > 1 else []
             lead += [text_cell(group), text_cell(teacher)]
             lead += [text_cell(token_type)] if prefixed else []
-            lead.append(number_cell(here[0].images, digits=0))
-            rows.append([*lead, *_score_cells(here, predictors, score)])
+            lead.append(number_cell(scores[0].images, digits=0))
+            rows.append([*lead, *_score_cells(scores, predictors, score)])
     return Table(columns=columns, rows=rows)
 
 
 def terminal_table(runs: Sequence[RunScores], score: str, *, by_dataset: bool = False) -> Table:
-    """The same scores narrow enough for a terminal: baselines, student and its interval."""
+    """Make a table narrow enough for a terminal: baselines, student and its interval."""
     several = len(runs) > 1
     prefixed = any(s.token_type == PREFIX for run in runs for s in run.by_kind)
     columns = [
@@ -118,178 +122,176 @@ def terminal_table(runs: Sequence[RunScores], score: str, *, by_dataset: bool = 
     ]
     rows = []
     for run in runs:
-        found = run.by_dataset if by_dataset else run.by_kind
-        for group, teacher, token_type in _places(found):
-            here = [s for s in found if (s.group, s.teacher, s.token_type) == (group, teacher, token_type)]
-            numbers = _score_cells(here, [*BASELINES, STUDENT], score)
-            student = pick(here, predictor=STUDENT)
+        for (group, teacher, token_type), scores in _grouped(run.by_dataset if by_dataset else run.by_kind):
+            numbers = _score_cells(scores, [*BASELINES, STUDENT], score)
+            student = pick(scores, predictor=STUDENT)
             _, low, high = student.of(score) if student else (math.nan,) * 3
             interval = f"{low:.2f} to {high:.2f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(low) else MISSING
             lead = [text_cell(run.name)] if several else []
             lead += [text_cell(group.removeprefix("held-out ")), text_cell(teacher)]
             lead += [text_cell(token_type)] if prefixed else []
-            rows.append([*lead, number_cell(here[0].images, digits=0), *numbers, text_cell(interval)])
+            rows.append([*lead, number_cell(scores[0].images, digits=0), *numbers, text_cell(interval)])
     return Table(columns=columns, rows=rows)
 
 
 def cards(run: RunScores) -> list[Card]:
-    """One figure for each kind of held-out row: the cosine averaged over teachers, beside the best baseline."""
-    found = []
+    """Make one card for each kind of held-out rows: the cosine averaged over teachers, and the best baseline."""
+    made = []
     for kind in ordered((s.group for s in run.by_kind), KINDS):
         student = mean_score(run.by_kind, kind, STUDENT)
-        rivals = {name: mean_score(run.by_kind, kind, name) for name in BASELINES}
-        rivals = {name: value for name, value in rivals.items() if math.isfinite(value)}
+        means = {name: mean_score(run.by_kind, kind, name) for name in BASELINES}
+        baselines = {name: value for name, value in means.items() if math.isfinite(value)}
         beside = ""
-        if rivals:
-            best = max(rivals, key=lambda name: rivals[name])
-            beside = f"best baseline {rivals[best]:.3f} ({best})"
-        found.append(Card(what=f"cosine on {kind}, mean over teachers", figure=f"{student:.3f}", beside=beside))
-    return found
+        if baselines:
+            best = max(baselines, key=lambda name: baselines[name])
+            beside = f"best baseline {baselines[best]:.3f} ({best})"
+        made.append(Card(what=f"cosine on {kind}, mean over teachers", figure=f"{student:.3f}", beside=beside))
+    return made
 
 
 def verdict(run: RunScores) -> list[str]:
-    """Sentences that say for how many teachers the student is above all baselines."""
+    """Write sentences that tell for how many teachers the student is above all baselines."""
     sentences = []
     for kind in ordered((s.group for s in run.by_kind), KINDS):
         teachers = ordered((s.teacher for s in run.by_kind if s.group == kind), ())
-        above = [teacher for teacher in teachers if _beats(run.by_kind, kind, teacher)]
+        above = [teacher for teacher in teachers if _is_above_baselines(run.by_kind, kind, teacher)]
         missing = [teacher for teacher in teachers if teacher not in above]
         text = f"On {kind} the student's cosine is above every baseline for {len(above)} of {len(teachers)} teachers"
         sentences.append(text + (f" (not for {', '.join(missing)})." if missing else "."))
     return sentences
 
 
-def mean_score(found: Sequence[Score], group: str, predictor: str, score: str = "cosine") -> float:
-    """A score of patch tokens averaged over teachers; NaN if there is none."""
-    values = [s.of(score)[0] for s in found if (s.group, s.predictor, s.token_type) == (group, predictor, PATCH)]
+def photographs_by_difficulty(sums: pa.Table) -> TableBlock | None:
+    """List the photographs with the lowest and the highest cosine on patch tokens; None if there are fewer than two.
+
+    Args:
+        sums: per-image sums of the run, schema `eval.fidelity.scores.IMAGE_SUMS`.
+    """
+    for kind in DECIDING_KINDS:
+        aligned = align({"": sums}, kind=kind)
+        if len(aligned.images) > 1:
+            title = f"{kind[:1].upper()}{kind[1:]} that the student predicts worst, and best"
+            return TableBlock(table=_difficulty_table(aligned), title=title, folded=f"Show {kind} by difficulty")
+    return None
+
+
+def mean_score(scores: Sequence[Score], group: str, predictor: str, score: str = "cosine") -> float:
+    """Average a score of patch tokens over teachers; NaN if there is none."""
+    values = [s.of(score)[0] for s in scores if (s.group, s.predictor, s.token_type) == (group, predictor, PATCH)]
     return sum(values) / len(values) if values else math.nan
 
 
 def title_of(predictor: str) -> str:
-    """A predictor's name as a heading."""
+    """Return the heading of a predictor."""
     return SHORT_TITLES.get(predictor, predictor[:1].upper() + predictor[1:])
 
 
-def _score_cells(here: Sequence[Score], predictors: Sequence[str], score: str) -> list[Cell]:
-    """The cells of one row, the best of student and baselines in bold."""
-    rivals = {s.predictor: s.of(score)[0] for s in here if s.predictor != ROUNDING}
-    finite = {name: value for name, value in rivals.items() if math.isfinite(value)}
+def _score_cells(scores: Sequence[Score], predictors: Sequence[str], score: str) -> list[Cell]:
+    """Make the cells of one row, the best of student and baselines in bold."""
+    values = {s.predictor: s.of(score)[0] for s in scores if s.predictor != ROUNDING}
+    finite = {name: value for name, value in values.items() if math.isfinite(value)}
     choose = min if score == "smooth_l1" else max
     best = choose(finite, key=lambda name: finite[name]) if finite else ""
     cells = []
     for name in predictors:
-        found = pick(here, predictor=name)
-        if found is None:
+        of_predictor = pick(scores, predictor=name)
+        if of_predictor is None:
             cells.append(text_cell(MISSING))
         elif name == ROUNDING:
-            cells.append(_ceiling_cell(found.of(score)[0], perfect=0.0 if score == "smooth_l1" else 1.0))
+            cells.append(_ceiling_cell(of_predictor.of(score)[0], perfect=0.0 if score == "smooth_l1" else 1.0))
         else:
-            cells.append(interval_cell(*found.of(score), css="best" if name == best else ""))
+            cells.append(interval_cell(*of_predictor.of(score), css="best" if name == best else ""))
     return cells
 
 
 def _ceiling_cell(value: float, *, perfect: float) -> Cell:
-    """The ceiling by how little it falls short of a perfect score."""
+    """Make the cell of the ceiling, which shows its small distance from a perfect score."""
     if not math.isfinite(value):
         return text_cell(MISSING)
-    short = abs(value - perfect)
-    text = f"{short:.0e}".replace("-", "\N{MINUS SIGN}") if short else "0"
-    return Cell(text=text if not perfect else f"1 \N{MINUS SIGN} {text}" if short else "1", sort=value)
+    distance = abs(value - perfect)
+    text = f"{distance:.0e}".replace("-", "\N{MINUS SIGN}") if distance else "0"
+    return Cell(text=text if not perfect else f"1 \N{MINUS SIGN} {text}" if distance else "1", sort=value)
 
 
-def _columns_of(found: Sequence[Score]) -> list[str]:
-    """Predictors in the order of the table: what there was before, what must be beaten, the student, peers, ceiling."""
-    names = {s.predictor for s in found}
+def _columns_of(scores: Sequence[Score]) -> list[str]:
+    """Order predictors as columns: baselines, the student, linear maps from it and from peers, the ceiling."""
+    names = {s.predictor for s in scores}
     known = [*BASELINES, STUDENT, LINEAR_STUDENT]
     peers = sorted(names - set(ORDER))
     return [name for name in [*known, *peers, ROUNDING] if name in names]
 
 
-def _places(found: Sequence[Score]) -> list[tuple[str, str, str]]:
-    """(group, teacher, token type) in the order of the tables."""
-    places = {(s.group, s.teacher, s.token_type) for s in found}
-    groups = ordered((group for group, _, _ in places), KINDS)
-    return sorted(places, key=lambda place: (groups.index(place[0]), place[1], place[2] == PATCH))
+def _grouped(scores: Sequence[Score]) -> list[tuple[tuple[str, str, str], list[Score]]]:
+    """Group scores by (group, teacher, token type), in the order of the rows of tables."""
+    by_key: dict[tuple[str, str, str], list[Score]] = {}
+    for score in scores:
+        by_key.setdefault((score.group, score.teacher, score.token_type), []).append(score)
+    groups = ordered((group for group, _, _ in by_key), KINDS)
+    return sorted(by_key.items(), key=lambda item: (groups.index(item[0][0]), item[0][1], item[0][2] == PATCH))
 
 
-def _beats(found: Sequence[Score], kind: str, teacher: str) -> bool:
-    mine = {s.predictor: s for s in found if (s.group, s.teacher, s.token_type) == (kind, teacher, PATCH)}
-    rivals = [mine[name].of("cosine")[0] for name in BASELINES if name in mine]
-    return STUDENT in mine and all(mine[STUDENT].of("cosine")[0] > value for value in rivals)
-
-
-def _chart_of_runs(runs: Sequence[RunScores], kind: str) -> str:
-    """One line for each run, one dot for each teacher."""
-    teachers = ordered((s.teacher for run in runs for s in run.by_kind), ())
-    rows = []
-    for run in runs:
-        dots = []
-        for number, teacher in enumerate(teachers):
-            found = pick(run.by_kind, group=kind, teacher=teacher, token_type=PATCH, predictor=STUDENT)
-            if found is not None:
-                value, low, high = found.of("cosine")
-                dots.append(Dot(label=teacher, value=value, low=low, high=high, colour=number))
-        rows.append((run.name, dots))
-    return dot_chart(rows, x_label="cosine similarity to the teacher's tokens", best=1.0)
+def _is_above_baselines(scores: Sequence[Score], kind: str, teacher: str) -> bool:
+    of_teacher = [s for s in scores if (s.group, s.teacher, s.token_type) == (kind, teacher, PATCH)]
+    cosines = {s.predictor: s.of("cosine")[0] for s in of_teacher}
+    return STUDENT in cosines and all(cosines[STUDENT] > cosines[name] for name in BASELINES if name in cosines)
 
 
 def _chart(runs: Sequence[RunScores], kind: str) -> str:
-    """One line for each teacher and token type, one dot for each predictor."""
-    found = runs[0].by_kind
+    """Draw one line for each teacher and token type, one dot for each predictor."""
     rows = []
-    for teacher, token_type in [place[1:] for place in _places(found) if place[0] == kind]:
-        here = [s for s in found if (s.group, s.teacher, s.token_type) == (kind, teacher, token_type)]
+    for (group, teacher, token_type), scores in _grouped(runs[0].by_kind):
+        if group != kind:
+            continue
         label = teacher if token_type == PATCH else f"{teacher}, {token_type}"
         dots = []
-        for name in _columns_of(here):
+        for name in _columns_of(scores):
             if name == ROUNDING:
                 continue
-            value, low, high = next(s for s in here if s.predictor == name).of("cosine")
+            value, low, high = next(s for s in scores if s.predictor == name).of("cosine")
             colour = COLOURS.get(name, 5)
             dots.append(Dot(label=title_of(name), value=value, low=low, high=high, colour=colour))
         rows.append((label, dots))
     return dot_chart(rows, x_label="cosine similarity to the teacher's tokens", best=1.0)
 
 
-SHOWN = 5
+def _chart_of_runs(runs: Sequence[RunScores], kind: str) -> str:
+    """Draw one line for each run, one dot for each teacher."""
+    teachers = ordered((s.teacher for run in runs for s in run.by_kind), ())
+    rows = []
+    for run in runs:
+        dots = []
+        for number, teacher in enumerate(teachers):
+            score = pick(run.by_kind, group=kind, teacher=teacher, token_type=PATCH, predictor=STUDENT)
+            if score is not None:
+                value, low, high = score.of("cosine")
+                dots.append(Dot(label=teacher, value=value, low=low, high=high, colour=number))
+        rows.append((run.name, dots))
+    return dot_chart(rows, x_label="cosine similarity to the teacher's tokens", best=1.0)
 
 
-def block(sums: pa.Table) -> TableBlock | None:
-    """The photographs with the lowest cosine on patch tokens and the highest; None if there are too few to choose.
-
-    Args:
-        sums: per-image sums of the run (`eval.summary.IMAGE_SUMS`).
-    """
-    for kind in ranking.KINDS:
-        found = align({"": sums}, kind=kind)
-        if len(found.images) > 1:
-            title = f"{kind[:1].upper()}{kind[1:]} that the student knows least of, and best"
-            return TableBlock(table=_table(found), title=title, folded=f"Show {kind} by difficulty")
-    return None
-
-
-def _table(found: Aligned) -> Table:
-    cosines = [_alone(found, number) for number in range(len(found.images))]
-    order = sorted(range(len(cosines)), key=lambda number: cosines[number].score(""))
-    shown = order if len(order) <= 2 * SHOWN else [*order[:SHOWN], *order[-SHOWN:]]
+def _difficulty_table(aligned: Aligned) -> Table:
+    single = [_single_image(aligned, number) for number in range(len(aligned.images))]
+    order = sorted(range(len(single)), key=lambda number: single[number].score(""))
+    if len(order) > 2 * SHOWN_PHOTOGRAPHS:
+        order = [*order[:SHOWN_PHOTOGRAPHS], *order[-SHOWN_PHOTOGRAPHS:]]
     columns = [Column(title="Photograph"), Column(title="Mean over teachers", numeric=True)]
-    columns += [Column(title=teacher, numeric=True) for teacher in found.teachers]
+    columns += [Column(title=teacher, numeric=True) for teacher in aligned.teachers]
     rows = [
         [
-            text_cell(found.images[number].rpartition("#")[0]),
-            number_cell(cosines[number].score("")),
-            *(number_cell(cosines[number].score("", teacher=teacher)) for teacher in found.teachers),
+            text_cell(aligned.images[number].rpartition("#")[0]),
+            number_cell(single[number].score("")),
+            *(number_cell(single[number].score("", teacher=teacher)) for teacher in aligned.teachers),
         ]
-        for number in shown
+        for number in order
     ]
     return Table(columns=columns, rows=rows)
 
 
-def _alone(found: Aligned, number: int) -> Aligned:
-    """One image by itself."""
+def _single_image(aligned: Aligned, number: int) -> Aligned:
+    """Select one image."""
     return Aligned(
-        kind=found.kind,
-        images=(found.images[number],),
-        teachers=found.teachers,
-        sums={run: sums[number : number + 1] for run, sums in found.sums.items()},
+        kind=aligned.kind,
+        images=(aligned.images[number],),
+        teachers=aligned.teachers,
+        sums={run: sums[number : number + 1] for run, sums in aligned.sums.items()},
     )

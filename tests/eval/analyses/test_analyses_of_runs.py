@@ -30,7 +30,8 @@ from eval.runs.open_run import OpenRun, open_run
 from store import errors
 from store.cache.cache import Cache
 from tests.eval.builders import train_run
-from train.objective.losses import LossWeights, teacher_loss
+from train.objective.losses import teacher_loss
+from train.recipe.config import Loss
 from train.run import checkpoints, load
 
 
@@ -135,7 +136,7 @@ def _probe_losses(opened: OpenRun, step: int, probe: Probe) -> list[float]:
     distiller, norms = opened.run.initial(), opened.run.target_norms
     if step:
         saved = checkpoints.load(opened.directory / "checkpoints", step, optimizer=False)
-        load.restore(distiller, norms, saved.model, source="test")
+        load.restore_model(distiller, norms, saved.model, source="test")
     selection = rows.balanced(opened.mixture, rows=probe.rows, seed=opened.run.recipe.seed)
     sums: dict[str, list[float]] = {"alpha": [], "beta": []}
     for source, row in zip(selection.picks.source, selection.picks.row, strict=True):
@@ -144,7 +145,7 @@ def _probe_losses(opened: OpenRun, step: int, probe: Probe) -> list[float]:
             predicted = distiller.eval()(normalise(torch.from_numpy(found["pixels"])))
             for name in sums:
                 target = torch.from_numpy(found[name])
-                loss = teacher_loss(predicted[name], target, norm=norms.stored(name), weights=LossWeights())
+                loss = teacher_loss(predicted[name], target, norm=norms.stored(name), weights=Loss())
                 sums[name].append(float(loss.per_image[0]))
     return [float(np.mean(values)) for values in sums.values()]
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from eval.comparison.paired import Difference, align, in_common
-from eval.encoders.load import load_peers
+from eval.encoders.load import open_peers
 from eval.fidelity.measure import Settings
 from eval.fidelity.predictors import LINEAR, LINEAR_STUDENT, STUDENT
 from eval.fidelity.scores import HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS, IMAGE_SUMS, summarise
@@ -109,7 +109,7 @@ def test_foreign_encoders_stand_in_the_same_table(opened: OpenRun, tmp_path: Pat
         '[[encoder]]\nname = "dune file"\nmodel = "dune"\nweights = "dune.pth"\nnum_heads = 2\n'
         '[[encoder]]\nname = "resnet"\nmodel = "timm:resnet10t"\nweights = "resnet.safetensors"\nstride = 16\n'
     )
-    peers = load_peers(file, image_size=56, cell_px=14, device=torch.device("cpu"))
+    peers = open_peers(file, cell_px=14, device=torch.device("cpu"))
     table = cached.fidelity(opened, Settings(fit_rows=40, rows_per_dataset=8), peers=peers)
     found = {(s.group, s.teacher, s.token_type, s.predictor): s.value for s in summarise(table, replicates=2)}
     for group, teacher, token_type, predictor in list(found):
@@ -126,8 +126,8 @@ def test_problems_of_an_encoder_file_come_at_once(tmp_path: Path) -> None:
     file = tmp_path / "encoders.toml"
     file.write_text('[[encoder]]\nname = "a"\nmodel = "run"\nweigths = "x"\n[[encoder]]\nname = "b"\nweights = "y"\n')
     with pytest.raises(errors.InvalidConfig, match=r"3 problems.*did you mean 'weights'") as raised:
-        load_peers(file, image_size=56, cell_px=14, device=torch.device("cpu"))
+        open_peers(file, cell_px=14, device=torch.device("cpu"))
     assert "encoder[1].model: missing" in str(raised.value)
     file.write_text('[[encoder]]\nname = "a"\nmodel = "run"\nweights = "x"\n' * 2)
     with pytest.raises(errors.InvalidConfig, match="'a' appears more than once"):
-        load_peers(file, image_size=56, cell_px=14, device=torch.device("cpu"))
+        open_peers(file, cell_px=14, device=torch.device("cpu"))

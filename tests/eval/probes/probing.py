@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from eval.encoders.probed import ProbedEncoder
+from eval.encoders.open_encoder import OpenEncoder
 
 
 class ColourNetwork:
@@ -31,15 +31,13 @@ class ColourNetwork:
         return patches.mean(1, keepdim=True)[:, : int(self.cls)], patches
 
 
-def colour_encoder(
-    cell_px: int = 4, *, one_hot: bool = False, cls: bool = True, name: str = "colours"
-) -> ProbedEncoder:
+def colour_encoder(cell_px: int = 4, *, one_hot: bool = False, cls: bool = True, name: str = "colours") -> OpenEncoder:
     network = ColourNetwork(cell_px, one_hot=one_hot, cls=cls)
     identity = {"name": name, "cell_px": cell_px, "one_hot": one_hot, "cls": cls}
-    return ProbedEncoder(name=name, identity=identity, network=network, cell_px=cell_px, device=torch.device("cpu"))
+    return OpenEncoder(name=name, identity=identity, network=network, cell_px=cell_px, device=torch.device("cpu"))
 
 
-def calls_of(encoder: ProbedEncoder) -> int:
+def calls_of(encoder: OpenEncoder) -> int:
     assert isinstance(encoder.network, ColourNetwork)
     return encoder.network.calls
 

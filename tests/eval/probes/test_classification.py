@@ -76,9 +76,9 @@ def test_the_strength_is_chosen_on_training_data_alone() -> None:
 def test_both_probes_on_a_dataset_share_features_extracted_once(tmp_path: Path) -> None:
     root = colour_folders(tmp_path / "colours")
     train, test = (datasets.folders(root, split) for split in ("train", "test"))
-    shelf = FeatureStore(root=tmp_path / "features", dataset="colours")
+    feature_store = FeatureStore(root=tmp_path / "features", dataset="colours")
     encoder = colour_encoder()
-    data = {"train": train, "test": test, "shelf": shelf}
+    data = {"train": train, "test": test, "feature_store": feature_store}
     found = probe.run_knn(encoder, **data, settings=KnnSettings(centre=CENTRE, neighbours=(1, 20)))
     assert found == {"top1_k1": 100, "top1_k20": 100, "train_images": 18, "test_images": 12}
     calls = calls_of(encoder)
@@ -96,7 +96,7 @@ def test_both_probes_on_a_dataset_share_features_extracted_once(tmp_path: Path) 
 def test_an_encoder_without_cls_is_pooled_by_its_mean(tmp_path: Path) -> None:
     root = colour_folders(tmp_path / "colours", train=2, test=1)
     train, test = (datasets.folders(root, split) for split in ("train", "test"))
-    data = {"train": train, "test": test, "shelf": FeatureStore(root=tmp_path / "features", dataset="colours")}
+    data = {"train": train, "test": test, "feature_store": FeatureStore(root=tmp_path / "features", dataset="colours")}
     encoder = colour_encoder(cls=False)
     assert probe.run_knn(encoder, **data, settings=KnnSettings(centre=CENTRE))["top1_k10"] == 100
     with pytest.raises(InvalidInput, match="no CLS token"):

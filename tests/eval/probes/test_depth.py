@@ -175,12 +175,14 @@ def small(**changes: object) -> DepthSettings:
 def test_depth_is_learnt_from_features_stored_once(cls: bool, tmp_path: Path) -> None:
     root = nyud_tree(tmp_path / "nyu")
     train, test = datasets.depth(root, "train"), datasets.depth(root, "test")
-    shelf = FeatureStore(root=tmp_path / "features", dataset="nyu")
+    feature_store = FeatureStore(root=tmp_path / "features", dataset="nyu")
     encoder = colour_encoder(cell_px=4, cls=cls)
-    found = depth.run(encoder, train=train, test=test, shelf=shelf, settings=small())
+    found = depth.run(encoder, train=train, test=test, feature_store=feature_store, settings=small())
     assert (found["train_images"], found["test_images"]) == (4, 3)
     calls = calls_of(encoder)
-    untrained = depth.run(encoder, train=train, test=test, shelf=shelf, settings=small(iterations=1, lr=1e-6))
+    untrained = depth.run(
+        encoder, train=train, test=test, feature_store=feature_store, settings=small(iterations=1, lr=1e-6)
+    )
     assert calls_of(encoder) == calls
     assert found["rmse"] < 0.7 * untrained["rmse"]
 
@@ -189,7 +191,7 @@ def test_the_gradient_is_clipped_and_the_first_losses_have_the_mean_term_only(tm
     train = datasets.depth(nyud_tree(tmp_path / "nyu"), "train")
     encoder = colour_encoder()
     stored = depth.crop_features(
-        encoder, train, shelf=FeatureStore(root=tmp_path / "features", dataset="nyu"), settings=small()
+        encoder, train, feature_store=FeatureStore(root=tmp_path / "features", dataset="nyu"), settings=small()
     )
 
     def fitted(**changes: object) -> tuple[depth.DepthHead, float]:
@@ -207,6 +209,6 @@ def test_pairs_of_different_sizes_are_refused(tmp_path: Path) -> None:
     root = nyud_tree(tmp_path / "nyu")
     save(root / "room" / "depth_test_1.png", np.ones((8, 8), dtype=np.uint16))
     test = datasets.depth(root, "test")
-    shelf = FeatureStore(root=tmp_path / "features", dataset="nyu")
+    feature_store = FeatureStore(root=tmp_path / "features", dataset="nyu")
     with pytest.raises(InvalidInput, match=r"rgb_test_1\.png.*Expected one size"):
-        depth.whole_features(colour_encoder(), test, shelf=shelf, settings=small())
+        depth.whole_features(colour_encoder(), test, feature_store=feature_store, settings=small())

@@ -62,7 +62,7 @@ def test_a_folder_that_says_something_else_is_refused(tmp_path: Path) -> None:
     features = make(tmp_path)
     path = features.folder / "key.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "views": 7}))
-    with pytest.raises(Conflict, match=r"key\.json is not what the name promises"):
+    with pytest.raises(Conflict, match=r"key\.json does not fit the folder's name"):
         make(tmp_path)
 
 

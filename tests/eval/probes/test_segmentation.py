@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from eval.encoders.probed import pad_to_cells
+from eval.encoders.open_encoder import pad_to_cells
 from eval.probes import datasets, head_training, segmentation
 from eval.probes import segmentation as seg
 from eval.probes import segmentation_crops as views
@@ -174,16 +174,18 @@ def small(**changes: object) -> SegmentationSettings:
 def test_one_hot_features_of_every_pixel_reach_100(tmp_path: Path) -> None:
     root = camvid_tree(tmp_path / "camvid")
     train, test = (datasets.segmentation("camvid", root, split) for split in ("train", "test"))
-    shelf = FeatureStore(root=tmp_path / "features", dataset="camvid")
+    feature_store = FeatureStore(root=tmp_path / "features", dataset="camvid")
     encoder = colour_encoder(cell_px=1, one_hot=True)
-    found = segmentation.run(encoder, train=train, test=test, shelf=shelf, settings=small())
+    found = segmentation.run(encoder, train=train, test=test, feature_store=feature_store, settings=small())
     assert found["miou"] == found["pixel_accuracy"] == 100
     assert found["iou"] == [1.0, 1.0, 1.0] + [None] * 8
     calls = calls_of(encoder)
     for changed in (small(seed=1), small(lr=0.01, iterations=5, batch=2)):
-        segmentation.run(encoder, train=train, test=test, shelf=shelf, settings=changed)
+        segmentation.run(encoder, train=train, test=test, feature_store=feature_store, settings=changed)
     assert calls_of(encoder) == calls  # heads and their training don't ask for new features
-    segmentation.run(encoder, train=train, test=test, shelf=shelf, settings=small(crop_seed=1, iterations=1))
+    segmentation.run(
+        encoder, train=train, test=test, feature_store=feature_store, settings=small(crop_seed=1, iterations=1)
+    )
     assert calls_of(encoder) > calls
 
 
@@ -195,7 +197,7 @@ def test_a_probe_is_repeatable_and_better_than_chance_on_coarse_cells(tmp_path: 
             colour_encoder(cell_px=3),  # 16 px are no multiple: each crop is padded to 18
             train=train,
             test=test,
-            shelf=FeatureStore(root=tmp_path / name, dataset="camvid"),
+            feature_store=FeatureStore(root=tmp_path / name, dataset="camvid"),
             settings=small(iterations=40),
         )
         for name in ("first", "second")

@@ -18,7 +18,7 @@ from eval.fidelity.rows import Selection
 from eval.report.charts import Dot, Line, dot_chart, line_chart
 from eval.report.page import Page, Section, TableBlock, TextBlock, render
 from eval.report.sections import scores
-from eval.report.tables import Column, Table, human_bytes, interval_cell, number_cell, text_cell
+from eval.report.tables import Column, Table, interval_cell, number_cell, text_cell
 from eval.runs import cached
 from eval.runs.open_run import OpenRun
 from store.cache.cache import Cache
@@ -113,13 +113,13 @@ def test_page_says_what_was_trained_on_what(page: Path, cache: Cache) -> None:
     assert cache["people"].teacher("alpha").identity_digest[:12] in text
     assert "held-out photographs, held-out views" in text  # what the mixed datasets are
     assert "48.0" in text
-    assert "49 kB" in text
+    assert "49.0 kB" in text
     assert "stand-ins" not in text
 
 
 def test_page_names_the_photographs_that_the_student_knows_least_of(opened: OpenRun) -> None:
     sums = cached.fidelity(opened, Settings())
-    found = scores.block(sums)
+    found = scores.photographs_by_difficulty(sums)
     assert found is not None
     names, means = ([row[column] for row in found.table.rows] for column in (0, 1))
     assert len(names) == 8  # all held-out photographs: fewer than two times five
@@ -130,7 +130,7 @@ def test_page_names_the_photographs_that_the_student_knows_least_of(opened: Open
     expected = np.mean(rows["cosine"].to_numpy() / rows["tokens"].to_numpy())
     shown = next(row for row in found.table.rows if row[0].text == "people-1.jpg")
     assert shown[1].sort == pytest.approx(expected)
-    assert scores.block(sums.slice(0, 0)) is None
+    assert scores.photographs_by_difficulty(sums.slice(0, 0)) is None
 
 
 def test_page_lists_what_was_not_computed(page: Path, run_directory: Path, tmp_path: Path) -> None:
@@ -237,7 +237,6 @@ def test_cells_say_what_is_missing() -> None:
     assert number_cell(-1234.5, digits=1).text == "\N{MINUS SIGN}1,234.5"
     assert interval_cell(0.5, nan, nan).beside == "one image"
     assert interval_cell(0.25, 0.125, 0.375, sign=True).text == "+0.250"
-    assert [human_bytes(count) for count in (4, 1180000, 7.3e13)] == ["4 B", "1.18 MB", "73 TB"]
 
 
 def test_charts_with_nothing_or_one_point() -> None:

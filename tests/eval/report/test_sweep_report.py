@@ -16,7 +16,7 @@ from store.cache.cache import Cache
 from tests.eval.builders import train_run
 from tests.eval.report.test_report import Links, in_browser
 from train.recipe.named import find
-from train.sweep import SweepFile, keep
+from train.sweep import SweepFile, store_sweep
 
 ROWS = {"tp": {}, "short": {"schedule": {"steps": 2}}, "people": {"data": {"batch": 16, "datasets": ["people"]}}}
 SWEEP = SweepFile.model_validate(
@@ -38,7 +38,7 @@ def sweep(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for row, settings in ROWS.items():
         for seed in (0, 1) if row != "people" else (0,):
             train_run(cache, out / row / f"seed-{seed}", **{**common, **settings, "seed": seed})
-    keep(SWEEP, out)
+    store_sweep(SWEEP, out)
     (out / "people" / "seed-1.problem.txt").write_text("Traceback\nRuntimeError: out of memory\n")
     (out / "lost" / "seed-0" / "checkpoints" / "step-00000002").mkdir(parents=True)
     (out / "lost" / "seed-0" / "recipe.json").write_text(find("tiny").to_json())

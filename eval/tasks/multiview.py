@@ -1,7 +1,8 @@
-"""Multi-view depth: absolute relative error and inlier ratio.
+"""Metrics of multi-view depth (absolute relative error, inliers) and of multi-view pose (RRA, RTA, mAA).
 
-Shapes: H W pixels of the true depth, h w of the predicted one. Depths are z coordinates in metres; a true depth of 0
-is unknown. Source: the robust multi-view depth benchmark (Schroeppel et al., 3DV 2022).
+Shapes: H W pixels of the true depth, h w of the predicted one; F frames of a sequence, P pairs of frames. Depths are z
+coordinates in metres; a true depth of 0 is unknown. Source of depth: the robust multi-view depth benchmark (Schroeppel
+et al., 3DV 2022).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,9 @@ from store.errors import InvalidInput
 
 MIN_DEPTH_M, MAX_DEPTH_M = 0.1, 100.0
 INLIER_RATIO = 1.03
+THRESHOLD_DEG = 15.0
+MAX_THRESHOLD_DEG = 30
+_ORTHONORMAL_TOLERANCE = 1e-3
 
 Alignment = Literal["median", "none"]
 
@@ -27,13 +31,21 @@ class DepthScore:
     inliers: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class PairErrors:
+    """Errors of every pair in degrees: rotation (P,) and direction of translation (P,), up to sign."""
+
+    rotation_deg: np.ndarray
+    translation_deg: np.ndarray
+
+
 def score(predicted: np.ndarray, true: np.ndarray, *, align: Alignment = "median") -> DepthScore:
     """Score one predicted depth map.
 
     Args:
-        predicted: float (h, w), brought to (H, W) by nearest neighbour (pixel centres on pixel centres).
+        predicted: float (h, w), resized to (H, W) by nearest neighbour (pixel centres on pixel centres).
         true: float (H, W), 0 where unknown.
-        align: `median` scales the prediction by the ratio of the medians; `none` takes it as metric. Either way it
+        align: `median` scales the prediction by the ratio of the medians; `none` takes it as metres. In both cases it
             is then clipped to [0.1, 100] m.
 
     Raises:
@@ -58,12 +70,12 @@ def score(predicted: np.ndarray, true: np.ndarray, *, align: Alignment = "median
 
 
 def best(scores: Sequence[DepthScore]) -> DepthScore:
-    """Of predictions from different numbers of source views the one with the least absolute relative error."""
+    """Choose the score with the least absolute relative error, among different numbers of source views."""
     return min(scores, key=lambda entry: entry.absrel)
 
 
 def summarise_depth(sets: Mapping[str, Sequence[DepthScore]]) -> dict[str, dict[str, float]]:
-    """Means over the samples of each set, and over the sets (each counts once) under `average`."""
+    """Average the scores of each set over its samples, and those of the sets (each counts once) under `average`."""
     table = {
         name: {
             "absrel": float(np.mean([entry.absrel for entry in samples])),
@@ -76,41 +88,17 @@ def summarise_depth(sets: Mapping[str, Sequence[DepthScore]]) -> dict[str, dict[
     return {**table, "average": {**average, "samples": sum(row["samples"] for row in table.values())}}
 
 
-def resize_nearest(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Nearest-neighbour resize of an (h, w) image to `shape` = (H, W), pixel centres on pixel centres."""
-    rows, columns = (
-        np.minimum(((np.arange(new) + 0.5) * old / new).astype(np.int64), old - 1)
-        for old, new in zip(image.shape, shape, strict=True)
-    )
-    return np.asarray(image[np.ix_(rows, columns)])
-
-
-THRESHOLD_DEG = 15.0
-
-MAX_THRESHOLD_DEG = 30
-
-_ORTHONORMAL_TOLERANCE = 1e-3
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairErrors:
-    """Errors in degrees of every pair: rotation (P,) and direction of translation (P,), up to sign."""
-
-    rotation_deg: np.ndarray
-    translation_deg: np.ndarray
-
-
 def pair_errors(predicted: np.ndarray, true: np.ndarray) -> PairErrors:
-    """Errors of the relative poses of all pairs of frames of one sequence.
+    """Compute the errors of the relative poses of all pairs of frames of one sequence.
 
-    A translation of length zero has no direction: its error is 90 degrees, the largest there is.
+    A translation of length zero has no direction: its error is 90 degrees, the largest possible.
 
     Args:
         predicted: float (F, 4, 4) or (F, 3, 4), world to camera, in any world and scale.
-        true: the same for the same frames in the same order.
+        true: true poses of the same frames in the same order.
 
     Raises:
-        InvalidInput: other shapes, fewer than two frames, or a rotation that is none.
+        InvalidInput: other shapes, fewer than two frames, or 3 x 3 parts that are not rotations.
     """
     estimated_rotation, estimated_shift = _relative(_checked(predicted, "predicted"))
     true_rotation, true_shift = _relative(_checked(true, "true"))
@@ -124,12 +112,12 @@ def pair_errors(predicted: np.ndarray, true: np.ndarray) -> PairErrors:
 
 
 def accuracy(errors_deg: np.ndarray, *, threshold_deg: float = THRESHOLD_DEG) -> float:
-    """Percentage of errors below the threshold (RRA@15 of rotations, RTA@15 of translations); NaN without any."""
+    """Return the percentage of errors below the threshold (RRA@15, RTA@15); NaN without errors."""
     return 100 * float(np.mean(errors_deg < threshold_deg)) if len(errors_deg) else float("nan")
 
 
 def mean_average_accuracy(errors: PairErrors, *, max_threshold_deg: int = MAX_THRESHOLD_DEG) -> float:
-    """mAA(30) in [0, 1]: mean over the thresholds 1..30 degrees of the share of pairs whose larger error is below.
+    """Compute mAA(30) in [0, 1]: the share of pairs whose larger error is below 1..30 degrees, averaged over these.
 
     An error on an edge counts in the bin above it, except that the last bin is closed.
     """
@@ -140,8 +128,16 @@ def mean_average_accuracy(errors: PairErrors, *, max_threshold_deg: int = MAX_TH
     return float(np.mean(np.cumsum(counts) / len(larger)))
 
 
+def pool(errors: list[PairErrors]) -> PairErrors:
+    """Join the pairs of several sequences."""
+    return PairErrors(
+        rotation_deg=np.concatenate([entry.rotation_deg for entry in errors]),
+        translation_deg=np.concatenate([entry.translation_deg for entry in errors]),
+    )
+
+
 def summarise_pose(categories: Mapping[str, PairErrors]) -> dict[str, dict[str, float]]:
-    """RRA@15, RTA@15 and mAA(30) in percent per category (all its pairs pooled), and their means as `average`."""
+    """Compute RRA@15, RTA@15 and mAA(30) in percent per category, and their means over categories as `average`."""
     table = {
         name: {
             "rra_15": accuracy(errors.rotation_deg),
@@ -154,16 +150,17 @@ def summarise_pose(categories: Mapping[str, PairErrors]) -> dict[str, dict[str, 
     return {**table, "average": {name: float(np.mean([row[name] for row in table.values()])) for name in names}}
 
 
-def pool(errors: list[PairErrors]) -> PairErrors:
-    """The pairs of several sequences as one."""
-    return PairErrors(
-        rotation_deg=np.concatenate([entry.rotation_deg for entry in errors]),
-        translation_deg=np.concatenate([entry.translation_deg for entry in errors]),
+def resize_nearest(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Resize an (h, w) image to `shape` = (H, W) by nearest neighbour, pixel centres on pixel centres."""
+    rows, columns = (
+        np.minimum(((np.arange(new) + 0.5) * old / new).astype(np.int64), old - 1)
+        for old, new in zip(image.shape, shape, strict=True)
     )
+    return np.asarray(image[np.ix_(rows, columns)])
 
 
 def _relative(poses: np.ndarray) -> tuple[Rotation, np.ndarray]:
-    """Rotation and translation (P, 3) of W2C_j W2C_i^-1 for every i < j."""
+    """Compute rotation and translation (P, 3) of W2C_j W2C_i^-1 for every i < j."""
     first, second = np.triu_indices(len(poses), k=1)
     rotations = Rotation.from_matrix(poses[:, :3, :3])
     relative = rotations[second] * rotations[first].inv()

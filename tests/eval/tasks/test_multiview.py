@@ -8,7 +8,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from eval.commands import tasks
-from eval.tasks import multiview_depth, prediction_files
+from eval.tasks import multiview, prediction_files
 from eval.tasks import relocalisation as reloc
 from eval.tasks.relocalisation_files import write_submission
 from store.common.cli import run
@@ -27,8 +27,8 @@ PROGRAM = {
     ("factor", "align", "absrel", "inliers"),
     [(1.02, "none", 2, 100), (1.04, "none", 4, 0), (1.02, "median", 0, 100), (1.04, "median", 0, 100)],
 )
-def test_depth_off_by_a_factor(factor: float, align: multiview_depth.Alignment, absrel: float, inliers: float) -> None:
-    score = multiview_depth.score(TRUE * factor, TRUE, align=align)
+def test_depth_off_by_a_factor(factor: float, align: multiview.Alignment, absrel: float, inliers: float) -> None:
+    score = multiview.score(TRUE * factor, TRUE, align=align)
     assert (score.absrel, score.inliers) == pytest.approx((absrel, inliers))
 
 
@@ -36,48 +36,48 @@ def test_depth_is_clipped_after_alignment_and_unknown_pixels_do_not_count() -> N
     predicted = TRUE * 3
     predicted[0, 2] = np.nan  # unknown in the truth
     predicted[1, 2] = 3e6  # 1e6 m after alignment, 100 m when clipped: twice the true 50 m
-    score = multiview_depth.score(predicted, TRUE)
+    score = multiview.score(predicted, TRUE)
     assert score.absrel == pytest.approx(100 * (1.0 / 5))
     assert score.inliers == pytest.approx(80)
 
 
 def test_depth_is_resized_by_nearest_pixel_centres() -> None:
     grid = np.arange(6.0).reshape(2, 3)
-    np.testing.assert_array_equal(multiview_depth.resize_nearest(grid, (4, 6)), grid.repeat(2, 0).repeat(2, 1))
-    np.testing.assert_array_equal(multiview_depth.resize_nearest(np.arange(4.0)[None], (1, 2)), [[1, 3]])
+    np.testing.assert_array_equal(multiview.resize_nearest(grid, (4, 6)), grid.repeat(2, 0).repeat(2, 1))
+    np.testing.assert_array_equal(multiview.resize_nearest(np.arange(4.0)[None], (1, 2)), [[1, 3]])
 
 
 def test_the_best_number_of_views_is_chosen_by_absrel_and_sets_weigh_the_same() -> None:
-    few = multiview_depth.DepthScore(absrel=3.0, inliers=90.0)
-    many = multiview_depth.DepthScore(absrel=2.0, inliers=80.0)
-    assert multiview_depth.best([few, many]) == many
-    table = multiview_depth.summarise_depth({"dtu": [few, few, many, many], "kitti": [many]})
+    few = multiview.DepthScore(absrel=3.0, inliers=90.0)
+    many = multiview.DepthScore(absrel=2.0, inliers=80.0)
+    assert multiview.best([few, many]) == many
+    table = multiview.summarise_depth({"dtu": [few, few, many, many], "kitti": [many]})
     assert table["dtu"]["absrel"] == 2.5
     assert table["average"] == {"absrel": 2.25, "inliers": 82.5, "samples": 5}
 
 
 def test_depth_that_cannot_be_scored_is_refused() -> None:
     with pytest.raises(InvalidInput, match="no pixel above 0"):
-        multiview_depth.score(TRUE, np.zeros((2, 3)))
+        multiview.score(TRUE, np.zeros((2, 3)))
     with pytest.raises(InvalidInput, match="1 of 5 scored pixels not finite"):
-        multiview_depth.score(np.where(TRUE == 8, np.nan, TRUE), TRUE)
+        multiview.score(np.where(TRUE == 8, np.nan, TRUE), TRUE)
     with pytest.raises(InvalidInput, match="median 0 m"):
-        multiview_depth.score(np.zeros((2, 3)), TRUE)
+        multiview.score(np.zeros((2, 3)), TRUE)
 
 
-def errors(*degrees: float) -> multiview_depth.PairErrors:
-    return multiview_depth.PairErrors(rotation_deg=np.array(degrees), translation_deg=np.zeros(len(degrees)))
+def errors(*degrees: float) -> multiview.PairErrors:
+    return multiview.PairErrors(rotation_deg=np.array(degrees), translation_deg=np.zeros(len(degrees)))
 
 
 @pytest.mark.parametrize(("degrees", "expected"), [(0, 1), (14.5, 16 / 30), (15, 0.5), (30, 1 / 30), (30.01, 0)])
 def test_mean_average_accuracy_of_one_error(degrees: float, expected: float) -> None:
-    assert multiview_depth.mean_average_accuracy(errors(degrees)) == pytest.approx(expected)
-    swapped = multiview_depth.PairErrors(rotation_deg=np.zeros(1), translation_deg=np.array([degrees]))
-    assert multiview_depth.mean_average_accuracy(swapped) == pytest.approx(expected)
+    assert multiview.mean_average_accuracy(errors(degrees)) == pytest.approx(expected)
+    swapped = multiview.PairErrors(rotation_deg=np.zeros(1), translation_deg=np.array([degrees]))
+    assert multiview.mean_average_accuracy(swapped) == pytest.approx(expected)
 
 
 def test_accuracy_counts_errors_below_15_degrees() -> None:
-    assert multiview_depth.accuracy(np.array([0, 14.9, 15, 90])) == 50
+    assert multiview.accuracy(np.array([0, 14.9, 15, 90])) == 50
 
 
 def cameras(frames: int = 10, seed: int = 3) -> np.ndarray:
@@ -94,7 +94,7 @@ def test_errors_do_not_depend_on_world_or_scale() -> None:
     world[:3, :3], world[:3, 3] = Rotation.from_euler("xyz", (1, 2, 3)).as_matrix(), (4, 5, 6)
     moved = true @ world
     moved[:, :3, 3] *= 7
-    found = multiview_depth.pair_errors(moved, true)
+    found = multiview.pair_errors(moved, true)
     assert len(found.rotation_deg) == 45
     np.testing.assert_allclose(found.rotation_deg, 0, atol=1e-4)
     np.testing.assert_allclose(found.translation_deg, 0, atol=1e-4)
@@ -106,7 +106,7 @@ def test_errors_of_one_turned_camera_are_its_angle() -> None:
     turn = np.eye(4)
     turn[:3, :3] = Rotation.from_euler("z", 20, degrees=True).as_matrix()
     turned[2] = turn @ true[2]
-    found = multiview_depth.pair_errors(turned, true)  # pairs (0, 1), (0, 2), (1, 2)
+    found = multiview.pair_errors(turned, true)  # pairs (0, 1), (0, 2), (1, 2)
     np.testing.assert_allclose(found.rotation_deg, [0, 20, 20], atol=1e-6)
 
 
@@ -116,17 +116,17 @@ def test_translation_direction_is_up_to_sign_and_needs_a_length() -> None:
     for shift, expected in (((-3, 0, 0), 0), ((1, 1, 0), 45), ((0, 0, 0), 90)):
         predicted = true.copy()
         predicted[1, :3, 3] = shift
-        assert multiview_depth.pair_errors(predicted, true).translation_deg[0] == pytest.approx(expected, abs=1e-6)
+        assert multiview.pair_errors(predicted, true).translation_deg[0] == pytest.approx(expected, abs=1e-6)
 
 
 def test_poses_that_are_none_are_refused() -> None:
     true = cameras(3)
     with pytest.raises(InvalidInput, match="not rotations"):
-        multiview_depth.pair_errors(true * 2, true)
+        multiview.pair_errors(true * 2, true)
     with pytest.raises(InvalidInput, match="2 frames, the true ones have 3"):
-        multiview_depth.pair_errors(true[:2], true)
+        multiview.pair_errors(true[:2], true)
     with pytest.raises(InvalidInput, match="found shape"):
-        multiview_depth.pair_errors(true[0], true)
+        multiview.pair_errors(true[0], true)
 
 
 def test_depth_folders_are_scored(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The encoders that probes look at: a run's student, trained or not, a DUNE checkpoint, or a teacher.
+"""Opened encoders: a frozen network with its name, its identity, and the pixels and device it works on.
 
 Shapes: B images, H W pixels, N patches, D channels.
 """
@@ -6,21 +6,23 @@ Shapes: B images, H W pixels, N patches, D channels.
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from backbones import state_dicts
-from backbones.images import normalise
-from eval.encoders.base import FrozenEncoder, StudentEncoder
+from eval.encoders.base import FrozenEncoder, ProjectedEncoder, StudentEncoder
 from extract.teachers.base import DTYPES
-from store.common.config import near_miss
+from extract.teachers.loading import load_teacher
+from extract.teachers.options import TeacherOptions
 from store.errors import InvalidInput
 from train.model.distiller import Distiller
 from train.model.encoder import Encoder as StudentNetwork
+
+PAD_RGB = (124, 116, 104)  # ImageNet's mean colour: zero after normalisation, to 0.006 standard deviations
+FOLLOW_FROM_VIEW = ("input_px", "patch_grid")  # parts of a teacher's identity that the size of the view decides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,22 +34,22 @@ class Tokens:
     grid: tuple[int, int]
 
     def pooled(self) -> dict[str, np.ndarray]:
-        """One vector an image: `cls` where there is one, and `mean`, that of the patches; each (B, D)."""
+        """Return one vector an image: `cls` where there is one, and `mean`, that of the patches; each (B, D)."""
         mean = {"mean": self.patches.mean(1)}
         return mean if self.cls is None else {"cls": self.cls, **mean}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbedEncoder:
-    """An encoder with what its features depend on.
+class OpenEncoder:
+    """An encoder ready to be evaluated.
 
     Attributes:
-        name: for people; names folders of features.
-        identity: JSON, everything that decides its tokens.
-        network: the encoder itself.
+        name: name in tables, messages and names of feature folders.
+        identity: JSON of everything that decides its tokens, but the size of the view.
+        network: the network itself.
         cell_px: pixels per side of a cell of its patch grid.
-        device: where it runs.
-        dtype: autocast's, for students; a teacher brings its own.
+        device: device that the network is on.
+        dtype: dtype of autocast for students; teachers set their own.
     """
 
     name: str
@@ -71,37 +73,15 @@ class ProbedEncoder:
         )
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """(rows, cols) of the patches of an image of that size."""
+        """Return (rows, cols) of the patches of an image of `height` x `width` px."""
         return -(-height // self.cell_px), -(-width // self.cell_px)
 
     def _encode(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         dtype = DTYPES[self.dtype]
-        lower = nullcontext() if dtype == torch.float32 else torch.autocast(self.device.type, dtype=dtype)
-        with torch.inference_mode(), lower:
+        autocast = nullcontext() if dtype == torch.float32 else torch.autocast(self.device.type, dtype=dtype)
+        with torch.inference_mode(), autocast:
             prefix, patches = self.network(torch.from_numpy(pixels).to(self.device))
         return prefix.float().cpu().numpy(), patches.float().cpu().numpy()
-
-
-class ProjectedEncoder(nn.Module):
-    """A student's encoder followed by one of its projectors; no final norm on that path, as in training."""
-
-    def __init__(self, distiller: Distiller, teacher: str) -> None:
-        super().__init__()
-        if teacher not in distiller.teachers:
-            known = ", ".join(distiller.teachers)
-            hint = near_miss(teacher, distiller.teachers)
-            raise InvalidInput(f"projector '{teacher}': this student has {known}{hint}")
-        self.distiller = distiller.eval()
-        self.teacher = teacher
-        self.channels = distiller.teachers[teacher].channels
-
-    @torch.inference_mode()
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict the teacher's standardised prefix (B, P, C) and patches (B, N, C) from uint8 (B, H, W, 3)."""
-        features = self.distiller.features(normalise(pixels))
-        taps = self.distiller.taps_of[self.teacher]
-        prefix, patches = self.distiller.projectors[self.teacher]([features[tap] for tap in taps])
-        return prefix.float(), patches.float()
 
 
 def of_student(
@@ -112,26 +92,36 @@ def of_student(
     device: torch.device,
     final_norm: bool = True,
     dtype: str = "float32",
-) -> ProbedEncoder:
-    """A student's encoder.
+) -> OpenEncoder:
+    """Open a student's encoder.
 
     Args:
-        network: its weights; moved to `device`.
-        name: for people.
-        cell_px: pixels of a view per cell of the patch grid it was trained on.
-        device: where it runs.
-        final_norm: apply the encoder's final norm (segmentation, k-NN) or not (depth).
+        network: encoder with its weights; moved to `device`.
+        name: name in tables and messages.
+        cell_px: pixels of a view per cell of the patch grid.
+        device: device to run on.
+        final_norm: apply the encoder's final norm (segmentation, k-NN) or not (depth, linear maps).
         dtype: `float32`, or autocast to `float16` or `bfloat16`.
+
+    Raises:
+        InvalidInput: unknown dtype.
     """
     encoder = StudentEncoder(network.to(device), cell_px=cell_px, final_norm=final_norm)
     identity = {**_student_identity(network, network, dtype=dtype), "cell_px": cell_px, "final_norm": final_norm}
-    return ProbedEncoder(name=name, identity=identity, network=encoder, cell_px=cell_px, device=device, dtype=dtype)
+    return OpenEncoder(name=name, identity=identity, network=encoder, cell_px=cell_px, device=device, dtype=dtype)
 
 
 def of_projector(
     distiller: Distiller, teacher: str, *, name: str, device: torch.device, dtype: str = "float32"
-) -> ProbedEncoder:
-    """A student's prediction of one teacher's tokens: the paper's segmentation rows with the DINO-v2 projector.
+) -> OpenEncoder:
+    """Open a student's prediction of one teacher's tokens, as for the paper's segmentation with the DINO-v2 projector.
+
+    Args:
+        distiller: the student with its projectors; moved to `device`.
+        teacher: name of the teacher whose projector is applied.
+        name: name of the student in tables and messages.
+        device: device to run on.
+        dtype: `float32`, or autocast to `float16` or `bfloat16`.
 
     Raises:
         InvalidInput: the student has no such projector, or unknown dtype.
@@ -142,7 +132,7 @@ def of_projector(
         "cell_px": distiller.cell_px,
         "projector": teacher,
     }
-    return ProbedEncoder(
+    return OpenEncoder(
         name=f"{name}-{teacher}",
         identity=identity,
         network=projected,
@@ -152,39 +142,22 @@ def of_projector(
     )
 
 
-def of_teacher(
-    model: str,
-    weights: Path,
-    *,
-    device: torch.device,
-    dtype: str = "float32",
-    stride: int | None = None,
-    cell_px: int = 14,
-) -> ProbedEncoder:
-    """A teacher, or any other model that `extract.teachers` loads, on a grid of `cell_px`; its own norms as they are.
+def of_teacher(options: TeacherOptions, *, name: str, cell_px: int, device: torch.device) -> OpenEncoder:
+    """Open a teacher, or any other model that `extract.teachers` loads, with its own norms and dtype.
 
     Args:
-        model: as in a catalogue.
-        weights: local file.
-        device: where it runs.
-        dtype: compute dtype.
-        stride: the stage of a hierarchical or convolutional model.
-        cell_px: pixels per cell of the patch grid: the student's patch size.
+        options: the model, its weights and its compute options.
+        name: name in tables and messages.
+        cell_px: pixels of a view per cell of the patch grid.
+        device: device to run on.
     """
-    from extract import teachers
-
-    teacher = teachers.load(model, weights=weights, device=device, dtype=dtype, stride=stride, student_patch=cell_px)
-    sized = ("input_px", "patch_grid")  # these follow from the size of the view, which the features' key holds
-    identity = {k: v for k, v in teacher.identity(cell_px).items() if k not in sized}
-    name = model.rpartition(":")[2]
-    return ProbedEncoder(name=name, identity=identity, network=teacher, cell_px=cell_px, device=device)
+    teacher = load_teacher(options, device=device, student_patch=cell_px)
+    identity = {key: value for key, value in teacher.identity(cell_px).items() if key not in FOLLOW_FROM_VIEW}
+    return OpenEncoder(name=name, identity=identity, network=teacher, cell_px=cell_px, device=device)
 
 
 def pad_to_cells(pixels: np.ndarray, cell_px: int) -> np.ndarray:
-    """Pad uint8 (B, H, W, 3) with the mean colour to whole cells, evenly on both sides, an odd pixel right or below.
-
-    The mean colour is zero after ImageNet normalisation, to 0.006 standard deviations.
-    """
+    """Pad uint8 (B, H, W, 3) with the mean colour to whole cells, evenly on both sides, an odd pixel right or below."""
     bottom, right = -pixels.shape[1] % cell_px, -pixels.shape[2] % cell_px
     if not bottom and not right:
         return np.ascontiguousarray(pixels)
@@ -196,6 +169,7 @@ def pad_to_cells(pixels: np.ndarray, cell_px: int) -> np.ndarray:
 
 
 def _student_identity(module: nn.Module, network: StudentNetwork, *, dtype: str) -> dict[str, Any]:
+    """Return JSON of what decides the tokens of a student: the weights of `module` and the shape of its encoder."""
     if dtype not in DTYPES:
         raise InvalidInput(f"dtype '{dtype}': expected one of {', '.join(DTYPES)}")
     return {
@@ -206,6 +180,3 @@ def _student_identity(module: nn.Module, network: StudentNetwork, *, dtype: str)
         "pos_grid": list(network.pos_grid),
         "compute_dtype": dtype,
     }
-
-
-PAD_RGB = (124, 116, 104)  # ImageNet's mean colour: zero after normalisation, to 0.006 standard deviations

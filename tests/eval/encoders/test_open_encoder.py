@@ -10,10 +10,10 @@ import torch
 from backbones.images import normalise
 from backbones.vit import DinoVisionTransformer
 from eval.commands import probes
-from eval.encoders import load, probed
+from eval.encoders import load, open_encoder
 from eval.encoders.options import EncoderOptions
 from eval.probes import probe_results
-from eval.probes.settings import CentreSettings, CropSettings, KnnSettings, SegmentationSettings, check
+from eval.probes.settings import CentreSettings, CropSettings, KnnSettings, SegmentationSettings, validate
 from store.common.cli import run as run_program
 from store.errors import InvalidConfig, InvalidInput
 from tests.eval.builders import build_cache, train_run
@@ -45,7 +45,7 @@ def test_a_student_gives_cls_and_patches_with_or_without_its_norm(pixels: np.nda
         raw, _ = network.forward_tokens(normalise(torch.from_numpy(pixels)))
         normed = network.norm(raw)
     for final_norm, expected in ((True, normed), (False, raw)):
-        encoder = probed.of_student(network, name="s", cell_px=14, device=CPU, final_norm=final_norm)
+        encoder = open_encoder.of_student(network, name="s", cell_px=14, device=CPU, final_norm=final_norm)
         tokens = encoder(pixels, batch=2)
         assert tokens.cls is not None
         assert tokens.grid == (4, 4)
@@ -59,21 +59,21 @@ def test_a_student_gives_cls_and_patches_with_or_without_its_norm(pixels: np.nda
 def test_identity_tells_weights_norm_and_precision_apart() -> None:
     networks = [DinoVisionTransformer(embed_dim=32, depth=1, num_heads=2, pos_grid=(4, 4)) for _ in "ab"]
     variants = [
-        probed.of_student(networks[0], name="s", cell_px=14, device=CPU),
-        probed.of_student(networks[1], name="s", cell_px=14, device=CPU),
-        probed.of_student(networks[0], name="s", cell_px=14, device=CPU, final_norm=False),
-        probed.of_student(networks[0], name="s", cell_px=14, device=CPU, dtype="bfloat16"),
+        open_encoder.of_student(networks[0], name="s", cell_px=14, device=CPU),
+        open_encoder.of_student(networks[1], name="s", cell_px=14, device=CPU),
+        open_encoder.of_student(networks[0], name="s", cell_px=14, device=CPU, final_norm=False),
+        open_encoder.of_student(networks[0], name="s", cell_px=14, device=CPU, dtype="bfloat16"),
     ]
     assert len({str(sorted(entry.identity.items())) for entry in variants}) == 4
     with pytest.raises(InvalidInput, match="dtype 'int8'"):
-        probed.of_student(networks[0], name="s", cell_px=14, device=CPU, dtype="int8")
+        open_encoder.of_student(networks[0], name="s", cell_px=14, device=CPU, dtype="int8")
 
 
 def test_a_run_is_probed_trained_untrained_and_through_a_projector(run: Path, pixels: np.ndarray) -> None:
     read = load_run(run)
 
-    def opened(**options: object) -> probed.ProbedEncoder:
-        return load.choose(str(run), EncoderOptions(**options), device=CPU, final_norm=True)
+    def opened(**options: object) -> open_encoder.OpenEncoder:
+        return load.open_encoder(str(run), EncoderOptions(**options), device=CPU, final_norm=True)
 
     trained, untrained, projected = opened(), opened(untrained=True), opened(projector="alpha")
     images = normalise(torch.from_numpy(pixels))
@@ -99,36 +99,38 @@ def test_a_file_of_dunes_layout_is_an_encoder(tmp_path: Path, pixels: np.ndarray
     ).eval()
     path = tmp_path / "dune.pth"
     torch.save({"model": {f"encoder.{name}": value for name, value in network.state_dict().items()}}, path)
-    encoder = load.choose(str(path), EncoderOptions(), device=CPU, final_norm=True)
+    encoder = load.open_encoder(str(path), EncoderOptions(), device=CPU, final_norm=True)
     with torch.no_grad():
         expected = network(normalise(torch.from_numpy(pixels)))
     np.testing.assert_allclose(encoder(pixels).patches, expected[:, 5:], atol=1e-5)
     with pytest.raises(InvalidInput, match="an encoder without projectors"):
-        load.choose(str(path), EncoderOptions(projector="dinov2"), device=CPU, final_norm=True)
+        load.open_encoder(str(path), EncoderOptions(projector="dinov2"), device=CPU, final_norm=True)
 
 
 def test_a_teacher_is_probed_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "weights.pth").write_bytes(b"")
-    encoder = load.choose(OWN_TEACHER, EncoderOptions(weights=tmp_path / "weights.pth"), device=CPU, final_norm=True)
+    encoder = load.open_encoder(
+        OWN_TEACHER, EncoderOptions(weights=tmp_path / "weights.pth"), device=CPU, final_norm=True
+    )
     grey = np.full((1, 28, 42, 3), 124, dtype=np.uint8)
     tokens = encoder(grey)
     assert (tokens.cls, tokens.grid, tokens.patches.shape) == (None, (2, 3), (1, 6, 3))
     assert "input_px" not in encoder.identity
     with pytest.raises(InvalidInput, match="expected a run directory"):
-        load.choose(OWN_TEACHER, EncoderOptions(), device=CPU, final_norm=True)
+        load.open_encoder(OWN_TEACHER, EncoderOptions(), device=CPU, final_norm=True)
     with pytest.raises(InvalidInput, match="--untrained, --projector would have no effect"):
-        load.choose(OWN_TEACHER, EncoderOptions(untrained=True, projector="a"), device=CPU, final_norm=True)
+        load.open_encoder(OWN_TEACHER, EncoderOptions(untrained=True, projector="a"), device=CPU, final_norm=True)
 
 
 def test_settings_that_cannot_work_are_refused_together() -> None:
     settings = SegmentationSettings(iterations=0, lr=-1, crops=CropSettings(crop=64, stride=100))
     with pytest.raises(InvalidConfig) as raised:
-        check(settings, subject="segmentation probe")
+        validate(settings, subject="segmentation probe")
     assert len(raised.value.problems) == 3
     assert "crops.stride: 100 is more than the crop, 64" in str(raised.value)
     with pytest.raises(InvalidConfig, match="crop: 300 does not fit"):
-        check(KnnSettings(centre=CentreSettings(crop=300)), subject="knn probe")
-    check(SegmentationSettings(seed=0, weight_decay=0), subject="segmentation probe")
+        validate(KnnSettings(centre=CentreSettings(crop=300)), subject="knn probe")
+    validate(SegmentationSettings(seed=0, weight_decay=0), subject="segmentation probe")
 
 
 def test_commands_keep_results_with_the_run_until_its_weights_change(
@@ -149,7 +151,7 @@ def test_commands_keep_results_with_the_run_until_its_weights_change(
     assert "top1_k20" in first
     knn(str(probed), "--untrained")
     knn(OWN_TEACHER, "--weights", str(tmp_path / "weights.pth"), "--run", str(probed))
-    found = probe_results.every(probed)
+    found = probe_results.all_results(probed)
     assert [entry.encoder for entry in found] == ["run", "run-untrained", "spiky"]
     assert {entry.kind for entry in found} == {"knn"}
     assert found[2].figures["top1_k10"] == 100
@@ -160,7 +162,7 @@ def test_commands_keep_results_with_the_run_until_its_weights_change(
     shutil.copytree(checkpoints / "step-00000002", checkpoints / "step-00000003")
     weights = checkpoints / "step-00000003" / "model.safetensors"
     weights.write_bytes(weights.read_bytes() + b"x")
-    assert probe_results.every(probed) == []
+    assert probe_results.all_results(probed) == []
 
 
 def test_segmentation_and_linear_commands_and_their_errors(
@@ -175,7 +177,7 @@ def test_segmentation_and_linear_commands_and_their_errors(
     call = [*arguments, "--data", str(camvid), *sizes, "--iterations", "2", "--batch", "2"]
     assert run_program("codistill eval", "probe", PROGRAM, argv=call) == 0
     assert "miou" in capsys.readouterr().out
-    assert probe_results.every(probed)[0].kind == "segmentation"
+    assert probe_results.all_results(probed)[0].kind == "segmentation"
     assert run_program("codistill eval", "probe", PROGRAM, argv=[*call, "--batch", "0"]) == 2
     assert "batch: expected more than 0, found 0" in capsys.readouterr().err
     colours = colour_folders(tmp_path / "colours", train=3, test=1)

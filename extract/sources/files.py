@@ -5,9 +5,10 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BufferedReader
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 from extract.sources.base import UNKNOWN_BYTES, Listing, ListingBuilder, relative_name, storable
 from extract.sources.glob import compile_globs
@@ -55,7 +56,7 @@ class FileSource:
                 self.check_own_fault(error)
                 raise _unreadable(error, path) from error
 
-    def open(self, path: str) -> BinaryIO:
+    def open(self, path: str) -> BufferedReader:
         """Open a regular file below the root; raises as `Source.read`."""
         try:
             return open_below(self.root, path)
@@ -196,7 +197,7 @@ def _size_of(entry: os.DirEntry[str]) -> int:
         return UNKNOWN_BYTES
 
 
-def _read_part(file: BinaryIO, offset: int, size_bytes: int) -> bytes:
+def _read_part(file: BufferedReader, offset: int, size_bytes: int) -> bytes:
     wanted = min(size_bytes, max(os.fstat(file.fileno()).st_size - offset, 0))
     if wanted > LARGEST_FILE_BYTES:
         raise DecodeError("too large", f"{wanted} bytes, at most {LARGEST_FILE_BYTES} are read")

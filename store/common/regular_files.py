@@ -6,8 +6,8 @@ opens a file by a name that came from data opens it here.
 
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from store import errors
 
@@ -22,7 +22,7 @@ KINDS = (
 )
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> BufferedReader:
     """Open a file that the user named, for reading; links are followed.
 
     Raises:
@@ -32,7 +32,7 @@ def open_regular(path: str | Path) -> BinaryIO:
     return _open(os.fspath(path), OPEN_FLAGS)
 
 
-def open_below(root: str | Path, name: str) -> BinaryIO:
+def open_below(root: str | Path, name: str) -> BufferedReader:
     """Open a file that data names, for reading; a link is followed where it leads to another file below the root.
 
     Args:
@@ -57,7 +57,7 @@ def open_below(root: str | Path, name: str) -> BinaryIO:
     return file
 
 
-def _open(path: str, flags: int) -> BinaryIO:
+def _open(path: str, flags: int) -> BufferedReader:
     _check_regular(os.stat(path).st_mode)  # before: opening a device can have effects
     handle = os.open(path, flags)
     try:
@@ -79,7 +79,7 @@ def _check_below(root: str, path: str) -> None:
         raise errors.RefusedFile("outside the root", f"it leads to '{path}'")
 
 
-def _opened_path(file: BinaryIO) -> str | None:
+def _opened_path(file: BufferedReader) -> str | None:
     """Return the path of an open file as the kernel knows it; None where the system does not tell."""
     try:
         path = os.readlink(OPEN_FILES / str(file.fileno()))

@@ -4,7 +4,10 @@ import collections
 import io
 import os
 import pickle
+import re
 import tarfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from extract.catalogue import DatasetEntry
-from extract.sources import UNKNOWN_BYTES, Source, open_source
+from extract.sources import UNKNOWN_BYTES, Source, open_source, tar
 from extract.sources.lists import read_list
 from store import errors
 from store.errors import DecodeError
@@ -180,3 +183,115 @@ def test_pickles_that_hold_no_paths(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(errors.InvalidInput, match="is not a pickle of paths"):
             read_list(path)
+
+
+def tar_header(name: bytes, *, size: int, kind: bytes = b"0") -> bytes:
+    """A tar header that claims any size, negative ones too."""
+    header = bytearray(tarfile.BLOCKSIZE)
+    header[: len(name)] = name
+    header[100:124] = b"0000644\0" + b"0000000\0" * 2
+    header[124:136] = (b"\xff" if size < 0 else b"\x80") + (size % 2**88).to_bytes(11, "big")
+    header[136:148] = b"00000000000\0"
+    header[156:157] = kind
+    header[257:265] = b"ustar\00000"
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param(tar_header(b"././@LongLink", size=2**40, kind=b"L"), id="name of a terabyte"),
+        pytest.param(tar_header(b"x", size=2**40, kind=b"x"), id="attributes of a terabyte"),
+        pytest.param(tar_header(b"b.jpg", size=2**80), id="no file is so large"),
+        pytest.param(tar_header(b"b.jpg", size=-1024), id="leads back"),
+        pytest.param(tar_header(b"x", size=-1024, kind=b"x"), id="attributes lead back"),
+        pytest.param(
+            (tar_header(b"././@LongLink", size=1, kind=b"L") + bytes(512)) * 3000, id="3000 names of one file"
+        ),
+    ],
+)
+def test_hostile_tar_headers(tmp_path: Path, header: bytes) -> None:
+    """Alone they make the tar unusable; behind good images they end it."""
+    (tmp_path / "x.tar").write_bytes(header + bytes(1024))
+    source = source_of(tmp_path, tar="*.tar")
+    with pytest.raises(errors.InvalidInput, match=r"^1 of 1 tar files cannot be used: tar 'x\.tar': "):
+        source.enumerate()
+    (tmp_path / "x.tar").write_bytes(tar_header(b"a.jpg", size=3) + b"one".ljust(512, b"\0") + header + bytes(1024))
+    listing = source.enumerate()
+    assert listing.paths == ["x.tar/a.jpg"]
+    assert listing.notes == ("1 tar files have no end and may lack images, first 'x.tar'",)
+    assert source.read("x.tar/a.jpg", 3) == b"one"
+
+
+def test_tar_members_that_are_not_plain_files(tmp_path: Path) -> None:
+    """Links, devices and sparse files are counted and left out; of two members with one name the later one counts."""
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for name, content in (("a.jpg", b"first"), ("./a.jpg", b"second"), ("huge.jpg", b"x")):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE):
+            info = tarfile.TarInfo(f"{kind.decode()}.jpg")
+            info.type, info.linkname = kind, "/etc/passwd"
+            archive.addfile(info)
+    content = (tmp_path / "x.tar").read_bytes()
+    content = content.replace(archive.members[2].tobuf(), tar_header(b"huge.jpg", size=2**50))
+    (tmp_path / "y.tar").write_bytes(content)
+    source = source_of(tmp_path, tar="x.tar")
+    listing = source.enumerate()
+    assert listing.paths == ["x.tar/a.jpg", "x.tar/huge.jpg"]
+    assert listing.notes == (
+        "5 members of 1 tar files are no images",
+        "1 images have the name of a later one in the same tar file, which is taken",
+    )
+    assert source.read("x.tar/a.jpg", 6) == b"second"
+    source = source_of(tmp_path, tar="y.tar")
+    assert source.enumerate().sizes_bytes == [6, 2**50]
+    with pytest.raises(DecodeError, match=r"^damaged image: tar 'y\.tar' is cut short$"):
+        source.read("y.tar/huge.jpg", 2**50)
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_containers_that_are_no_regular_files_or_lie_elsewhere(tmp_path: Path, kind: str) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    write_tar(tmp_path / "secret.tar", {"1.jpg": b"x"})
+    pq.write_table(pa.table({"image": [b"x"]}), tmp_path / "secret.parquet")
+    (root / f"linked.{kind}").symlink_to(tmp_path / f"secret.{kind}")
+    os.mkfifo(root / f"pipe.{kind}")  # opening it would wait for ever
+    (root / f"zero.{kind}").symlink_to("/dev/zero")
+    source = source_of(root, **{kind: f"*.{kind}"})
+    with pytest.raises(errors.InvalidInput, match=r"^3 of 3 .* cannot be used: ") as caught:
+        source.enumerate()
+    for reason in (rf"linked\.{kind}': outside the root", rf"pipe\.{kind}': .*named pipe", rf"zero\.{kind}': outside"):
+        assert re.search(reason, str(caught.value))
+    for name in ("linked", "pipe", "zero"):
+        with pytest.raises(DecodeError, match=r"unreadable file: .*(outside the root|named pipe)"):
+            source.read(f"{name}.{kind}/00000000", UNKNOWN_BYTES)
+
+
+def test_an_interrupt_ends_the_scan_of_tars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scans under way see it at their next header, whatever their tar still holds; no other scan begins."""
+    for number in range(100):
+        write_tar(tmp_path / f"{number:03d}.tar", {f"{n}.jpg": b"x" for n in range(3)})
+    interrupted, scans = threading.Event(), []
+
+    def endless(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+        scans.append(archive)
+        if len(scans) > 1:  # the first lets the main thread go on to what interrupts it
+            while True:
+                interrupted.wait()
+                yield tarfile.TarInfo("x.jpg")
+        yield tarfile.TarInfo("x.jpg")
+
+    def add(*_: object) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tar, "_members", endless)
+    monkeypatch.setattr(tar.ListingBuilder, "add", add)
+    with pytest.raises(KeyboardInterrupt):
+        source_of(tmp_path, tar="*.tar").enumerate()
+    assert len(scans) < 100

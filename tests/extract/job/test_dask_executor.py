@@ -1,16 +1,15 @@
 """Dask workers make the same cache as one process, also when they are killed."""
 
 import os
-import random
-import re
 import shutil
 import signal
-import time
+import threading
 from collections.abc import Iterable
-from contextlib import suppress
-from multiprocessing.context import ForkServerProcess
+from itertools import cycle
+from multiprocessing.connection import wait
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -20,23 +19,25 @@ from distributed.scheduler import KilledWorker
 
 import store
 from extract.catalogue import TeacherEntry, load_catalogue
-from extract.job import dask_executor, worker
+from extract.job import dask_executor, stages, worker
 from extract.job.failure_limit import FailureLimit, JobWatch
+from extract.job.stages import ShardReport
 from extract.job.tasks import Task
 from extract.teachers.base import Teacher
 from store import errors
 from tests.extract import builders
 from tests.extract.builders import run_extract, small_catalogue, tree_of
 from tests.extract.children import finish, made, start
+from tests.extract.dask_children import Death, HoldWorkers, KillWorkers, listen, next_pid
+from tests.points import WRITE
 
-KILLS = 24
-SETTLED_SECONDS = 0.3
+SHARDS = 26
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A catalogue of 51 shards an array, and two caches that are the same so far, down to their uuid."""
-    builders.image_folder(tmp_path / "images", 50)
+    """A catalogue of SHARDS shards an array, and two caches that are the same so far, down to their uuid."""
+    builders.image_folder(tmp_path / "images", SHARDS - 1)
     (tmp_path / "images" / "part0" / "broken.png").write_bytes(b"broken")
     catalogue = small_catalogue(tmp_path, datasets=builders.dataset_entry("pictures", "views = 8"))
     store.create(tmp_path / "alone", load_catalogue(catalogue).recipe.stored())
@@ -44,50 +45,34 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def workers_of(job: ForkServerProcess) -> list[psutil.Process]:
-    """The job's worker processes: children of the server that it forks them from.
-
-    Not those of the last moment: Dask does not replace a process that dies before it has reported that it was forked.
-    """
-    workers = [worker for server in psutil.Process(job.pid).children() for worker in server.children()]
-    return [worker for worker in workers if time.time() - worker.create_time() > SETTLED_SECONDS]
-
-
-def shards(cache: Path) -> int:
-    """Number of published shards."""
-    return sum(re.fullmatch(r"c(\.\d+)+", path.name) is not None for path in cache.rglob("c.*"))
-
-
-@pytest.mark.timeout(900)
 def test_killed_workers(folder: Path) -> None:
+    """At each kind of call, over and over: begun, half written, unsynced, unpublished, published and not reported."""
+    kinds = ("open", WRITE, "fsync", "link", "unlink")
+    deaths = [
+        Death(array, shard, kind)
+        for array in ("pixels", "tokens")
+        for shard, kind in zip(range(0, SHARDS, 2), cycle(kinds), strict=False)
+    ]
     assert finish(folder, "alone") == 0
-    job = start(folder, "together", "--workers", "2")
-    random.seed(3)
-    killed, before = 0, 0
-    while killed < KILLS and job.is_alive():
-        now = shards(folder / "together")
-        if now > before and (workers := workers_of(job)):
-            time.sleep(random.uniform(0, 0.03))
-            with suppress(psutil.NoSuchProcess):
-                random.choice(workers).kill()
-                killed, before = killed + 1, now
-        time.sleep(0.005)
-    job.join()
-    assert job.exitcode == 0, (folder / "together.txt").read_text()
-    assert killed == KILLS
+    (folder / "deaths").mkdir()
+    kill = KillWorkers(cache=folder / "together", deaths=deaths, folder=folder / "deaths")
+    assert finish(folder, "together", "--workers", "2", prepare=kill) == 0, (folder / "together.txt").read_text()
+    assert {path.name for path in (folder / "deaths").iterdir()} == {"-".join(map(str, d)) for d in deaths} | {"socket"}
     assert tree_of(folder / "together") == tree_of(folder / "alone")
     assert max(made(folder / "together.jsonl").values()) == 1
 
 
 def test_interrupted(folder: Path) -> None:
-    job = start(folder, "together", "--workers", "2")
-    while shards(folder / "together") < 2:
-        assert job.is_alive(), (folder / "together.txt").read_text()
-        time.sleep(0.005)
-    workers = workers_of(job)
+    with listen(folder / "socket") as held:
+        hold = HoldWorkers(cache=folder / "together", address=folder / "socket")
+        job = start(folder, "together", "--workers", "2", prepare=hold)
+        workers = []
+        for _ in range(2):
+            assert held in wait([held, job.sentinel]), (folder / "together.txt").read_text()
+            workers.append(psutil.Process(next_pid(held)))
     for process in [psutil.Process(job.pid), *workers]:  # as Ctrl-C in a terminal
         os.kill(process.pid, signal.SIGINT)
-    job.join(60)
+    job.join()
     assert job.exitcode == 130, (folder / "together.txt").read_text()
     assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
     assert not list((folder / "together").rglob("*.tmp*"))
@@ -112,18 +97,20 @@ def test_workers_of_a_running_scheduler(folder: Path, capsys: pytest.CaptureFixt
 def test_a_scheduler_that_is_not_there(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("extract.job.dask_executor.CONNECTING_SECONDS", 1)
+    monkeypatch.setattr("extract.job.dask_executor.CONNECTING_SECONDS", 0.01)
     options = ("--scheduler", "tcp://127.0.0.1:9", "--stages", "index")
     assert run_extract(folder / "catalogue.toml", "--cache", folder / "together", *options) == 2
     assert "--scheduler tcp://127.0.0.1:9: cannot be reached" in capsys.readouterr().err
 
 
 def test_one_teacher_a_worker_and_few_shards_submitted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loads, submitted = [], []
-    load, submit = worker.load_teacher, dask_executor._Submission._submit
+    loads, submitted, both_loaded = [], [], threading.Event()
+    load, submit, make = worker.load_teacher, dask_executor._Submission._submit, stages.features_shard
 
     def counted_load(entry: TeacherEntry, *, device: str) -> Teacher:
         loads.append(entry.name)
+        if len(loads) == 2:
+            both_loaded.set()
         return load(entry, device=device)
 
     def counted_submit(submission: dask_executor._Submission, tasks: Iterable[Task]) -> list[Future]:
@@ -131,7 +118,12 @@ def test_one_teacher_a_worker_and_few_shards_submitted(folder: Path, monkeypatch
         submitted.append(len(submission._submitted))
         return futures
 
+    def shard_once_both_work(*arguments: Any, **options: Any) -> ShardReport:
+        both_loaded.wait()  # so that neither makes all of them
+        return make(*arguments, **options)
+
     monkeypatch.setattr(worker, "load_teacher", counted_load)
+    monkeypatch.setattr(stages, "features_shard", shard_once_both_work)
     monkeypatch.setattr(dask_executor._Submission, "_submit", counted_submit)
     local = {"host": "127.0.0.1", "protocol": "tcp", "dashboard_address": None}
     with LocalCluster(n_workers=2, threads_per_worker=2, processes=False, **local) as workers:
@@ -139,7 +131,7 @@ def test_one_teacher_a_worker_and_few_shards_submitted(folder: Path, monkeypatch
         assert run_extract(folder / "catalogue.toml", "--cache", folder / "together", *options) == 0
     assert loads == ["first", "first"]
     assert max(submitted) == dask_executor.SHARDS_PER_THREAD * 4
-    assert len(submitted) > 2 * 51  # submitted one by one, as others were done
+    assert len(submitted) > 2 * SHARDS  # submitted one by one, as others were done
 
 
 class Lost:
@@ -167,12 +159,27 @@ def test_results_that_died_with_their_worker_are_made_again() -> None:
         submission._result(Lost(RuntimeError("out of something")), task)
 
 
+class Clock:
+    """Stands in for the module `time`: it passes by sleeping only."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
 def test_a_job_whose_processes_never_come_back_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_executor, "NO_WORKER_SECONDS", 0.2)
-    nobody = SimpleNamespace(nthreads=dict)
+    clock, back_at = Clock(), dask_executor.NO_WORKER_SECONDS / 2
+    monkeypatch.setattr(dask_executor, "time", clock)
+    back_once = SimpleNamespace(nthreads=lambda: {"tcp://one": 1} if back_at <= clock.now < back_at + 10 else {})
     nothing = SimpleNamespace(has_ready=lambda: False)
     submission = dask_executor._Submission(
-        nobody, "plugin", [], JobWatch(FailureLimit(share=0.0), lambda rows, failed: None), local=True
+        back_once, "plugin", [], JobWatch(FailureLimit(share=0.0), lambda rows, failed: None), local=True
     )
-    with pytest.raises(errors.JobFailed, match="no worker process came back"):
+    with pytest.raises(errors.JobFailed, match="no worker process came back within 60 s"):
         submission._wait(nothing)
+    assert clock.now > back_at + dask_executor.NO_WORKER_SECONDS

@@ -118,17 +118,21 @@ def sweep(file: Annotated[Path, tyro.conf.Positional], cache: CacheList, out: Di
         out: directory to write the runs and comparison.md, .csv and .png to.
     """
     from train import sweep_table
+    from train.run.lock import RunLock
     from train.sweep import FAILED, STOPPED, check, plan, run_all, store_sweep
 
     planned, runs = plan(file, out)
     check(f"sweep '{file}'", runs, caches=cache.split(","))
-    store_sweep(planned, out)
-    ended = []
-    for number, item in enumerate(run_all(runs, caches=cache.split(",")), start=1):
-        ended.append(item)
-        title = f"{item.run.row.name}, seed {item.run.seed}"
-        print(f"[{number}/{len(runs)}] {title}: {item.status}{f': {item.problem}' if item.problem else ''}", flush=True)
-    files = sweep_table.write(out, title=planned.title, rows=planned.rows, baseline=planned.baseline, ended=ended)
+    with RunLock(out) as lock:
+        lock.acquire()
+        store_sweep(planned, out)
+        ended = []
+        for number, item in enumerate(run_all(runs, caches=cache.split(",")), start=1):
+            ended.append(item)
+            title = f"{item.run.row.name}, seed {item.run.seed}"
+            problem = f": {item.problem}" if item.problem else ""
+            print(f"[{number}/{len(runs)}] {title}: {item.status}{problem}", flush=True)
+        files = sweep_table.write(out, title=planned.title, rows=planned.rows, baseline=planned.baseline, ended=ended)
     print("comparison: " + ", ".join(str(path) for path in files))
     print(f"for one page with pictures: codistill eval report {out} --out REPORT")
     statuses = {item.status for item in ended}

@@ -16,6 +16,7 @@ from train.recipe.config import Recipe
 from train.run import checkpoints, curves, directory, load, log
 from train.run.checkpoints import Checkpoint
 from train.run.interrupt import StopRequest
+from train.run.lock import RunLock
 from train.step import Stepper
 from train.validate import measure
 
@@ -70,7 +71,10 @@ def train(
     """
     if recipe.machine.threads:
         torch.set_num_threads(recipe.machine.threads)
-    with join_ranks(recipe.machine.device) as ranks:
+    with join_ranks(recipe.machine.device) as ranks, RunLock(out) as lock:
+        # One training at a time: a run that another process trains is refused before anything is read.
+        ranks.first_alone(lambda: directory.lock_run(out, lock))
+
         # The rows that the recipe selects from the caches. A resumed run no longer needs its start checkpoint.
         checkpoint_directory = out / directory.CHECKPOINTS
         begins = not (resume and checkpoints.saved(checkpoint_directory))
@@ -85,12 +89,15 @@ def train(
 
         # The run directory. Nothing is written before here, where every problem of the configuration is known.
         ranks.first_alone(
-            lambda: directory.prepare(out, recipe=recipe, description=description, resume=resume, overwrite=overwrite)
+            lambda: directory.prepare(
+                out, recipe=recipe, description=description, lock=lock, resume=resume, overwrite=overwrite
+            )
         )
 
         # The starting point: the newest checkpoint, or step 0.
         first_step = (checkpoints.saved(checkpoint_directory) or [0])[-1]
         if first_step == recipe.steps and (out / curves.FILE).exists():
+            ranks.first_alone(lambda: checkpoints.check(checkpoint_directory, first_step))
             return Outcome(step=first_step, steps=recipe.steps, first=ranks.first)
         if first_step:
             saved = checkpoints.load(checkpoint_directory)
@@ -126,6 +133,8 @@ def train(
         )
         parameters = sum(parameter.numel() for parameter in distiller.parameters())
         bytes_per_row = row_bytes(mixture.teachers, image_size=mixture.image_size)
+        if lock.note:
+            run_logger.show(f"note: {lock.note}")
         run_logger.show(
             f"{out.name}: {sum(mixture.group_rows.values()):,} rows in groups {mixture.group_rows}, teachers "
             f"{', '.join(mixture.teachers)}; {parameters / 1e6:.1f} M parameters on {ranks.device}; "

@@ -3,9 +3,10 @@
 recipe.json      the resolved recipe
 cache.json       uuids and status digests of the caches, identities of the teachers
 log.jsonl        one record per step (`kind` step) and per held-out measurement (`kind` fidelity)
-checkpoints/     step-00000100/{model,optimizer}.safetensors, state.json
+checkpoints/     step-00000100/{model,optimizer}.safetensors, state.json, SHA256SUMS
 tensorboard/     event files
 curves.png
+.lock            locked while the run is trained; who did so last
 """
 
 import json
@@ -18,50 +19,84 @@ from store.errors import Conflict, Damaged, InvalidInput, MissingFile, OutputExi
 from store.format.schema import differences
 from train.data.open_caches import Description
 from train.recipe.config import Recipe, changed, from_mapping
+from train.run import checkpoints
+from train.run.lock import FILE as LOCK
+from train.run.lock import RunLock
 
 RECIPE = "recipe.json"
 CACHE = "cache.json"
 CHECKPOINTS = "checkpoints"
 
 
+def lock_run(out: Path, lock: RunLock) -> None:
+    """Lock a run that exists already, before anything is read from it; other directories stay untouched.
+
+    Raises:
+        Conflict: another process trains the run.
+    """
+    if (out / RECIPE).is_file():
+        lock.acquire()
+
+
 def prepare(
-    out: Path, *, recipe: Recipe, description: Description, resume: bool = False, overwrite: bool = False
+    out: Path,
+    *,
+    recipe: Recipe,
+    description: Description,
+    lock: RunLock,
+    resume: bool = False,
+    overwrite: bool = False,
 ) -> None:
-    """Create a run directory, or accept an existing run to resume.
+    """Create a run directory, or accept an existing run to resume, and remove what crashed saves left in it.
 
     Args:
         out: run directory.
         recipe: recipe of the run.
         description: description of the caches, from `train.data.open_caches.describe`.
+        lock: lock of `out`; acquired here unless that is done.
         resume: accept an existing run of the same recipe and caches.
         overwrite: delete an existing run.
 
     Raises:
         OutputExists: the directory is not empty and neither option was chosen, or it is not a run.
-        Conflict: the existing run has another recipe or other caches; every difference is shown with both values.
+        Conflict: the existing run has another recipe or other caches, where every difference is shown with both values;
+            or another process trains it.
     """
     if resume and overwrite:
         raise InvalidInput("--resume and --overwrite exclude each other. Choose one")
-    if out.exists() and not _is_blank(out):
-        if not (out / RECIPE).is_file():
-            raise OutputExists(f"output '{out}' is not empty and not a run. Choose another --out")
+    if out.exists() and not _is_blank(out) and not (out / RECIPE).is_file():
+        raise OutputExists(f"output '{out}' is not empty and not a run. Choose another --out")
+    lock.acquire()
+    if not _is_blank(out):
         if resume:
             _refuse_another(out, recipe=recipe, description=description)
+            checkpoints.sweep(out / CHECKPOINTS, locked=lock.held)
             return
         if not overwrite:
             raise OutputExists(
                 f"output '{out}' is not empty. Pass --resume to continue it, --overwrite to delete it, or choose "
                 "another --out"
             )
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
+        _delete_content(out)
     atomic.write_text(out / CACHE, json.dumps(description, indent=2) + "\n")
     atomic.write_text(out / RECIPE, recipe.to_json())
 
 
 def _is_blank(out: Path) -> bool:
     """Tell whether a directory is empty but for the files of a run that was killed before it wrote its recipe."""
-    return out.is_dir() and all(path.name == CACHE or ".partial" in path.suffixes for path in out.iterdir())
+    ours = {CACHE, LOCK}
+    return out.is_dir() and all(path.name in ours or ".partial" in path.suffixes for path in out.iterdir())
+
+
+def _delete_content(out: Path) -> None:
+    """Delete a run but for its lock; the recipe goes last, so that what a crash leaves is still known as a run."""
+    for path in sorted(out.iterdir(), key=lambda path: path.name == RECIPE):
+        if path.name == LOCK:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def read_recipe(run: Path) -> Recipe:

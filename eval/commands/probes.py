@@ -126,9 +126,10 @@ def depth(
 
 
 def _class_folders(inputs: Inputs, test_split: str) -> "tuple[Folders, Folders]":
-    from eval.probes.datasets import folders
+    from eval.probes.datasets import folders, with_classes_of
 
-    return folders(inputs.data, "train"), folders(inputs.data, test_split)
+    train = folders(inputs.data, "train")
+    return train, with_classes_of(train, folders(inputs.data, test_split))
 
 
 def _probe(

@@ -4,7 +4,7 @@ Shapes: N training vectors, M test vectors, D channels.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -43,12 +43,8 @@ class Vectors:
         Raises:
             InvalidInput: the encoder has no CLS token.
         """
-        if pooling is None:
-            return self.pooled.get("cls", self.pooled["mean"])
-        names = pooling.split("+")
-        if "cls" in names and "cls" not in self.pooled:
-            raise InvalidInput(f"pooling '{pooling}': this encoder has no CLS token. Pass --pooling mean")
-        return np.concatenate([self.pooled[name] for name in names], axis=1)
+        parts = [self.pooled[name] for name in _pooled_names(self.pooled, pooling)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
 def run_knn(
@@ -62,11 +58,11 @@ def run_knn(
         test: images to classify.
         feature_store: store of the encoder's features.
         settings: settings of the probe.
+
+    Raises:
+        InvalidInput: test images of a class that has no training image.
     """
-    bank, queries = (
-        vectors(encoder, dataset, part=part, feature_store=feature_store, settings=settings.centre)
-        for dataset, part in ((train, "train"), (test, "test"))
-    )
+    bank, queries = _both_splits(encoder, train=train, test=test, feature_store=feature_store, settings=settings)
     scores = score_knn(
         *(torch.from_numpy(array).to(encoder.device) for array in (bank.of(settings.pooling), bank.labels)),
         *(torch.from_numpy(array).to(encoder.device) for array in (queries.of(settings.pooling), queries.labels)),
@@ -80,17 +76,36 @@ def run_linear(
     encoder: OpenEncoder, *, train: Folders, test: Folders, feature_store: FeatureStore, settings: LinearSettings
 ) -> dict[str, Any]:
     """Measure the accuracy of logistic regression in percent; arguments as for `run_knn`."""
-    fitted, scored = (
-        vectors(encoder, dataset, part=part, feature_store=feature_store, settings=settings.centre)
-        for dataset, part in ((train, "train"), (test, "test"))
-    )
+    _check_trainable(np.array(train.labels))
+    fitted, scored = _both_splits(encoder, train=train, test=test, feature_store=feature_store, settings=settings)
     pooling = settings.pooling
     scores = score_linear(fitted.of(pooling), fitted.labels, scored.of(pooling), scored.labels, settings=settings)
     return {**scores, "train_images": len(fitted.labels), "test_images": len(scored.labels)}
 
 
+def _both_splits(
+    encoder: OpenEncoder,
+    *,
+    train: Folders,
+    test: Folders,
+    feature_store: FeatureStore,
+    settings: KnnSettings | LinearSettings,
+) -> tuple[Vectors, Vectors]:
+    """Vectors of the training and of the test split, whose labels are numbers in the training split's classes."""
+    test = datasets.with_classes_of(train, test)
+    return (
+        vectors(encoder, train, part="train", feature_store=feature_store, settings=settings),
+        vectors(encoder, test, part="test", feature_store=feature_store, settings=settings),
+    )
+
+
 def vectors(
-    encoder: OpenEncoder, dataset: Folders, *, part: str, feature_store: FeatureStore, settings: CentreSettings
+    encoder: OpenEncoder,
+    dataset: Folders,
+    *,
+    part: str,
+    feature_store: FeatureStore,
+    settings: KnnSettings | LinearSettings,
 ) -> Vectors:
     """Return pooled features of every image of a split, extracted unless they are stored.
 
@@ -99,18 +114,23 @@ def vectors(
         dataset: images of the split.
         part: name of the split, part of the folder's name.
         feature_store: store of the features.
-        settings: size and crop of images.
+        settings: size and crop of images, and the pooling that is wanted of them.
+
+    Raises:
+        InvalidInput: the encoder has no CLS token for the pooling; known after the first images.
     """
 
     def compute(items: range) -> dict[str, np.ndarray]:
-        pixels = np.stack([centre(read_image(dataset.images[item]), settings) for item in items])
-        return encoder(pixels).pooled()
+        pixels = np.stack([centre(read_image(dataset.images[item]), settings.centre) for item in items])
+        pooled = encoder(pixels).pooled()
+        _pooled_names(pooled, settings.pooling)
+        return pooled
 
     stored = feature_store.filled(
         compute,
         encoder=encoder.name,
         part=part,
-        key={"encoder": encoder.identity, "dataset": datasets.identity(dataset), "centre": asdict(settings)},
+        key={"encoder": encoder.identity, "dataset": datasets.identity(dataset), "centre": asdict(settings.centre)},
         items=len(dataset.images),
         shard_items=SHARD_IMAGES,
     )
@@ -193,11 +213,9 @@ def score_linear(
     Raises:
         InvalidInput: a class with a single training vector, or only one class.
     """
-    counts = np.bincount(train_labels)
-    if (counts > 0).sum() < 2 or counts[counts > 0].min() < 2:
-        raise InvalidInput("linear probe: expected two classes at least, with two training images each at least")
+    counts = _check_trainable(train_labels)
     if len(settings.strengths) > 1:
-        size = max(settings.held_out, (counts > 0).sum() / len(train))
+        size = max(settings.held_out, len(counts) / len(train))
         splitter = StratifiedShuffleSplit(n_splits=1, test_size=size, random_state=settings.seed)
         fit, held = next(splitter.split(train, train_labels))
         scores = {
@@ -214,6 +232,23 @@ def score_linear(
 def accuracy(predicted: Tensor, true: Tensor) -> float:
     """Return the share of correct classes in percent; NaN of none."""
     return 100 * float((predicted == true).double().mean())
+
+
+def _pooled_names(pooled: Container[str], pooling: Pooling | None) -> list[str]:
+    if pooling is None:
+        return ["cls" if "cls" in pooled else "mean"]
+    names = pooling.split("+")
+    if "cls" in names and "cls" not in pooled:
+        raise InvalidInput(f"pooling '{pooling}': this encoder has no CLS token. Pass --pooling mean")
+    return names
+
+
+def _check_trainable(labels: np.ndarray) -> np.ndarray:
+    """Count the training images of each class that has any; refuse a single class, and classes of a single image."""
+    _, counts = np.unique(labels, return_counts=True)
+    if len(counts) < 2 or counts.min() < 2:
+        raise InvalidInput("linear probe: expected two classes at least, with two training images each at least")
+    return np.asarray(counts)
 
 
 def _fitted(vectors: np.ndarray, labels: np.ndarray, strength: float, settings: LinearSettings) -> Any:

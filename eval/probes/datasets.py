@@ -2,7 +2,7 @@
 
 Files that each layout expects below its root:
 
-    folders     SPLIT/CLASS/*.jpg                     classification; classes are the sorted folder names
+    folders     SPLIT/CLASS/*.jpg                     classification; classes are the sorted names of train's folders
     ade20k      images/SPLIT/*.jpg + annotations/SPLIT/*.png      SPLIT training, validation
     cityscapes  leftImg8bit/SPLIT/CITY/*_leftImg8bit.png + gtFine/SPLIT/CITY/*_gtFine_labelIds.png
     nyuv2       nyu_SPLIT_rgb/*N.png + SPLIT_labels_13/*N.png     SPLIT train, test; paired by the number N in the name
@@ -14,7 +14,7 @@ Files that each layout expects below its root:
 import hashlib
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from extract.views.decode import decode
+from store.common.text import some
 from store.errors import DecodeError, InvalidInput, MissingFile
 
 Split = Literal["train", "test"]
@@ -35,7 +36,14 @@ SCANNET_IDS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 24, 28, 33, 34, 36
 
 @dataclass(frozen=True, kw_only=True)
 class Folders:
-    """Images with one class each."""
+    """Images with one class each.
+
+    Attributes:
+        root: folder that all paths lie in.
+        images: paths of the images.
+        labels: position in `classes` for each image.
+        classes: names of the classes. Only splits of the same `classes` can be compared; see `with_classes_of`.
+    """
 
     root: Path
     images: tuple[Path, ...]
@@ -78,7 +86,7 @@ class LabelLayout:
 
 
 def folders(root: Path, split: str) -> Folders:
-    """List a classification dataset of one folder a class.
+    """List a classification dataset of one folder a class; hidden folders and those without images are no classes.
 
     Args:
         root: folder of the dataset.
@@ -87,16 +95,34 @@ def folders(root: Path, split: str) -> Folders:
     Raises:
         MissingFile: no such split, or no image in it.
     """
-    classes = sorted(entry.name for entry in _entries(root / split) if entry.is_dir())
-    images: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        class_images = _images(root / split / name)
-        images += class_images
-        labels += [label] * len(class_images)
-    if not images:
+    entries = sorted(entry for entry in _entries(root / split) if entry.is_dir() and not entry.name.startswith("."))
+    by_class = {entry.name: images for entry in entries if (images := _images(entry))}
+    if not by_class:
         raise MissingFile(f"no image in '{root / split}': expected CLASS/IMAGE below it")
-    return Folders(root=root, images=tuple(images), labels=tuple(labels), classes=tuple(classes))
+    return Folders(
+        root=root,
+        images=tuple(image for images in by_class.values() for image in images),
+        labels=tuple(label for label, images in enumerate(by_class.values()) for _ in images),
+        classes=tuple(by_class),
+    )
+
+
+def with_classes_of(train: Folders, test: Folders) -> Folders:
+    """Return the test split with its classes numbered as in the training split, by name; it may lack some.
+
+    Raises:
+        InvalidInput: test images of classes without training image, which no probe could get right; they are named.
+    """
+    numbers = {name: number for number, name in enumerate(train.classes)}
+    unknown = [f"'{name}'" for name in test.classes if name not in numbers]
+    if unknown:
+        raise InvalidInput(
+            f"test split below '{test.root}': {len(unknown)} of {len(test.classes)} classes have no training image: "
+            f"{some(unknown)}. Expected classes of the training split: {some(f'{name!r}' for name in train.classes)}. "
+            "Rename the folders, or leave them out of the test split"
+        )
+    labels = tuple(numbers[test.classes[label]] for label in test.labels)
+    return replace(test, labels=labels, classes=train.classes)
 
 
 def segmentation(layout: str, root: Path, split: Split) -> Dense:

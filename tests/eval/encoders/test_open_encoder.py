@@ -146,6 +146,11 @@ def test_commands_keep_results_with_the_run_until_its_weights_change(
         assert run_program("codistill eval", "probe", PROGRAM, argv=["knn", *arguments, *shown]) == 0
         return capsys.readouterr().out
 
+    (data / "train" / "leaf").rename(data / "train" / "Leaf")
+    arguments = ["knn", str(tmp_path / "no-run"), "--data", str(data), "--features", str(features)]
+    assert run_program("codistill eval", "probe", PROGRAM, argv=arguments) == 2
+    assert "no training image: 'leaf'" in capsys.readouterr().err  # before the encoder is looked for
+    (data / "train" / "Leaf").rename(data / "train" / "leaf")
     first = knn(str(probed))
     assert "knn of run on colours" in first
     assert "top1_k20" in first

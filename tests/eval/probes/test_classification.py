@@ -1,5 +1,7 @@
 """k-NN and linear classification: exact votes, an independent reference, a miniature dataset."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from eval.probes import classification as probe
 from eval.probes.feature_store import FeatureStore
 from eval.probes.settings import CentreSettings, KnnSettings, LinearSettings
 from store.errors import InvalidInput
-from tests.eval.probes.probing import calls_of, colour_encoder, colour_folders
+from tests.eval.probes.probing import calls_of, colour_encoder, colour_folders, save
 
 CENTRE = CentreSettings(resize=12, crop=12)
 
@@ -91,6 +93,89 @@ def test_both_probes_on_a_dataset_share_features_extracted_once(tmp_path: Path) 
     assert calls_of(encoder) == calls
     probe.run_knn(colour_encoder(name="other"), **data, settings=KnnSettings(centre=CENTRE))
     assert len(list((tmp_path / "features").iterdir())) == 4
+
+
+def without_test_class(root: Path) -> None:
+    shutil.rmtree(root / "test" / "apple")  # the first, so that positions shift
+
+
+def with_empty_folders(root: Path) -> None:
+    for folder in ("train/aaa", "test/aab", "test/zzz", "train/.ipynb_checkpoints"):
+        (root / folder).mkdir()
+    (root / "test" / "aab" / "notes.txt").write_text("no image")
+
+
+def with_a_hidden_copy(root: Path) -> None:
+    shutil.copytree(root / "train" / "sky", root / "train" / ".trash")
+
+
+def with_a_training_class_more(root: Path) -> None:
+    for number in range(6):
+        save(root / "train" / "aaa" / f"{number}.png", np.full((12, 16, 3), 250, dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    "change", [without_test_class, with_empty_folders, with_a_hidden_copy, with_a_training_class_more]
+)
+def test_classes_of_both_splits_are_matched_by_name(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    root = colour_folders(tmp_path / "colours")
+    change(root)
+    train, test = (datasets.folders(root, split) for split in ("train", "test"))
+    data = {"train": train, "test": test, "feature_store": FeatureStore(root=tmp_path / "features", dataset="colours")}
+    encoder = colour_encoder()
+    assert probe.run_knn(encoder, **data, settings=KnnSettings(centre=CENTRE, neighbours=(1,)))["top1_k1"] == 100
+    assert probe.run_linear(encoder, **data, settings=LinearSettings(centre=CENTRE, strengths=(1.0,)))["top1"] == 100
+
+
+def test_accuracy_is_that_of_class_names_for_any_choice_of_folders(tmp_path: Path) -> None:
+    names = np.array(["ant", "Bee", "cat", "dog", "é", "10", "9"])
+    random = np.random.default_rng(0)
+    for _ in range(30):
+        trained = random.permutation(names)[: random.integers(2, 7)]
+        tested = random.permutation(trained)[: random.integers(1, len(trained) + 1)]
+        folders = [
+            datasets.Folders(
+                root=tmp_path,
+                images=tuple(Path(f"{split}/{number}") for number in range(12)),
+                labels=tuple(random.integers(len(classes), size=12).tolist()),
+                classes=tuple(classes.tolist()),
+            )
+            for split, classes in (("train", trained), ("test", tested))
+        ]
+        aligned = datasets.with_classes_of(*folders)
+        assert [folders[0].classes[label] for label in aligned.labels] == [tested[label] for label in folders[1].labels]
+        assert datasets.with_classes_of(folders[0], aligned) == aligned
+
+
+@pytest.mark.parametrize("run", [probe.run_knn, probe.run_linear])
+def test_classes_without_training_images_are_refused_before_any_work(
+    tmp_path: Path, run: Callable[..., object]
+) -> None:
+    root = colour_folders(tmp_path / "colours", train=2, test=1)
+    (root / "train" / "leaf").rename(root / "train" / "Leaf")
+    for image in (root / "train" / "sky").iterdir():
+        image.unlink()
+    shutil.copytree(root / "train" / "apple", root / "train" / "bark")
+    train, test = (datasets.folders(root, split) for split in ("train", "test"))
+    encoder, feature_store = colour_encoder(), FeatureStore(root=tmp_path / "features", dataset="colours")
+    settings = KnnSettings(centre=CENTRE) if run is probe.run_knn else LinearSettings(centre=CENTRE)
+    message = r"2 of 3 classes have no training image: 'leaf', 'sky'\. Expected .*: 'Leaf', 'apple', 'bark'"
+    with pytest.raises(InvalidInput, match=message):
+        run(encoder, train=train, test=test, feature_store=feature_store, settings=settings)
+    assert calls_of(encoder) == 0
+
+
+def test_refusals_do_not_wait_for_the_features(tmp_path: Path) -> None:
+    root = colour_folders(tmp_path / "colours", train=1, test=1)
+    train, test = (datasets.folders(root, split) for split in ("train", "test"))
+    data = {"train": train, "test": test, "feature_store": FeatureStore(root=tmp_path / "features", dataset="colours")}
+    encoder = colour_encoder(cls=False)
+    with pytest.raises(InvalidInput, match="two training images each"):
+        probe.run_linear(encoder, **data, settings=LinearSettings(centre=CENTRE))
+    assert calls_of(encoder) == 0
+    with pytest.raises(InvalidInput, match="no CLS token"):
+        probe.run_knn(encoder, **data, settings=KnnSettings(centre=CENTRE, pooling="cls"))
+    assert calls_of(encoder) == 1
 
 
 def test_an_encoder_without_cls_is_pooled_by_its_mean(tmp_path: Path) -> None:

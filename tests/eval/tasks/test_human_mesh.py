@@ -163,6 +163,15 @@ def test_files_are_scored_image_by_image(files: tuple[Path, Path]) -> None:
     assert scores["pa_pve_mm"] == pytest.approx(0, abs=1e-6)
 
 
+def test_no_prediction_at_all_scores_0_and_has_no_mesh_errors(files: tuple[Path, Path], tmp_path: Path) -> None:
+    empty = tmp_path / "nobody.npz"
+    content = {name: array[:0] for name, array in np.load(files[0]).items()}
+    np.savez(empty, **content)
+    scores = prediction_files.score_human_meshes(empty, files[1])
+    assert (scores["precision"], scores["recall"], scores["f1"], scores["matched"]) == (0, 0, 0, 0)
+    assert np.isnan([scores["pve_mm"], scores["pa_pve_mm"]]).all()
+
+
 def test_folders_add_up_to_the_same(files: tuple[Path, Path], tmp_path: Path) -> None:
     for path in files:
         (tmp_path / path.stem).mkdir()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.commands.options import Caches, File, Folder, Images, Names, Run
+from eval.commands.options import Caches, Datasets, File, Folder, Images, Run, Scheduler
 from eval.commands.output import write_numbers
 from store.common.cli import names_of
 from store.errors import InvalidInput, MissingFile
@@ -43,7 +43,7 @@ def pca(run: Run, /, *, out: File, cache: Caches = "", pictures: int = 6, device
 
 
 def variance(
-    run: Run, /, *, out: Folder, cache: Caches = "", datasets: Names = "", shards: int = 8, scheduler: str = ""
+    run: Run, /, *, out: Folder, cache: Caches = "", datasets: Datasets = "", shards: int = 8, scheduler: Scheduler = ""
 ) -> None:
     """Plot the cumulative explained variance of teachers and of the student's projections (Fig. 4 of the paper).
 
@@ -53,9 +53,9 @@ def variance(
         run: run directory.
         out: folder for variance.png, variance.csv and variance.json.
         cache: locations of the caches, if they have moved since the training.
-        datasets: names of datasets to analyse; default: all held-out ones.
+        datasets: names of the datasets to analyse.
         shards: shards to read of each dataset, evenly spread over it; 0 reads all.
-        scheduler: address of a Dask scheduler whose workers can read the cache and the run; default: threads here.
+        scheduler: address of a Dask scheduler whose workers can read the cache and the run.
     """
     from rich.console import Console
 

@@ -6,14 +6,24 @@ from typing import Annotated
 import tyro
 
 Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-Runs = Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")]
-Caches = Annotated[str, tyro.conf.arg(metavar="CACHE[,CACHE]")]
-Names = Annotated[str, tyro.conf.arg(metavar="A,B")]
-Images = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMAGE")]
+Runs = Annotated[
+    tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN", help_behavior_hint="(at least one)")
+]
+Caches = Annotated[
+    str, tyro.conf.arg(metavar="CACHE[,CACHE]", help_behavior_hint="(default: where they were in training)")
+]
+Datasets = Annotated[str, tyro.conf.arg(metavar="A,B", help_behavior_hint="(default: all held-out ones)")]
+Scheduler = Annotated[str, tyro.conf.arg(metavar="ADDRESS", help_behavior_hint="(default: threads of this process)")]
+Images = Annotated[
+    tuple[Path, ...], tyro.conf.arg(metavar="IMAGE", help_behavior_hint="(default: held-out views of the cache)")
+]
+Baseline = Annotated[
+    str, tyro.conf.arg(metavar="ROW", help_behavior_hint="(default: the sweep's baseline, else the best)")
+]
 Folder = Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
 File = Annotated[Path, tyro.conf.arg(metavar="FILE")]
 FirstFolder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
 FirstFile = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
 # `File | None` would lose the placeholder.
-FolderOrNone = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
-FileOrNone = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
+FolderOrNone = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(optional)")]
+FileOrNone = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(optional)")]

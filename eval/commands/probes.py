@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from eval.commands.options import Folder, FolderOrNone
+from eval.commands.options import Folder
 from eval.encoders.options import EncoderOptions
 from eval.probes.settings import DepthSettings, KnnSettings, LinearSettings, SegmentationSettings, validate
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from eval.probes.datasets import Dense, Folders
 
 Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENCODER")]
+ResultRun = Annotated[
+    Path | None, tyro.conf.arg(metavar="RUN", help_behavior_hint="(default: the run that is probed, if it is a run)")
+]
 RunProbe = Callable[..., Mapping[str, Any]]
 Settings = KnnSettings | LinearSettings | SegmentationSettings | DepthSettings
 _KNN, _LINEAR = KnnSettings(), LinearSettings()
@@ -31,14 +34,14 @@ class Inputs:
             with --weights.
         data: root folder of the dataset; docs/evaluation-probes.md has the layouts.
         features: folder in which extracted features are stored and found again.
-        run: run directory in which the result is stored, to be shown in its report; default: the run that is probed.
+        run: run directory in which the result is stored, so that its report shows it.
         options: options of the encoder.
     """
 
     encoder: Source
     data: Folder
     features: Folder
-    run: FolderOrNone = None
+    run: ResultRun = None
     options: Annotated[EncoderOptions, tyro.conf.arg(name="")] = field(default_factory=EncoderOptions)
 
 

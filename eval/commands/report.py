@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.commands.options import Caches, FileOrNone, Folder, Runs
+from eval.commands.options import Baseline, Caches, FileOrNone, Folder, Runs
 from eval.commands.output import write_csv
 from store.common.cli import names_of
 from store.common.config import near_miss
@@ -50,7 +50,7 @@ def report(
     rows: int = 1000,
     fit_rows: int = 4096,
     pictures: int = 6,
-    baseline: str = "",
+    baseline: Baseline = "",
     device: str = "auto",
 ) -> None:
     """Write one self-contained HTML page about one run, several runs, or a sweep.
@@ -66,7 +66,7 @@ def report(
         rows: held-out rows to measure of each dataset, at most.
         fit_rows: training rows to fit the baselines on, at most.
         pictures: held-out views to show as pictures, at most.
-        baseline: run, or row of a sweep, that the others are compared with; default: the sweep's baseline.
+        baseline: run, or row of a sweep, that the others are compared with.
         device: device to compute on, such as cpu or cuda; auto takes a GPU if there is one.
     """
     from rich.console import Console

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pydantic
+import tyro
 
 from extract.teachers.options import TeacherOptions
 
@@ -14,21 +16,24 @@ class EncoderOptions:
 
     Args:
         untrained: probe the run's student before its first training step.
-        projector: name of a teacher; probe what its projector predicts from the student's tokens, not the encoder's
-            own tokens.
-        final_norm: apply the student's final norm; default: yes, but no for depth.
+        projector: name of a teacher; probe the tokens that its projector predicts.
+        final_norm: apply the student's final norm.
         weights: weight file of a teacher.
-        stride: stage of a hierarchical or convolutional teacher, in px per cell; default: the last.
+        stride: stage of a hierarchical or convolutional teacher, in px per cell.
         cell_px: px per cell of a teacher's patch grid.
         dtype: float32, or autocast to float16 or bfloat16.
         device: device to compute on, such as cpu or cuda; auto takes a GPU if there is one.
     """
 
     untrained: bool = False
-    projector: str | None = None
-    final_norm: bool | None = None
-    weights: Path | None = None
-    stride: int | None = None
+    projector: Annotated[
+        str | None, tyro.conf.arg(metavar="TEACHER", help_behavior_hint="(default: the encoder's own tokens)")
+    ] = None
+    final_norm: Annotated[
+        bool | None, tyro.conf.arg(metavar="True|False", help_behavior_hint="(default: True, for depth False)")
+    ] = None
+    weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(for teachers only)")] = None
+    stride: Annotated[int | None, tyro.conf.arg(metavar="PX", help_behavior_hint="(default: the last)")] = None
     cell_px: int = 14
     dtype: str = "float32"
     device: str = "auto"

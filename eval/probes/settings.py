@@ -1,11 +1,16 @@
 """Settings of the probes, with the defaults of the published protocols. Imports no torch: they are flags too."""
 
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from store.errors import InvalidConfig
 
 Pooling = Literal["cls", "mean", "cls+mean"]
+PoolingOrNone = Annotated[
+    Pooling | None, tyro.conf.arg(help_behavior_hint="(default: cls if the encoder has a CLS token, else mean)")
+]
 NEIGHBOURS = (10, 20, 100, 200)
 TEMPERATURE = 0.07
 AT_LEAST_ZERO = (
@@ -42,13 +47,13 @@ class KnnSettings:
 
     Args:
         centre: size and crop of images.
-        pooling: cls, mean (of the patches) or cls+mean; default: cls if the encoder has a CLS token, else mean.
+        pooling: feature vector of an image: CLS token, mean of the patches, or both.
         neighbours: values of k to report; a k above the number of training images takes all of them.
         temperature: divisor of similarities before the exponential.
     """
 
     centre: CentreSettings = field(default_factory=CentreSettings)
-    pooling: Pooling | None = None
+    pooling: PoolingOrNone = None
     neighbours: tuple[int, ...] = NEIGHBOURS
     temperature: float = TEMPERATURE
 
@@ -59,7 +64,7 @@ class LinearSettings:
 
     Args:
         centre: size and crop of images.
-        pooling: cls, mean (of the patches) or cls+mean; default: cls if the encoder has a CLS token, else mean.
+        pooling: feature vector of an image: CLS token, mean of the patches, or both.
         strengths: inverse L2 strengths (C) to choose from, on standardised features.
         held_out: share of the training set that the strength is chosen on.
         iterations: iterations of L-BFGS, at most.
@@ -67,7 +72,7 @@ class LinearSettings:
     """
 
     centre: CentreSettings = field(default_factory=CentreSettings)
-    pooling: Pooling | None = None
+    pooling: PoolingOrNone = None
     strengths: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
     held_out: float = 0.2
     iterations: int = 1000

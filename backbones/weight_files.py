@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from store.common import checksums
 from store.errors import Damaged, InvalidInput, MissingFile, UnsafeFile
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -38,6 +39,8 @@ NOT_WEIGHTS = (
 def load(path: str | Path) -> Any:
     """Read a weight file on the CPU; a file that would have to execute code is refused.
 
+    Sums beside the file, `NAME.sha256` or `SHA256SUMS`, are checked first.
+
     Args:
         path: a `.safetensors` file or a file written by `torch.save`; told apart by content, not by name.
 
@@ -48,13 +51,14 @@ def load(path: str | Path) -> Any:
     Raises:
         MissingFile: no such file.
         UnsafeFile: the file names code that is not on the allow-list; nothing of it was run.
-        Damaged: truncated or corrupt.
+        Damaged: truncated, corrupt, or not what the sums beside it say.
         InvalidInput: not a weight file.
     """
     path = Path(path)
     if not path.is_file():
         instead = "a directory" if path.is_dir() else "nothing"
         raise MissingFile(f"weights '{path}': expected a file, found {instead}. Check the path")
+    checksums.check_file(path)
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(64)

@@ -123,7 +123,7 @@ class UnsafeFile(InvalidInput):
 
 
 class StorageFailed(CodistillError):
-    """An object store refused, could not be reached, or kept failing; the message carries no credentials."""
+    """A disk or an object store refused, could not be reached, or kept failing; the message carries no credentials."""
 
     kind = "storage_failed"
 

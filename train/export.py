@@ -1,7 +1,8 @@
 """Export of a run's student: the encoder as a folder that timm reads, with a model card, or a file of naver/dune."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -14,8 +15,8 @@ from torch import Tensor
 from backbones.images import IMAGENET_MEAN, IMAGENET_STD
 from backbones.position import resample_pos_embed
 from backbones.vit import DinoVisionTransformer
-from store.common import atomic
-from store.errors import OutputExists
+from store.common import atomic, checksums
+from store.errors import OutputExists, StorageFailed
 from train.model.encoder import Encoder, TimmEncoder, has_cls
 from train.run import dune_checkpoint, log
 from train.run.load import Run
@@ -87,16 +88,40 @@ def export_encoder(encoder: Encoder, directory: str | Path, *, image_size: int, 
     Raises:
         OutputExists: the directory is not empty.
         InvalidInput: the size is not a multiple of the patch size.
+        StorageFailed: it cannot be written, for example onto a full disk; nothing of it stays.
     """
     directory = Path(directory)
     if directory.exists() and any(directory.iterdir()):
         raise OutputExists(f"output '{directory}' is not empty. Choose another directory or delete it")
-    with atomic.replacing(directory / WEIGHTS) as partial:
-        save_file(timm_state(encoder, image_size=image_size), partial, metadata={"format": "pt"})
-    config = json.dumps(timm_config(encoder, image_size=image_size), indent=2)
-    atomic.write_text(directory / CONFIG, config + "\n")
+    state = timm_state(encoder, image_size=image_size)
+    texts = {CONFIG: json.dumps(timm_config(encoder, image_size=image_size), indent=2) + "\n"}
     if card is not None:
-        atomic.write_text(directory / CARD, model_card(encoder, card, image_size=image_size))
+        texts[CARD] = model_card(encoder, card, image_size=image_size)
+    with _nothing_left_on_failure(directory, [WEIGHTS, *texts, checksums.SUMS]):
+        with atomic.replacing(directory / WEIGHTS) as partial:
+            save_file(state, partial, metadata={"format": "pt"})
+        for name, text in texts.items():
+            atomic.write_text(directory / name, text)
+        checksums.write_folder_sums(directory, [WEIGHTS, *texts])
+
+
+@contextmanager
+def _nothing_left_on_failure(directory: Path, names: Sequence[str]) -> Iterator[None]:
+    """Remove `names` from a directory, and the directory if it was absent, when they cannot all be written."""
+    existed = directory.exists()
+    try:
+        yield
+    except BaseException as error:
+        for name in names:
+            (directory / name).unlink(missing_ok=True)
+        if not existed:
+            with suppress(OSError):
+                directory.rmdir()
+        reason = atomic.system_reason(error) if isinstance(error, Exception) else None
+        if reason is None:
+            raise
+        message = f"output '{directory}' cannot be written: {reason}. Put that right and try again"
+        raise StorageFailed(message) from error
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """SHA-256 sums beside files, in the form of `sha256sum`: `SHA256SUMS` of a folder, `NAME.sha256` of a single file."""
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,8 +10,9 @@ from store.common import atomic
 from store.errors import Damaged
 
 SUMS = "SHA256SUMS"
+SMALL_BYTES = 2**20
 SUFFIX = ".sha256"  # of the sums of a single file that shares its folder with others
-LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
+LINE = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?(\S.*)")  # * is how some mark binary files
 
 
 def file_sha256(path: Path) -> str:
@@ -53,19 +55,26 @@ def check_folder(folder: Path, names: Iterable[str] | None = None) -> None:
 
 
 def check_file(path: Path) -> None:
-    """Compare a file with the sums beside it: `NAME.sha256`, or `SHA256SUMS` where that lists it; none is no problem.
+    """Compare a file with the sums beside it, if there are any.
+
+    They are `NAME.sha256`, or `SHA256SUMS` where that lists it; the small files listed there, which say what the file
+    is, are compared as well.
 
     Raises:
         Damaged: the file is not the one that was written, or the sums are damaged.
     """
     problems = []
-    for sums in (path.with_name(path.name + SUFFIX), path.with_name(SUMS)):
-        if sums.is_file():
-            expected = read_sums(sums).get(path.name)
-            if expected is not None:
-                problems += _problems(path, expected, of=sums.name)
-            elif sums.name != SUMS:
-                problems.append(f"{sums.name} does not list it")
+    own, of_folder = path.with_name(path.name + SUFFIX), path.with_name(SUMS)
+    if own.is_file():
+        listed = read_sums(own)
+        if path.name in listed:
+            problems += _problems(path, listed[path.name], of=own.name)
+        else:
+            problems.append(f"{own.name} does not list it")
+    if of_folder.is_file() and path.name in (listed := read_sums(of_folder)):
+        small = (name for name in listed if _size(path.parent / name) <= SMALL_BYTES)
+        for name in dict.fromkeys([path.name, *small]):
+            problems += _problems(path.parent / name, listed[name], of=SUMS)
     if problems:
         raise Damaged(f"'{path}' is damaged: {'; '.join(problems)}. Copy or download it again")
 
@@ -80,13 +89,17 @@ def read_sums(path: Path) -> dict[str, str]:
     for number, line in enumerate(path.read_bytes().decode("utf-8", "replace").removesuffix("\n").split("\n"), start=1):
         match = LINE.fullmatch(line)
         if not match or match[2] in sums:
-            raise Damaged(f"'{path}' is damaged: line {number} is not a sha256, two spaces and the name of a file")
+            raise Damaged(f"'{path}' is damaged: line {number} is not a sha256 and the name of a file")
         sums[match[2]] = match[1]
     return sums
 
 
 def _write(sums: Path, files: Iterable[Path]) -> None:
     atomic.write_text(sums, "".join(f"{file_sha256(file)}  {file.name}\n" for file in files))
+
+
+def _size(path: Path) -> float:
+    return path.stat().st_size if path.is_file() else math.inf
 
 
 def _problems(path: Path, expected: str, *, of: str) -> list[str]:

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+import train.export
+from backbones import weight_files
 from backbones.vit import DinoVisionTransformer
-from store.errors import InvalidInput, OutputExists
+from store.errors import Damaged, InvalidInput, OutputExists, StorageFailed
 from tests.train import golden
 from train.export import CardFacts, export_encoder
 from train.model.encoder import build_encoder
@@ -104,3 +107,32 @@ def test_a_size_that_the_patch_does_not_divide_leaves_nothing(tmp_path: Path) ->
     with pytest.raises(InvalidInput, match="multiples of the patch size"):
         export_encoder(golden.student().encoder, tmp_path / "model", image_size=100)
     assert not (tmp_path / "model" / "model.safetensors").exists()
+
+
+def test_a_changed_export_is_refused_by_our_readers_and_read_by_timm(tmp_path: Path) -> None:
+    encoder = build_encoder(Student(architecture="tiny", depth=1), pos_grid=(4, 4)).eval()
+    export_encoder(encoder, tmp_path / "model", image_size=56, card=CARD)
+    names = {path.name for path in (tmp_path / "model").iterdir()}
+    assert names == {"model.safetensors", "config.json", "README.md", "SHA256SUMS"}
+    timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True)
+    weights = tmp_path / "model" / "model.safetensors"
+    assert weight_files.load(weights)
+    for name in sorted(names - {"SHA256SUMS"}):
+        path = tmp_path / "model" / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(Damaged, match=rf"{name} has sha256 .* expected .*Copy or download it again"):
+            weight_files.load(weights)
+        path.write_bytes(whole)
+    assert weight_files.load(weights)
+
+
+def test_an_export_onto_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    encoder = build_encoder(Student(architecture="tiny", depth=1), pos_grid=(4, 4)).eval()
+    monkeypatch.setattr(train.export, "save_file", full_disk)
+    with pytest.raises(StorageFailed, match="no space left on device"):
+        export_encoder(encoder, tmp_path / "model", image_size=56, card=CARD)
+    assert list(tmp_path.iterdir()) == []

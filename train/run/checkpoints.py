@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from store.common import checksums
+from store.common import atomic, checksums
 from store.errors import Damaged, MissingFile, StorageFailed
 from store.storage import publish
 
@@ -27,7 +27,6 @@ MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
 _NAME = re.compile(r"step-(\d{8,})")
-_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # in the errors of safetensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +73,7 @@ def save(directory: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         temporary.rename(final)
         _sync(directory)
     except (OSError, SafetensorError) as error:
-        reason = _system_reason(error)
+        reason = atomic.system_reason(error)
         if reason is None:
             raise
         steps = saved(directory)
@@ -206,13 +205,6 @@ def _is_abandoned(leftover: Path) -> bool:
     except FileNotFoundError:
         return False
     return old or (writer is not None and writer.known_dead())
-
-
-def _system_reason(error: Exception) -> str | None:
-    """Return what the system refused, in words; None for an error of another kind."""
-    match = _OS_ERROR.search(str(error))
-    number = error.errno if isinstance(error, OSError) else int(match[1]) if match else None
-    return None if number is None else os.strerror(number).lower()
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:

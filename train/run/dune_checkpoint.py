@@ -16,8 +16,8 @@ from torch import Tensor
 from backbones import dino, state_dicts, weight_files
 from backbones.vit import DinoVisionTransformer
 from store import TeacherInfo
-from store.common import atomic
-from store.errors import InvalidInput, OutputExists
+from store.common import atomic, checksums
+from store.errors import InvalidInput, OutputExists, StorageFailed
 from train.model.distiller import Distiller, encoder_shape
 from train.model.encoder import ARCHITECTURES
 from train.model.projectors import TransformerProjector, build_projector
@@ -102,7 +102,7 @@ def save(
     *,
     names: Mapping[str, str] = RELEASED_NAMES,
 ) -> None:
-    """Write a student as the authors' loader reads it.
+    """Write a student as the authors' loader reads it, and its sha256 beside it, which `load` checks.
 
     Args:
         path: file to write; must not exist.
@@ -114,13 +114,23 @@ def save(
     Raises:
         OutputExists: the file exists.
         InvalidInput: the loader cannot build this student; every reason is listed.
+        StorageFailed: it cannot be written, for example onto a full disk; nothing of it stays.
     """
     path = Path(path)
     if path.exists():
         raise OutputExists(f"output '{path}' exists. Choose another name or delete it")
     args = released_args(distiller, names=names)
-    with atomic.replacing(path) as partial:
-        torch.save({"model": to_released(distiller, norms, names=names), "args": args}, partial)
+    content = {"model": to_released(distiller, norms, names=names), "args": args}
+    try:
+        with atomic.replacing(path) as partial, partial.open("wb") as file:
+            torch.save(content, file)
+        checksums.write_file_sum(path)
+    except (OSError, RuntimeError) as error:
+        path.unlink(missing_ok=True)
+        reason = atomic.system_reason(error)
+        if reason is None:
+            raise
+        raise StorageFailed(f"output '{path}' cannot be written: {reason}. Put that right and try again") from error
 
 
 def to_released(

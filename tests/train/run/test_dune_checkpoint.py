@@ -1,6 +1,7 @@
 """The released layout: read with every wrapping it may come in, and written with exactly its names and shapes."""
 
 import argparse
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from backbones import state_dicts, weight_files
-from store.errors import InvalidInput, OutputExists
+from store.errors import Damaged, InvalidInput, OutputExists, StorageFailed
 from tests.train import golden
 from tests.train.builders import teacher_info
 from train.model.distiller import Distiller, build_distiller
@@ -149,6 +150,23 @@ def test_a_saved_student_reads_back(tmp_path: Path) -> None:
     assert loaded.norms.stored("own").patch.mean.unique().tolist() == [0.25]
     with pytest.raises(OutputExists, match="exists"):
         save(path, distiller, norms)
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    with pytest.raises(Damaged, match=r"student\.pth has sha256 .*, expected .* \(student\.pth\.sha256\)"):
+        load(path)
+
+
+def test_a_student_that_a_full_disk_cannot_hold_leaves_nothing(tmp_path: Path) -> None:
+    distiller = student("small")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(StorageFailed, match=r"student\.pth' cannot be written: file too large"):
+            save(tmp_path / "student.pth", distiller, TargetNorms(distiller.teachers))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from store.format import kernels
 from store.format.kernels import LEAST_SIGNED, SCALE, Measure
-from store.format.statistics import Float64, Moments, empty
+from store.format.statistics import Float64, Moments, empty, from_stacked, stacked
 
 Float16 = npt.NDArray[np.float16]
 
@@ -42,8 +42,9 @@ class TokenMoments:
         return True
 
     def result(self) -> tuple[Moments | None, Moments]:
-        """Return the moments of prefix (None without) and patch tokens of all rows added."""
-        return (None if self._prefix is None else self._prefix.moments()), self._patch.moments()
+        """Return the moments of prefix and patch tokens of all rows added; None stands for no prefix token."""
+        prefix = None if self._prefix is None else self._prefix.moments()
+        return from_stacked(stacked(prefix, self._patch.moments()))
 
 
 class _Part:

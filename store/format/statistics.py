@@ -58,7 +58,7 @@ class Moments:
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Moments of a teacher's tokens over the ok rows of a dataset; prefix is None without prefix tokens."""
+    """Moments of a teacher's tokens over the ok rows of a dataset; prefix is None where they have no prefix token."""
 
     prefix: Moments | None
     patch: Moments
@@ -138,8 +138,11 @@ def merge(parts: Sequence[Moments], weights: Sequence[float] | None = None) -> M
 
 
 def coarse_channels(moments: Moments, *, limit: float = 0.01) -> npt.NDArray[np.int64]:
-    """Return the channels whose float16 rounding (root mean square) exceeds `limit` of their standard deviation."""
+    """Return the channels whose float16 rounding (root mean square) exceeds `limit` of their standard deviation.
+
+    A single token has no deviation to compare with: none of its channels is returned.
+    """
     magnitude = np.sqrt(np.square(moments.mean) + np.nan_to_num(moments.var))
     exponent = np.floor(np.log2(np.maximum(magnitude, 2.0**-14)))
     rounding = 2.0 ** (exponent - 10) / np.sqrt(12)
-    return np.flatnonzero((moments.count > 0) & (magnitude > 0) & (rounding > limit * np.nan_to_num(moments.std)))
+    return np.flatnonzero((moments.count > 1) & (magnitude > 0) & (rounding > limit * np.nan_to_num(moments.std)))

@@ -239,12 +239,22 @@ class _Repairer:
                     self._storage.move(quarantined, location.key)
                 raise
         check = check_shard(location)
-        if self._wrong(check):
-            dataset, array, shard = target
-            reason = f"the new object is not whole ({check.problems}); the old object is '{quarantined}'"
-            self._done.left.append(NotRepaired(dataset=dataset, array=array, shard=shard, reason=reason))
-        else:
+        if not self._wrong(check):
             self._done.repaired.append(target)
+            return
+        self._put_back(quarantined, location.key)
+        dataset, array, shard = target
+        problems = "; ".join(problem.message for problem in check.problems) or "its pixels changed meanwhile"
+        reason = f"it was written again and the new object was not whole either ({problems})"
+        self._done.left.append(NotRepaired(dataset=dataset, array=array, shard=shard, reason=reason))
+
+    def _put_back(self, quarantined: str | None, key: str) -> None:
+        """Restore what was there before a repair that failed: the damaged object, or none."""
+        self._storage.delete(key)
+        if quarantined is not None:
+            self._storage.move(quarantined, key)
+            self._rename_copy(quarantined, key)
+            del self._quarantined[quarantined]
 
     def _quarantine(self, target: Target, key: str) -> str | None:
         """Rename the object at `key` into quarantine, if there is one; return its new key."""
@@ -254,11 +264,16 @@ class _Repairer:
             self._storage.move(key, new_key)
         except FileNotFoundError:
             return None
+        owners = self._rename_copy(key, new_key)
+        self._quarantined[new_key] = owners[0] if owners else target
+        return new_key
+
+    def _rename_copy(self, key: str, new_key: str) -> list[Target]:
+        """Note that an object that may hold rows of other shards was renamed; return those shards."""
         owners = [owner for owner, keys in self._other_copies.items() if key in keys]
         for owner in owners:
             self._other_copies[owner] = [new_key if known == key else known for known in self._other_copies[owner]]
-        self._quarantined[new_key] = owners[0] if owners else target
-        return new_key
+        return owners
 
     def _delete_quarantined(self) -> None:
         """Delete quarantined objects once the shard that they belong to is whole."""

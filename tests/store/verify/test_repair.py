@@ -4,6 +4,7 @@ import contextlib
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,16 @@ import pytest
 
 import store
 from store import errors
+from store.format import statistics
+from store.format.trailer import Trailer
 from store.storage.open_files import OpenFile
 from store.verify.problems import Kind
 from store.verify.repair import RepairReport, _Repairer, repair
+from store.verify.report import check_and_repair
 from store.verify.verify import VerifyReport, verify
 from tests.store import caches, damage, fake_recomputer
 from tests.store.caches import contents, same_rows
-from tests.store.damage import RECOMPUTED, REPAIRED, REPORTED, shard_path
+from tests.store.damage import DINO, RECOMPUTED, REPAIRED, REPORTED, shard_path
 
 FLIPS_A_ROUND = 12
 ROUNDS = 25
@@ -165,6 +169,40 @@ def test_a_failure_to_publish_puts_the_damaged_shard_back(root: Path, monkeypatc
     with pytest.raises(OSError, match="no space"):
         repair(store.open(root), report)
     assert contents(root) == before
+
+
+def test_a_repair_that_cannot_mend_leaves_the_cache_as_it_was_and_says_so(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage.flip_token_row(root)
+    damage.delete_tokens(root)
+    before = contents(root)
+    trailer = store.ShardWriter._trailer
+
+    def with_other_moments(self: store.ShardWriter, manifest: object) -> Trailer:
+        written = trailer(self, manifest)
+        return replace(written, moments=(None, statistics.empty(DINO.channels)))
+
+    monkeypatch.setattr(store.ShardWriter, "_trailer", with_other_moments)
+    for _ in range(2):
+        lines: list[str] = []
+        outcome = check_and_repair(
+            root,
+            quick=False,
+            confirm=lambda problems: True,
+            catalogue=None,
+            device="cpu",
+            progress=False,
+            say=lines.append,
+        )
+        assert outcome.wrong
+        left = [line for line in lines if "left as it is" in line]
+        assert [line.partition(":")[0] for line in left] == [
+            f"shard {k} of 'flowers/dino' is left as it is" for k in (1, 2)
+        ]
+        assert "prefix moments of 0 tokens, expected 4 rows of 1" in left[0]
+        assert not any("Problem(" in line for line in lines)
+        assert contents(root) == before  # no object in quarantine either
 
 
 def test_a_good_row_that_changes_while_it_is_copied_gets_no_new_checksum(

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 import store
 from store import errors
 from store.inspection.info import inspect
+from store.inspection.row_view import gather
 from store.verify.problems import Kind
 from store.verify.verify import verify
 from tests.store import caches, damage
@@ -61,6 +62,33 @@ def test_a_cache_being_filled_is_ok(tmp_path: Path) -> None:
         report = verify(cache.location)
     assert report.ok
     assert len(report.notes) == 3
+
+
+@pytest.mark.parametrize(
+    ("images", "failed", "failed_tokens"),
+    [(10, (), range(4, 8)), (10, (), (8, 9)), (10, (), range(10)), (10, range(10), ()), (1, (), ()), (1, (), (0,))],
+    ids=["a shard", "the short last shard", "all tokens", "all pixels", "one row", "one failed row"],
+)
+def test_failed_rows_alone_are_no_problem(
+    tmp_path: Path, images: int, failed: Collection[int], failed_tokens: Collection[int]
+) -> None:
+    tokens = {teacher.name: failed_tokens for teacher in caches.TEACHERS}  # one with a prefix token, one without
+    spec = caches.DatasetSpec("d", "g", images=images, failed=failed, failed_tokens=tokens)
+    cache = caches.make_cache(tmp_path, [spec])
+    for quick in (False, True):
+        report = verify(tmp_path, quick=quick)
+        assert (report.problems, report.notes) == ((), ())
+    again = store.seal(tmp_path)
+    assert not any(array.changed for array in again.arrays)
+    assert images > 1 or again.warnings == ()
+    ok = sorted(set(range(images)) - set(failed) - set(failed_tokens))
+    assert cache["d"].valid_rows(["dino", "mast"]).tolist() == ok
+    for teacher in caches.TEACHERS:
+        statistics = cache["d"].statistics(teacher.name)
+        assert statistics.patch.count.tolist() == [len(ok) * 4.0] * teacher.channels
+        assert (statistics.prefix is None) == (not ok or teacher.prefix_tokens == 0)
+    assert [array.ok for array in inspect(store.open(tmp_path)).datasets[0].arrays][1:] == [len(ok)] * 2
+    assert gather(cache["d"], [0]).rows[0].view == 0
 
 
 @pytest.mark.parametrize(("function", "kind"), ALL, ids=NAMES)

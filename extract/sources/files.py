@@ -181,12 +181,12 @@ class ListSource(FileSource):
     def _relative(self, path: str) -> str | None:
         """Return the path below the root in normal form; None if it is outside the root."""
         pure = PurePosixPath(path)
-        return relative_name(str(pure.relative_to(self.root)) if pure.is_relative_to(self.root) else path)
+        return relative_name(storable(str(pure.relative_to(self.root)) if pure.is_relative_to(self.root) else path))
 
     def _size(self, name: str) -> int:
         try:
             return os.stat(os.path.join(self.root, name)).st_size
-        except OSError:
+        except (OSError, ValueError):  # a name with a NUL
             return UNKNOWN_BYTES
 
 

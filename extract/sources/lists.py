@@ -5,13 +5,15 @@ Pickles may hold containers, strings and numbers; anything else is refused and n
 
 import collections
 import pickle
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from extract.sources.parquet_columns import ParquetColumns, is_text
 from store import errors
+from store.common.regular_files import open_regular
+
+LONGEST_LINE_BYTES = 2**16  # file systems allow paths of 4096 bytes
 
 # Containers that pickle builds by a call; tuples, lists, dicts, strings and numbers have opcodes of their own.
 CONTAINERS: dict[tuple[str, str], type] = {
@@ -43,7 +45,9 @@ def read_list(path: Path) -> list[str]:
         return reader(path)
     except FileNotFoundError as error:
         raise errors.MissingFile(f"list '{path}' does not exist. Correct `list` in the catalogue") from error
-    except (UnicodeDecodeError, pa.ArrowInvalid, KeyError) as error:
+    except errors.RefusedFile as error:
+        raise errors.InvalidInput(f"list '{path}': {error}. Expected a file, as it is read more than once") from error
+    except UnicodeDecodeError as error:
         raise errors.InvalidInput(f"list '{path}' cannot be read as {path.suffix}: {error}") from error
 
 
@@ -55,7 +59,7 @@ def load_plain(path: Path) -> Any:
         errors.InvalidInput: the file is no pickle, or cut short.
         FileNotFoundError: there is no such file.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         try:
             return _PlainUnpickler(file, path).load()
         except errors.UnsafeFile:
@@ -86,16 +90,33 @@ def paths_in(content: Any, path: Path) -> list[str]:
 
 
 def _read_text(path: Path) -> list[str]:
-    with open(path, encoding="utf-8", newline="\n") as file:
-        lines = (line.removesuffix("\n").removesuffix("\r") for line in file)
-        return [line for line in lines if line.strip()]
+    paths: list[str] = []
+    with open_regular(path) as file:
+        for number in count(1):
+            line = file.readline(LONGEST_LINE_BYTES + 1)
+            if not line:
+                break
+            if len(line) > LONGEST_LINE_BYTES:
+                raise errors.InvalidInput(f"list '{path}': line {number} is longer than {LONGEST_LINE_BYTES} bytes")
+            text = line.decode().removesuffix("\n").removesuffix("\r")
+            if text.strip():
+                paths.append(text)
+    return paths
 
 
 def _read_parquet(path: Path) -> list[str]:
-    names = pq.read_schema(path).names
-    if "path" not in names:
-        raise errors.InvalidInput(f"list '{path}': no column 'path'; its columns are {', '.join(names)}")
-    return [str(name) for name in pq.read_table(path, columns=["path"])["path"].to_pylist()]
+    subject = f"list '{path}'"
+    with ParquetColumns(open_regular(path), subject) as opened:
+        kind = opened.type_of("path")
+        if kind is None:
+            raise opened.invalid(f"no column 'path'; its columns are {', '.join(opened.schema.names)}")
+        if not is_text(kind):
+            raise opened.invalid(f"column 'path' is {kind}, expected string")
+        paths = list(opened.texts("path"))
+    missing = sum(name is None for name in paths)
+    if missing:
+        raise errors.InvalidInput(f"{subject}: {missing} of {len(paths)} rows have no path")
+    return [name for name in paths if name is not None]
 
 
 def _read_pickle(path: Path) -> list[str]:

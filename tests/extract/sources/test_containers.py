@@ -1,6 +1,7 @@
 """Images inside tar files, Parquet files and pickled lists."""
 
 import collections
+import contextlib
 import io
 import os
 import pickle
@@ -19,6 +20,7 @@ import pytest
 from extract.catalogue import DatasetEntry
 from extract.sources import UNKNOWN_BYTES, Source, open_source, tar
 from extract.sources.lists import read_list
+from extract.sources.parquet_columns import ParquetColumns
 from store import errors
 from store.errors import DecodeError
 
@@ -120,8 +122,140 @@ def test_parquet_that_cannot_be_used(tmp_path: Path) -> None:
         source_of(tmp_path, parquet="*.parquet", image_column="jpg").enumerate()
     (tmp_path / "a.parquet").unlink()
     (tmp_path / "b.parquet").write_bytes(b"text")
-    with pytest.raises(DecodeError, match=r"unreadable file: 'b\.parquet'"):
+    with pytest.raises(DecodeError, match=r"unreadable file: Parquet file 'b\.parquet'"):
         source_of(tmp_path, parquet="*.parquet").read("b.parquet/00000001", UNKNOWN_BYTES)
+
+
+PNG_OF_A_MEGABYTE = bytes(2**20)
+POOLS: list[pa.MemoryPool] = []  # a pool must outlive its buffers
+
+
+def written(table: pa.Table, path: Path, **options: Any) -> Path:
+    """Write Parquet with large pages and dictionaries, as hostile files have them."""
+    large = {"data_page_size": 2**30, "dictionary_pagesize_limit": 2**30, "write_batch_size": 1, "compression": "zstd"}
+    pq.write_table(table, path, **large | options)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("column", "found"),
+    [
+        pytest.param(pa.array([6_000_000_000]), "int64", id="integers: as many zero bytes"),
+        pytest.param(pa.array(["a"]), "string", id="text"),
+        pytest.param(pa.array([1.5]), "double", id="floats"),
+        pytest.param(pa.array([[1, 2]]), "list<element: int64>", id="lists"),
+        pytest.param(pa.array([{"path": "a"}]), "struct<path: string>", id="struct without bytes"),
+        pytest.param(pa.array([{"bytes": 5}]), "struct<bytes: int64>", id="struct with integers"),
+        pytest.param(pa.array([b"ab"], pa.binary(2)), r"fixed_size_binary\[2\]", id="fixed width"),
+    ],
+)
+def test_parquet_columns_of_other_types(tmp_path: Path, column: pa.Array, found: str) -> None:
+    """All files are named at once, and a file that changes its type later fails its rows."""
+    source = source_of(tmp_path, parquet="*.parquet")
+    for name in ("a", "b"):
+        pq.write_table(pa.table({"image": column}), tmp_path / f"{name}.parquet")
+    with pytest.raises(errors.InvalidInput, match=rf"^2 of 2 .* column 'image' is {found}, expected binary.* 'b\."):
+        source.enumerate()
+    with pytest.raises(DecodeError, match=rf"^unreadable file: Parquet file 'a\.parquet': column 'image' is {found}"):
+        source.read("a.parquet/00000000", UNKNOWN_BYTES)
+
+
+def test_parquet_of_junk(tmp_path: Path) -> None:
+    """Whatever single byte of a file changes, it gives other bytes or one error, and never anything else."""
+    good = written(pa.table({"image": [b"one", b"two"], "path": ["1.jpg", "2.jpg"]}), tmp_path / "a.parquet")
+    content = good.read_bytes()
+    random = np.random.default_rng(0)
+    for position in range(len(content)):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << int(random.integers(8))
+        good.write_bytes(damaged)
+        source = source_of(tmp_path, parquet="*.parquet")
+        with contextlib.suppress(errors.InvalidInput):
+            for path in source.enumerate().paths:
+                with contextlib.suppress(DecodeError):
+                    assert isinstance(source.read(path, UNKNOWN_BYTES), bytes)
+
+
+@pytest.mark.parametrize(
+    ("table", "options"),
+    [
+        pytest.param({"image": [PNG_OF_A_MEGABYTE] * 2400}, {}, id="a dictionary repeats one image"),
+        pytest.param({"image": [{"bytes": PNG_OF_A_MEGABYTE, "path": "x"}] * 2400}, {}, id="in a struct"),
+        pytest.param({"image": [b"x"] * 400, "path": ["x" * 2**20] * 400}, {}, id="names"),
+        pytest.param({"image": [PNG_OF_A_MEGABYTE] * 400}, {"use_dictionary": False}, id="a page of zeros"),
+    ],
+)
+def test_small_parquets_of_gigabytes(tmp_path: Path, table: dict[str, Any], options: dict[str, Any]) -> None:
+    """They are refused, or read image by image; memory stays below what any file may take."""
+    chunks = {name: pa.chunked_array([pa.array(values[:400])] * (len(values) // 400)) for name, values in table.items()}
+    path = written(pa.table(chunks), tmp_path / "a.parquet", **options)
+    assert path.stat().st_size < 2**15
+    source = source_of(tmp_path, parquet="*.parquet")
+    with arrow_memory() as pool:
+        try:
+            paths = source.enumerate().paths
+        except errors.InvalidInput as error:
+            refusal = str(error)
+        else:
+            refusal = ""
+            assert all(len(source.read(path, UNKNOWN_BYTES)) == 2**20 for path in paths[::300])
+    assert not refusal or re.search("would grow|take more than", refusal)
+    assert pool.max_memory() < 2**28
+
+
+def test_parquet_pages_that_are_larger_than_declared(tmp_path: Path) -> None:
+    """The footer says 100 kB, the page holds 400 MB: found before the page is decompressed."""
+    table = pa.table({"image": [PNG_OF_A_MEGABYTE] * 400})
+    path = written(table, tmp_path / "a.parquet", use_dictionary=False)
+    size = pq.ParquetFile(path).metadata.row_group(0).column(0).total_uncompressed_size
+    content = path.read_bytes()
+    assert content.count(varint(2 * size, 5)) >= 1
+    path.write_bytes(content.replace(varint(2 * size, 5), varint(200_000, 5)))
+    source = source_of(tmp_path, parquet="*.parquet")
+    (first, *_) = source.enumerate().paths
+    with arrow_memory() as pool, pytest.raises(DecodeError, match="claims 100000 bytes, its pages more"):
+        source.read(first, UNKNOWN_BYTES)
+    assert pool.max_memory() < 2**20
+
+
+def varint(value: int, size: int) -> bytes:
+    """A number of Thrift's compact protocol in `size` bytes."""
+    return bytes((value >> 7 * at) & 127 | (128 if at < size - 1 else 0) for at in range(size))
+
+
+@contextlib.contextmanager
+def arrow_memory() -> Iterator[pa.MemoryPool]:
+    """Count the memory that Arrow takes."""
+    before = pa.default_memory_pool()
+    pool = pa.proxy_memory_pool(before)
+    POOLS.append(pool)
+    pa.set_memory_pool(pool)
+    try:
+        yield pool
+    finally:
+        pa.set_memory_pool(before)
+
+
+def test_parquet_is_read_in_any_order_by_moving_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two shards, each read by threads nearly in order, begin a row group few times, not once a row."""
+    images = [f"image {n}".encode() for n in range(400)]
+    pq.write_table(pa.table({"image": images}), tmp_path / "a.parquet", row_group_size=200)
+    begun = []
+    real = ParquetColumns.batches
+
+    def batches(columns: ParquetColumns, path: str, group: int) -> Iterator[pa.Array]:
+        begun.append(group)
+        return (batch.slice(row, 1) for batch in real(columns, path, group) for row in range(len(batch)))
+
+    monkeypatch.setattr(ParquetColumns, "batches", batches)
+    source = source_of(tmp_path, parquet="*.parquet")
+    random = np.random.default_rng(0)
+    nearly = [row + 8 * int(random.integers(2)) for row in range(100)]
+    for row in [row + start for row in nearly for start in (0, 100, 250)]:
+        assert source.read(f"a.parquet/{row:08d}", UNKNOWN_BYTES) == images[row]
+    assert len(begun) <= 4
+    for row in random.permutation(400):
+        assert source.read(f"a.parquet/{row:08d}", UNKNOWN_BYTES) == images[row]
 
 
 @pytest.mark.parametrize(

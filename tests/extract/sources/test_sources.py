@@ -197,6 +197,30 @@ def test_lists_that_cannot_be_used(tmp_path: Path) -> None:
         source_of(root, list=tmp_path / "none.txt").enumerate()
 
 
+def test_lists_that_are_hostile(tmp_path: Path) -> None:
+    root = tree(tmp_path / "root", ["a.png"])
+    (tmp_path / "long.txt").write_bytes(b"a.png\n" + b"x" * 2**17)
+    os.mkfifo(tmp_path / "pipe.txt")  # opening it would wait for ever
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9.png\n")
+    pq.write_table(pa.table({"path": [1, 2]}), tmp_path / "numbers.parquet")
+    pq.write_table(pa.table({"path": ["a.png", None]}), tmp_path / "gaps.parquet")
+    pq.write_table(pa.table({"path": pa.array(["x" * 2**20] * 400)}), tmp_path / "bomb.parquet", compression="zstd")
+    for name, reason in (
+        ("long.txt", "line 2 is longer than 65536 bytes"),
+        ("pipe.txt", "not a regular file but a named pipe. Expected a file"),
+        ("latin.txt", "cannot be read as .txt"),
+        ("numbers.parquet", "column 'path' is int64, expected string"),
+        ("gaps.parquet", "1 of 2 rows have no path"),
+        ("bomb.parquet", "take more than 268 MB, with repeats|would grow from"),
+    ):
+        with pytest.raises(errors.InvalidInput, match=f"^list '.*{name}'.*(?:{reason})"):
+            source_of(root, list=tmp_path / name).enumerate()
+    source = source_of(root, list=write_list(tmp_path / "nul.txt", ["a.png", "b\0.png"]))
+    assert source.enumerate().sizes_bytes == [5, UNKNOWN_BYTES]
+    with pytest.raises(DecodeError, match="NUL"):
+        source.read("b\0.png", UNKNOWN_BYTES)
+
+
 def test_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(errors.MissingFile, match="correct `root` in the catalogue"):
         source_of(tmp_path / "none").enumerate()

@@ -54,7 +54,7 @@ class Covariance:
 
     @property
     def enough(self) -> bool:
-        """Whether there are at least ten tokens a channel, below which small eigenvalues are noise."""
+        """True with at least ten tokens a channel; with fewer, small eigenvalues are noise."""
         return self.count >= TOKENS_PER_CHANNEL * len(self.mean)
 
 

@@ -179,7 +179,7 @@ def _open_peers(file: Path | None, opened: "Mapping[str, OpenRun]") -> "dict[str
 
 
 def _sweep_info(selected: "Selected", runs: Mapping[str, Path], *, baseline: str) -> "SweepInfo":
-    """Collect what sweeps say of the runs, by the names of the runs on the page.
+    """Collect labels, baselines and titles from sweeps, by the names of the runs on the page.
 
     Args:
         selected: the runs and their sweeps.

@@ -31,7 +31,7 @@ class Difference:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves out zero; False where there is none."""
+        """True if the interval excludes zero; False without an interval."""
         return self.low > 0 or self.high < 0
 
 

@@ -33,7 +33,7 @@ class Lead:
 
     @property
     def beyond_seeds(self) -> bool | None:
-        """Whether the difference is larger than seed noise; None where that is unknown."""
+        """True if the difference is larger than seed noise; None if that is unknown."""
         return None if math.isnan(self.probability) else self.probability < SEED_LEVEL
 
 

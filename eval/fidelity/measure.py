@@ -63,7 +63,7 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A student to measure, with what it is compared with.
+    """A student to measure, and the encoders that it is compared with.
 
     Attributes:
         student: the trained student.

@@ -46,7 +46,7 @@ TASKS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The page, and results that the terminal shows too."""
+    """The page, and the results that the terminal shows too."""
 
     page: Page
     scores: Sequence[RunScores]
@@ -56,7 +56,7 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepInfo:
-    """What sweeps say of the runs on the page, by the names of the runs there.
+    """Labels, baselines and titles from the sweeps of the runs, by name of the run on the page.
 
     Attributes:
         labels: run -> label of its row in its sweep.
@@ -91,7 +91,7 @@ def build(
         settings: rows to measure fidelity and to fit baselines on.
         summary: summary of the extraction, or None.
         picture_count: number of views in the pictures.
-        sweeps: what the sweeps of the runs say of them.
+        sweeps: labels, baselines and titles from the sweeps of the runs.
         peers: run -> encoders to compare with, by name.
         progress: show progress bars.
     """

@@ -32,9 +32,9 @@ def opened(run_directory: Path) -> OpenRun:
 
 @pytest.fixture(scope="session")
 def browser() -> str:
-    found = _browser()
-    assert found is not None
-    return found
+    path = _browser()
+    assert path is not None
+    return path
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

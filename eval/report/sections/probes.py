@@ -58,6 +58,6 @@ def _number(value: Any) -> float | None:
 
 
 def _whole(name: str, results: Sequence[tuple[str, ProbeResult]]) -> bool:
-    """Whether a figure is a count, in all results."""
+    """Return True if a figure is a whole number in all results."""
     values = [result.figures[name] for _, result in results if name in result.figures]
     return all(isinstance(value, int) for value in values)

@@ -36,10 +36,10 @@ from train.run import checkpoints, load
 
 
 def test_variance_streamed_over_shards_is_that_of_all_tokens(opened: OpenRun, cache: Cache) -> None:
-    found = explained_variance(opened.run, opened.mixture, datasets=["people", "scenes-crops"], shards=0)
-    assert list(found) == ["people", "scenes-crops"]
+    by_dataset = explained_variance(opened.run, opened.mixture, datasets=["people", "scenes-crops"], shards=0)
+    assert list(by_dataset) == ["people", "scenes-crops"]
     tokens = cache["people"].read(np.arange(40), ["alpha"])["alpha"][:, 1:].reshape(-1, 12)
-    curves = found["people"]["alpha"][TEACHER]
+    curves = by_dataset["people"]["alpha"][TEACHER]
     assert curves["tokens"] == 640
     assert curves["enough"]
     covariance = Covariance.of(tokens)
@@ -52,7 +52,7 @@ def test_variance_streamed_over_shards_is_that_of_all_tokens(opened: OpenRun, ca
     norm = opened.run.target_norms.stored("alpha").patch
     raw = (predicted * norm.std + norm.mean).reshape(-1, 12).numpy()
     direct = cumulative_explained_variance(Covariance.of(raw))
-    np.testing.assert_allclose(found["people"]["alpha"][STUDENT]["raw"], direct, rtol=1e-4)
+    np.testing.assert_allclose(by_dataset["people"]["alpha"][STUDENT]["raw"], direct, rtol=1e-4)
 
 
 def test_variance_of_some_shards_and_on_a_dask_cluster(opened: OpenRun) -> None:
@@ -81,8 +81,8 @@ def test_variance_of_some_shards_and_on_a_dask_cluster(opened: OpenRun) -> None:
 def test_datasets_of_one_name_in_several_caches_are_one_and_nothing_held_out_is_said(opened: OpenRun) -> None:
     held_out = opened.mixture.held_out
     twice = replace(opened.mixture, held_out=(*held_out, *held_out))  # as if the second were of another cache
-    found = explained_variance(opened.run, twice, datasets=["people-crops"], shards=1)
-    assert found["people-crops"]["beta"][TEACHER]["tokens"] == 2 * 16 * 16
+    by_dataset = explained_variance(opened.run, twice, datasets=["people-crops"], shards=1)
+    assert by_dataset["people-crops"]["beta"][TEACHER]["tokens"] == 2 * 16 * 16
     with pytest.raises(errors.InvalidInput, match=r"nothing is held out\. .* there are: people, scenes"):
         explained_variance(opened.run, replace(opened.mixture, held_out=()), datasets=[], shards=1)
 
@@ -103,10 +103,10 @@ def test_a_failed_row_is_left_out_of_the_variance(
     original = type(dataset).read_shard
 
     def with_failure(self: object, array: str, shard: int, **options: bool) -> object:
-        found = original(self, array, shard, **options)  # type: ignore[arg-type]
-        status = found.status.copy()
+        read = original(self, array, shard, **options)  # type: ignore[arg-type]
+        status = read.status.copy()
         status[3] = 2 if array == "pixels" else 1
-        return replace(found, status=status)
+        return replace(read, status=status)
 
     monkeypatch.setattr(type(dataset), "read_shard", with_failure)
     assert moments_of_shard(task)["beta", TEACHER].count == whole.count - 16
@@ -119,11 +119,11 @@ def test_replayed_updates_are_those_of_the_training(cache: Cache, tmp_path: Path
     before = {path: path.stat().st_mtime_ns for path in opened.directory.rglob("*")}
     probe = Probe(steps=steps, rows=10)
     replayed = partial(correlation.on_probe, opened.run, opened.mixture, window=steps, device=opened.device)
-    found, later = replayed(probe), replayed(replace(probe, from_step=2))
+    replay, later = replayed(probe), replayed(replace(probe, from_step=2))
     assert {path: path.stat().st_mtime_ns for path in opened.directory.rglob("*")} == before
     losses = np.array([_probe_losses(opened, step, probe) for step in range(steps + 1)])
     expected = correlate_updates(np.diff(losses, axis=0), ("alpha", "beta"), window=steps)
-    np.testing.assert_allclose(found.pearson, expected.pearson, atol=1e-4)
+    np.testing.assert_allclose(replay.pearson, expected.pearson, atol=1e-4)
     expected = correlate_updates(np.diff(losses[2:], axis=0), ("alpha", "beta"), window=steps)
     np.testing.assert_allclose(later.pearson, expected.pearson, atol=1e-4)
     assert later.first_step.tolist() == [3]
@@ -140,11 +140,11 @@ def _probe_losses(opened: OpenRun, step: int, probe: Probe) -> list[float]:
     selection = rows.balanced(opened.mixture, rows=probe.rows, seed=opened.run.recipe.seed)
     sums: dict[str, list[float]] = {"alpha": [], "beta": []}
     for source, row in zip(selection.picks.source, selection.picks.row, strict=True):
-        found = selection.sources[source].dataset.read([row], ["pixels", "alpha", "beta"])
+        row_arrays = selection.sources[source].dataset.read([row], ["pixels", "alpha", "beta"])
         with torch.inference_mode():
-            predicted = distiller.eval()(normalise(torch.from_numpy(found["pixels"])))
+            predicted = distiller.eval()(normalise(torch.from_numpy(row_arrays["pixels"])))
             for name in sums:
-                target = torch.from_numpy(found[name])
+                target = torch.from_numpy(row_arrays[name])
                 loss = teacher_loss(predicted[name], target, norm=norms.stored(name), weights=Loss())
                 sums[name].append(float(loss.per_image[0]))
     return [float(np.mean(values)) for values in sums.values()]
@@ -161,9 +161,9 @@ def test_correlation_reads_the_log(cache: Cache, tmp_path: Path) -> None:
         {**step, "step": number + 1, "loss_per_teacher": {"alpha": a, "beta": b}} for number, (a, b) in enumerate(pairs)
     ]
     (run / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    found = correlation.from_log(load.load(run), window=10)
-    assert found.mean_pearson()[0, 1] == pytest.approx(-1.0)  # beta = 4 - 2 alpha; the gap is no update
-    assert found.sign_agreement[0, 0, 1] == 0.0
+    updates = correlation.from_log(load.load(run), window=10)
+    assert updates.mean_pearson()[0, 1] == pytest.approx(-1.0)  # beta = 4 - 2 alpha; the gap is no update
+    assert updates.sign_agreement[0, 0, 1] == 0.0
 
 
 def test_windows_keep_their_steps_over_gaps_of_the_log(cache: Cache, tmp_path: Path) -> None:
@@ -179,11 +179,11 @@ def test_windows_keep_their_steps_over_gaps_of_the_log(cache: Cache, tmp_path: P
         for number, value in losses.items()
     ]
     (run / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    found = correlation.from_log(load.load(run), window=4)
+    updates = correlation.from_log(load.load(run), window=4)
     # Updates 4 and 7, 8 and 11, 12 to 15 (in the first of which beta turns), 16 to 18.
-    assert found.first_step.tolist() == [4, 8, 12, 16]
-    np.testing.assert_allclose(found.pearson[[0, 1, 3], 0, 1], [-1, -1, 1], atol=1e-9)
-    assert found.sign_agreement[:, 0, 1].tolist() == [0, 0, 0.75, 1]
+    assert updates.first_step.tolist() == [4, 8, 12, 16]
+    np.testing.assert_allclose(updates.pearson[[0, 1, 3], 0, 1], [-1, -1, 1], atol=1e-9)
+    assert updates.sign_agreement[:, 0, 1].tolist() == [0, 0, 0.75, 1]
 
 
 def test_attention_is_what_timm_computes() -> None:

@@ -1,4 +1,4 @@
-"""Several runs side by side: paired differences on common rows, foreign encoders in the same table."""
+"""Comparison of runs: paired differences on common rows, other encoders in the same table."""
 
 import math
 from pathlib import Path
@@ -51,20 +51,20 @@ def test_a_small_difference_on_the_same_images_is_told_from_none() -> None:
     first = sums({"a": list(hard), "b": list(hard / 2)})
     second = sums({"a": list(hard - 0.01), "b": list(hard / 2 - 0.03)})
     assert align({"a": first}, kind=HELD_OUT_VIEWS).score("a") == pytest.approx(0.75 * hard.mean())
-    found = difference(first, second)
-    assert (found.value, found.low, found.high) == pytest.approx((0.02, 0.02, 0.02))
-    assert found.clear
-    assert found.images == 30
+    paired = difference(first, second)
+    assert (paired.value, paired.low, paired.high) == pytest.approx((0.02, 0.02, 0.02))
+    assert paired.clear
+    assert paired.images == 30
     noise = np.random.default_rng(1).normal(0, 0.1, 30)
     assert not difference(first, sums({"a": list(hard + noise), "b": list(hard / 2 - noise)})).clear
 
 
 def test_differences_of_one_image_or_none() -> None:
     one = sums({"a": [0.5]})
-    found = difference(one, sums({"a": [0.25, 0.75]}))
-    assert found.value == 0.25
-    assert math.isnan(found.low)
-    assert not found.clear
+    paired = difference(one, sums({"a": [0.25, 0.75]}))
+    assert paired.value == 0.25
+    assert math.isnan(paired.low)
+    assert not paired.clear
     none = align({"a": one, "b": one}, kind=HELD_OUT_PHOTOGRAPHS)
     assert none.difference(["a"], ["b"]).images == 0
     assert math.isnan(none.score("a"))
@@ -76,10 +76,10 @@ def test_runs_are_compared_on_what_all_have_held_out_in_the_same_sense() -> None
     new = [sums(hard, kind=HELD_OUT_PHOTOGRAPHS), sums({"a": [0.1, 0.2], "c": [1.0]}, kind=HELD_OUT_PHOTOGRAPHS)]
     first = pa.concat_tables([new[0], sums(easy, kind=HELD_OUT_VIEWS, dataset="easy")])
     second = pa.concat_tables([new[1], sums(easy, kind=HELD_OUT_PHOTOGRAPHS, dataset="easy")])
-    found = align({"first": first, "second": second}, kind=HELD_OUT_PHOTOGRAPHS)
-    assert (found.images, found.teachers) == (("image-00", "image-01"), ("a",))
-    assert (found.score("first"), found.score("second")) == pytest.approx((0.25, 0.15))
-    assert found.difference(["first"], ["second"], teacher="a").value == pytest.approx(0.1)
+    aligned = align({"first": first, "second": second}, kind=HELD_OUT_PHOTOGRAPHS)
+    assert (aligned.images, aligned.teachers) == (("image-00", "image-01"), ("a",))
+    assert (aligned.score("first"), aligned.score("second")) == pytest.approx((0.25, 0.15))
+    assert aligned.difference(["first"], ["second"], teacher="a").value == pytest.approx(0.1)
     restricted = in_common({"first": first, "second": second})
     for name, mean in (("first", 0.25), ("second", 0.15)):
         (score,) = summarise(restricted[name], replicates=2)
@@ -91,8 +91,8 @@ def test_runs_are_compared_on_what_all_have_held_out_in_the_same_sense() -> None
 
 def test_means_over_seeds_are_compared_on_the_same_images() -> None:
     tables = {"a0": sums({"t": [0.5, 0.7]}), "a1": sums({"t": [0.3, 0.5]}), "b0": sums({"t": [0.2, 0.4]})}
-    found = align(tables, kind=HELD_OUT_VIEWS).difference(["a0", "a1"], ["b0"])
-    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.2, 0.2))
+    paired = align(tables, kind=HELD_OUT_VIEWS).difference(["a0", "a1"], ["b0"])
+    assert (paired.value, paired.low, paired.high) == pytest.approx((0.2, 0.2, 0.2))
 
 
 def test_foreign_encoders_stand_in_the_same_table(opened: OpenRun, tmp_path: Path) -> None:
@@ -111,13 +111,13 @@ def test_foreign_encoders_stand_in_the_same_table(opened: OpenRun, tmp_path: Pat
     )
     peers = open_peers(file, cell_px=14, device=torch.device("cpu"))
     table = cached.fidelity(opened, Settings(fit_rows=40, rows_per_dataset=8), peers=peers)
-    found = {(s.group, s.teacher, s.token_type, s.predictor): s.value for s in summarise(table, replicates=2)}
-    for group, teacher, token_type, predictor in list(found):
+    values = {(s.group, s.teacher, s.token_type, s.predictor): s.value for s in summarise(table, replicates=2)}
+    for group, teacher, token_type, predictor in list(values):
         if predictor == LINEAR_STUDENT:
             for name in ("same run", "dune file"):
-                peer = found[group, teacher, token_type, LINEAR + name]
-                assert peer == pytest.approx(found[group, teacher, token_type, predictor], abs=1e-4)
-            assert math.isfinite(found[group, teacher, token_type, LINEAR + "resnet"][0])
+                peer = values[group, teacher, token_type, LINEAR + name]
+                assert peer == pytest.approx(values[group, teacher, token_type, predictor], abs=1e-4)
+            assert math.isfinite(values[group, teacher, token_type, LINEAR + "resnet"][0])
     again = cached.fidelity(opened, Settings(fit_rows=40, rows_per_dataset=8))
     assert set(again["predictor"].to_pylist()) < set(table["predictor"].to_pylist())
 

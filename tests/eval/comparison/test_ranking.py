@@ -1,4 +1,4 @@
-"""Which recipe won: runs grouped over seeds, seed noise, what one change is worth, in tables and in words."""
+"""Ranking of recipes: runs grouped over seeds, seed noise, effects of single changes, in tables and in words."""
 
 import math
 
@@ -31,7 +31,7 @@ RECIPES = {
 
 def compared(values: dict[str, list[float]], **options: object) -> Comparison:
     """Runs with two photographs and one teacher."""
-    tables = {run: sums({"t": found}, kind=HELD_OUT_PHOTOGRAPHS) for run, found in values.items()}
+    tables = {run: sums({"t": cosines}, kind=HELD_OUT_PHOTOGRAPHS) for run, cosines in values.items()}
     return Comparison(recipes={run: RECIPES[run] for run in values}, tables=tables, labels={}, **options)  # type: ignore[arg-type]
 
 
@@ -48,8 +48,8 @@ def test_runs_of_one_recipe_are_grouped_over_seeds() -> None:
 
 def test_repeated_runs_of_a_seed_are_no_second_seed() -> None:
     (group,) = groups_of({"a": recipe(), "b": recipe(), "c": recipe(seed=1)})
-    found = spread(group, {"a": 0.4, "b": 0.6, "c": 0.7})
-    assert (found.mean, found.std, found.seeds) == pytest.approx((0.6, 0.2 / math.sqrt(2), 2))
+    score = spread(group, {"a": 0.4, "b": 0.6, "c": 0.7})
+    assert (score.mean, score.std, score.seeds) == pytest.approx((0.6, 0.2 / math.sqrt(2), 2))
 
 
 def test_seed_noise_is_a_t_test_with_a_pooled_deviation() -> None:
@@ -71,8 +71,8 @@ def test_contests_are_between_recipes_that_differ_in_one_section() -> None:
     recipes = {**RECIPES, "people-sp": recipe(data__datasets=["people"], **other)}
     recipes |= {f"all-sp/seed-{seed}": recipe(seed=seed, **other) for seed in (0, 1)}
     recipes["lr"] = recipe(optim__lr=0.5, projector__kind="lp", projector__which_blocks=[0, 1])
-    found = [(entry.section, [group.label for group in entry.groups]) for entry in contests(groups_of(recipes))]
-    assert found == [
+    sections = [(entry.section, [group.label for group in entry.groups]) for entry in contests(groups_of(recipes))]
+    assert sections == [
         ("projector", ["all-tp", "all-sp"]),
         ("projector", ["people-tp", "people-sp"]),
         ("data", ["all-tp", "people-tp"]),
@@ -91,8 +91,8 @@ def test_the_verdict_says_who_won_by_how_much_and_beyond_what() -> None:
         "all-sp/seed-1": [0.41, 0.43],
         "people-tp/seed-0": [0.51, 0.51],
     }
-    found = compared(values, baselines=frozenset({"all-sp/seed-0"}))
-    said = sentences(found)
+    comparison = compared(values, baselines=frozenset({"all-sp/seed-0"}))
+    said = sentences(comparison)
     assert said[0].startswith(
         "Best: 'all-tp' with a cosine of 0.5150 \N{PLUS-MINUS SIGN} 0.0071 on held-out photographs"
     )
@@ -100,7 +100,7 @@ def test_the_verdict_says_who_won_by_how_much_and_beyond_what() -> None:
     assert said[2].startswith("Baseline: 'all-sp' is 0.1000 lower, beyond seed noise (p = 0.005)")
     assert said[3].startswith("Projector: 'all-tp' leads; 'all-sp' is 0.1000 lower, beyond")
     assert said[4].startswith("Training data: 'all-tp' leads; 'people-tp' is 0.0050 lower")
-    table = comparison_tables.recipes(found.deciding, found.reference)
+    table = comparison_tables.recipes(comparison.deciding, comparison.reference)
     rows = {row[0].text: [cell.text for cell in row] for row in table.rows}
     assert list(rows) == ["all-tp", "people-tp", "all-sp"]
     assert rows["all-tp"][1:] == ["2", "0.5150", "+0.1000", "yes", "0.5150"]

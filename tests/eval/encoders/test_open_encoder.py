@@ -1,4 +1,4 @@
-"""Adapters of students, projectors, DUNE files and teachers; the probes' commands on a run."""
+"""Opening of students, projectors, DUNE files and teachers; the commands of the probes on a run."""
 
 import shutil
 from pathlib import Path
@@ -156,10 +156,10 @@ def test_commands_keep_results_with_the_run_until_its_weights_change(
     assert "top1_k20" in first
     knn(str(probed), "--untrained")
     knn(OWN_TEACHER, "--weights", str(tmp_path / "weights.pth"), "--run", str(probed))
-    found = probe_results.all_results(probed)
-    assert [entry.encoder for entry in found] == ["run", "run-untrained", "spiky"]
-    assert {entry.kind for entry in found} == {"knn"}
-    assert found[2].figures["top1_k10"] == 100
+    results = probe_results.all_results(probed)
+    assert [entry.encoder for entry in results] == ["run", "run-untrained", "spiky"]
+    assert {entry.kind for entry in results} == {"knn"}
+    assert results[2].figures["top1_k10"] == 100
     shutil.rmtree(features)
     assert knn(str(probed)) == first
     assert not features.exists()  # nothing was extracted again

@@ -1,4 +1,4 @@
-"""Fidelity end to end on a small cache: what is held out, what a perfect student and the baselines score."""
+"""Fidelity end to end on a small cache: held-out rows, scores of a perfect student and of the baselines."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -49,13 +49,13 @@ class Oracle(nn.Module):
         images = self.images
         mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
         pixels = ((images.permute(0, 2, 3, 1) * std + mean) * 255).round().to(torch.uint8).numpy()
-        found = {}
+        projected = {}
         for name, (prefix_tokens, _, _) in TEACHERS.items():
             tokens = torch.from_numpy(np.stack([teacher_tokens(name, image) for image in pixels]))
             norm = self.norms.stored(name)
             prefix, patches = tokens[:, :prefix_tokens], tokens[:, prefix_tokens:]
-            found[name] = (norm.prefix.apply(prefix) if norm.prefix else prefix, norm.patch.apply(patches))
-        return found
+            projected[name] = (norm.prefix.apply(prefix) if norm.prefix else prefix, norm.patch.apply(patches))
+        return projected
 
 
 class LinearPeer:
@@ -82,13 +82,13 @@ def test_a_perfect_student_scores_as_the_float16_ceiling_and_baselines_below(ope
     subject = opened.subject({"beta again": LinearPeer()})
     subject = replace(subject, student=Oracle(subject.student, subject))  # type: ignore[arg-type]
     facts, table = measure.measure(subject, Settings(), device=CPU)
-    found = summarise(table)
-    groups = {(s.group, s.teacher, s.token_type) for s in found}
+    scores = summarise(table)
+    groups = {(s.group, s.teacher, s.token_type) for s in scores}
     kinds = (HELD_OUT_VIEWS, HELD_OUT_PHOTOGRAPHS)
     assert groups == {(k, t, y) for k in kinds for t, y in (("alpha", "prefix"), ("alpha", "patch"), ("beta", "patch"))}
     for group, teacher, token_type in groups:
         where = {"group": group, "teacher": teacher, "token_type": token_type}
-        by = {s.predictor: s for s in found if all(getattr(s, k) == v for k, v in where.items())}
+        by = {s.predictor: s for s in scores if all(getattr(s, k) == v for k, v in where.items())}
         # The student computes the teacher in float32, the cache holds it in float16: that is all they differ by.
         assert by[STUDENT].of("cosine")[0] == pytest.approx(1.0, abs=1e-5)
         ceiling, student = (1 - by[name].of("explained_variance")[0] for name in (ROUNDING, STUDENT))
@@ -96,7 +96,7 @@ def test_a_perfect_student_scores_as_the_float16_ceiling_and_baselines_below(ope
         assert by[MEAN].of("explained_variance") == (0.0, 0.0, 0.0)
         assert by[UNTRAINED].of("cosine")[0] < by[LINEAR_UNTRAINED].of("cosine")[0] < 0.99
         assert by[MEAN].images == (10 if group == HELD_OUT_VIEWS else 8)
-    peer = pick(found, predictor=LINEAR + "beta again", teacher="beta", group=HELD_OUT_PHOTOGRAPHS)
+    peer = pick(scores, predictor=LINEAR + "beta again", teacher="beta", group=HELD_OUT_PHOTOGRAPHS)
     assert peer is not None
     assert peer.of("cosine")[0] == pytest.approx(1.0, abs=1e-4)
     assert facts["fit_tokens"] == {"alpha prefix": 80, "alpha patch": 1280, "beta patch": 1280}
@@ -104,7 +104,7 @@ def test_a_perfect_student_scores_as_the_float16_ceiling_and_baselines_below(ope
 
 def test_training_beats_the_start_and_agrees_with_what_training_measured(opened: OpenRun) -> None:
     _, table = measure.measure(opened.subject(), Settings(), device=CPU)
-    found = summarise(table, by="dataset")
+    scores = summarise(table, by="dataset")
     with join_ranks("cpu") as ranks:
         logged = measured_in_training(
             recipe=opened.run.recipe.model_copy(
@@ -117,8 +117,8 @@ def test_training_beats_the_start_and_agrees_with_what_training_measured(opened:
         )
     for dataset, teachers in logged.items():
         for teacher, values in teachers.items():
-            mine = pick(found, predictor=STUDENT, group=dataset, teacher=teacher, token_type="patch")
-            before = pick(found, predictor=UNTRAINED, group=dataset, teacher=teacher, token_type="patch")
+            mine = pick(scores, predictor=STUDENT, group=dataset, teacher=teacher, token_type="patch")
+            before = pick(scores, predictor=UNTRAINED, group=dataset, teacher=teacher, token_type="patch")
             assert mine is not None
             assert before is not None
             assert mine.of("cosine")[0] == pytest.approx(1 - values["patch_cosine"], abs=1e-5)

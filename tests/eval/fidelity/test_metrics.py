@@ -1,4 +1,4 @@
-"""Fidelity's numbers by hand, its intervals, and the linear map that foreign encoders are read through."""
+"""Fidelity's scores by hand, its intervals, and the linear map from other encoders."""
 
 import numpy as np
 import pytest

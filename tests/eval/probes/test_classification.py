@@ -27,19 +27,19 @@ def unit(cosine: float) -> list[float]:
 def test_two_near_neighbours_outvote_the_nearest() -> None:
     train = torch.tensor([unit(1.0), unit(0.96), unit(0.95)])
     labels = torch.tensor([0, 1, 1])
-    found = classification.predict(train, labels, torch.tensor([[3.0, 0.0]]), neighbours=(3, 1, 100), classes=2)
-    assert [int(found[k]) for k in (3, 1, 100)] == [1, 0, 1]  # 100 of 3: all of them
+    predicted = classification.predict(train, labels, torch.tensor([[3.0, 0.0]]), neighbours=(3, 1, 100), classes=2)
+    assert [int(predicted[k]) for k in (3, 1, 100)] == [1, 0, 1]  # 100 of 3: all of them
 
 
 def test_votes_equal_a_plain_loop() -> None:
     random = np.random.default_rng(0)
     train, test = random.normal(size=(30, 5)), random.normal(size=(7, 5)) * 9
     labels = random.integers(0, 4, 30)
-    found = classification.predict(
+    by_k = classification.predict(
         torch.tensor(train), torch.tensor(labels), torch.tensor(test), neighbours=(1, 5, 20), classes=4, temperature=0.2
     )
     for k in (1, 5, 20):
-        for query, predicted in zip(test, found[k].tolist(), strict=True):
+        for query, predicted in zip(test, by_k[k].tolist(), strict=True):
             similarity = train @ query / np.linalg.norm(train, axis=1) / np.linalg.norm(query)
             votes = np.zeros(4)
             for place in np.argsort(-similarity)[:k]:
@@ -53,10 +53,10 @@ def test_linear_probe_is_logistic_regression_on_standardised_features() -> None:
     vectors = random.normal(size=(90, 4)) + np.eye(3)[labels] @ random.normal(size=(3, 4)) * 2
     vectors = vectors * (1, 100, 0.01, 1)
     settings = LinearSettings(strengths=(0.1,))
-    found = classification.score_linear(vectors[:60], labels[:60], vectors[60:], labels[60:], settings=settings)
+    scores = classification.score_linear(vectors[:60], labels[:60], vectors[60:], labels[60:], settings=settings)
     scaler = StandardScaler().fit(vectors[:60])
     model = LogisticRegression(C=0.1).fit(scaler.transform(vectors[:60]), labels[:60])
-    assert found["top1"] == pytest.approx(100 * model.score(scaler.transform(vectors[60:]), labels[60:]))
+    assert scores["top1"] == pytest.approx(100 * model.score(scaler.transform(vectors[60:]), labels[60:]))
 
 
 def test_the_strength_is_chosen_on_training_data_alone() -> None:
@@ -66,11 +66,11 @@ def test_the_strength_is_chosen_on_training_data_alone() -> None:
     vectors[:, 0] += 2 * labels
     labels[:6] = 0  # with next to no strength the majority wins
     settings = LinearSettings(strengths=(1e-9, 0.01))
-    found = classification.score_linear(vectors[:80], labels[:80], vectors[80:], labels[80:], settings=settings)
-    assert found["strength"] == 0.01
+    scores = classification.score_linear(vectors[:80], labels[:80], vectors[80:], labels[80:], settings=settings)
+    assert scores["strength"] == 0.01
     swapped = classification.score_linear(vectors[:80], labels[:80], vectors[80:], 1 - labels[80:], settings=settings)
     assert swapped["strength"] == 0.01
-    assert swapped["top1"] == pytest.approx(100 - found["top1"])
+    assert swapped["top1"] == pytest.approx(100 - scores["top1"])
     with pytest.raises(InvalidInput, match="two training images each"):
         classification.score_linear(vectors[:3], labels[:3], vectors[80:], labels[80:], settings=settings)
 
@@ -81,15 +81,15 @@ def test_both_probes_on_a_dataset_share_features_extracted_once(tmp_path: Path) 
     feature_store = FeatureStore(root=tmp_path / "features", dataset="colours")
     encoder = colour_encoder()
     data = {"train": train, "test": test, "feature_store": feature_store}
-    found = probe.run_knn(encoder, **data, settings=KnnSettings(centre=CENTRE, neighbours=(1, 20)))
-    assert found == {"top1_k1": 100, "top1_k20": 100, "train_images": 18, "test_images": 12}
+    knn_figures = probe.run_knn(encoder, **data, settings=KnnSettings(centre=CENTRE, neighbours=(1, 20)))
+    assert knn_figures == {"top1_k1": 100, "top1_k20": 100, "train_images": 18, "test_images": 12}
     calls = calls_of(encoder)
     assert calls == 2
     for pooling in ("cls", "mean", "cls+mean"):
-        linear_found = probe.run_linear(
+        linear_figures = probe.run_linear(
             encoder, **data, settings=LinearSettings(centre=CENTRE, pooling=pooling, strengths=(1.0,))
         )
-        assert linear_found["top1"] == 100
+        assert linear_figures["top1"] == 100
     assert calls_of(encoder) == calls
     probe.run_knn(colour_encoder(name="other"), **data, settings=KnnSettings(centre=CENTRE))
     assert len(list((tmp_path / "features").iterdir())) == 4

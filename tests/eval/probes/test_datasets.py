@@ -71,8 +71,8 @@ def test_layouts_pair_images_with_labels(layout: str, tmp_path: Path) -> None:
 
 def test_camvid_and_a_missing_label(tmp_path: Path) -> None:
     camvid_tree(tmp_path)
-    found = datasets.segmentation("camvid", tmp_path, "test")
-    assert (len(found.images), found.classes) == (4, 11)
+    dataset = datasets.segmentation("camvid", tmp_path, "test")
+    assert (len(dataset.images), dataset.classes) == (4, 11)
     (tmp_path / "test" / "labels" / "0102.png").unlink()
     with pytest.raises(InvalidInput, match=r"1 of 8 files are missing: .*0102\.png"):
         datasets.segmentation("camvid", tmp_path, "test")
@@ -115,9 +115,9 @@ def test_nyud_lists_pairs_below_the_root(tmp_path: Path) -> None:
     save(tmp_path / "kitchen" / "depth_1.png", LABELS.astype(np.uint16) + 1500)
     listing = tmp_path / "nyu_train.txt"
     listing.write_text("/kitchen/rgb_1.png /kitchen/depth_1.png 518.8579\n\n")
-    found = datasets.depth(tmp_path, "train")
-    assert found.images == (tmp_path / "kitchen" / "rgb_1.png",)
-    np.testing.assert_array_equal(datasets.read_depth_mm(found.labels[0]), np.full((4, 6), 1500, dtype=np.uint16))
+    dataset = datasets.depth(tmp_path, "train")
+    assert dataset.images == (tmp_path / "kitchen" / "rgb_1.png",)
+    np.testing.assert_array_equal(datasets.read_depth_mm(dataset.labels[0]), np.full((4, 6), 1500, dtype=np.uint16))
     listing.write_text("../secret.png kitchen/depth_1.png\n")
     with pytest.raises(InvalidInput, match="line 1: expected IMAGE DEPTH below"):
         datasets.depth(tmp_path, "train")

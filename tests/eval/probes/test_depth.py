@@ -21,9 +21,9 @@ def test_a_zero_head_predicts_the_middle() -> None:
     head = depth.DepthHead(12)
     for parameter in head.parameters():
         torch.nn.init.zeros_(parameter)
-    found = head(torch.randn(2, 6, 8), torch.randn(2, 4), (2, 3))
-    assert found.shape == (2, 1, 8, 12)
-    torch.testing.assert_close(found, torch.full_like(found, 5.0005))
+    predicted = head(torch.randn(2, 6, 8), torch.randn(2, 4), (2, 3))
+    assert predicted.shape == (2, 1, 8, 12)
+    torch.testing.assert_close(predicted, torch.full_like(predicted, 5.0005))
 
 
 def test_the_linear_layer_commutes_with_enlarging() -> None:
@@ -121,9 +121,9 @@ def test_crops_are_functions_of_the_generator_and_depth_follows_pixels() -> None
 def test_recolouring_stays_in_its_ranges() -> None:
     grey = np.full((2, 2, 3), 128, dtype=np.uint8)
     for seed in range(30):
-        found = recolour(grey, DepthCropSettings(), np.random.default_rng(seed)) / 255
+        recoloured = recolour(grey, DepthCropSettings(), np.random.default_rng(seed)) / 255
         low, high = (128 / 255) ** 1.1 * 0.75 * 0.9, (128 / 255) ** 0.9 * 1.25 * 1.1
-        assert low - 0.01 <= found.min() <= found.max() <= high + 0.01
+        assert low - 0.01 <= recoloured.min() <= recoloured.max() <= high + 0.01
 
 
 def test_learning_rate_of_the_protocol() -> None:
@@ -177,14 +177,14 @@ def test_depth_is_learnt_from_features_stored_once(cls: bool, tmp_path: Path) ->
     train, test = datasets.depth(root, "train"), datasets.depth(root, "test")
     feature_store = FeatureStore(root=tmp_path / "features", dataset="nyu")
     encoder = colour_encoder(cell_px=4, cls=cls)
-    found = depth.run(encoder, train=train, test=test, feature_store=feature_store, settings=small())
-    assert (found["train_images"], found["test_images"]) == (4, 3)
+    figures = depth.run(encoder, train=train, test=test, feature_store=feature_store, settings=small())
+    assert (figures["train_images"], figures["test_images"]) == (4, 3)
     calls = calls_of(encoder)
     untrained = depth.run(
         encoder, train=train, test=test, feature_store=feature_store, settings=small(iterations=1, lr=1e-6)
     )
     assert calls_of(encoder) == calls
-    assert found["rmse"] < 0.7 * untrained["rmse"]
+    assert figures["rmse"] < 0.7 * untrained["rmse"]
 
 
 def test_the_gradient_is_clipped_and_the_first_losses_have_the_mean_term_only(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The store of probe features: resumed where it was, keyed by everything, refused when it lies."""
+"""The store of probe features: resumed after a stop, keyed by all that they depend on, refused with a wrong key."""
 
 import json
 from pathlib import Path
@@ -67,8 +67,8 @@ def test_a_folder_that_says_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_values_that_do_not_fit_float16_are_refused(tmp_path: Path) -> None:
-    for value, found in ((1e5, "largest 100000"), (np.nan, "1 values of tokens not finite")):
-        with pytest.raises(InvalidInput, match=found):
+    for value, message in ((1e5, "largest 100000"), (np.nan, "1 values of tokens not finite")):
+        with pytest.raises(InvalidInput, match=message):
             make(tmp_path).fill(lambda items, value=value: {"tokens": np.array([value, 1], dtype=np.float32)})
     assert make(tmp_path).missing() == [0, 1, 2]
 

@@ -176,9 +176,9 @@ def test_one_hot_features_of_every_pixel_reach_100(tmp_path: Path) -> None:
     train, test = (datasets.segmentation("camvid", root, split) for split in ("train", "test"))
     feature_store = FeatureStore(root=tmp_path / "features", dataset="camvid")
     encoder = colour_encoder(cell_px=1, one_hot=True)
-    found = segmentation.run(encoder, train=train, test=test, feature_store=feature_store, settings=small())
-    assert found["miou"] == found["pixel_accuracy"] == 100
-    assert found["iou"] == [1.0, 1.0, 1.0] + [None] * 8
+    figures = segmentation.run(encoder, train=train, test=test, feature_store=feature_store, settings=small())
+    assert figures["miou"] == figures["pixel_accuracy"] == 100
+    assert figures["iou"] == [1.0, 1.0, 1.0] + [None] * 8
     calls = calls_of(encoder)
     for changed in (small(seed=1), small(lr=0.01, iterations=5, batch=2)):
         segmentation.run(encoder, train=train, test=test, feature_store=feature_store, settings=changed)
@@ -192,7 +192,7 @@ def test_one_hot_features_of_every_pixel_reach_100(tmp_path: Path) -> None:
 def test_a_probe_is_repeatable_and_better_than_chance_on_coarse_cells(tmp_path: Path) -> None:
     root = camvid_tree(tmp_path / "camvid", size=(26, 30))  # resized to 24 x 28: windows in both directions
     train, test = (datasets.segmentation("camvid", root, split) for split in ("train", "test"))
-    found = [
+    figures = [
         segmentation.run(
             colour_encoder(cell_px=3),  # 16 px are no multiple: each crop is padded to 18
             train=train,
@@ -202,5 +202,5 @@ def test_a_probe_is_repeatable_and_better_than_chance_on_coarse_cells(tmp_path: 
         )
         for name in ("first", "second")
     ]
-    assert found[0] == found[1]
-    assert found[0]["miou"] > 60
+    assert figures[0] == figures[1]
+    assert figures[0]["miou"] > 60

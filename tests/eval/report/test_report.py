@@ -1,4 +1,4 @@
-"""The page: self-contained, says what was trained on what and what was not computed, and works in a browser."""
+"""The page: self-contained, with students, teachers and missing results; it works in a browser."""
 
 import json
 import re
@@ -119,16 +119,16 @@ def test_page_says_what_was_trained_on_what(page: Path, cache: Cache) -> None:
 
 def test_page_names_the_photographs_that_the_student_knows_least_of(opened: OpenRun) -> None:
     sums = cached.fidelity(opened, Settings())
-    found = scores.photographs_by_difficulty(sums)
-    assert found is not None
-    names, means = ([row[column] for row in found.table.rows] for column in (0, 1))
+    block = scores.photographs_by_difficulty(sums)
+    assert block is not None
+    names, means = ([row[column] for row in block.table.rows] for column in (0, 1))
     assert len(names) == 8  # all held-out photographs: fewer than two times five
     assert [cell.sort for cell in means] == sorted(cell.sort for cell in means)  # type: ignore[type-var]
     mask = (sums["predictor"].to_numpy() == "student") & (sums["token_type"].to_numpy() == "patch")
     mask &= sums["image"].to_numpy() == "people-1.jpg#9999"  # of a known name, but another file
     rows = sums.filter(mask)
     expected = np.mean(rows["cosine"].to_numpy() / rows["tokens"].to_numpy())
-    shown = next(row for row in found.table.rows if row[0].text == "people-1.jpg")
+    shown = next(row for row in block.table.rows if row[0].text == "people-1.jpg")
     assert shown[1].sort == pytest.approx(expected)
     assert scores.photographs_by_difficulty(sums.slice(0, 0)) is None
 
@@ -266,16 +266,16 @@ def in_browser(page: Path, browser: str, tmp_path: Path, *, table: str, column: 
 
 
 def test_page_works_in_a_browser(page: Path, browser: str, tmp_path: Path) -> None:
-    found = in_browser(page, browser, tmp_path, table="Mean token", column="Student")
-    assert found["errors"] == []
-    assert len(found["images"]) >= 6
-    assert all(found["images"])
-    assert len(found["ascending"]) == 6
-    assert found["ascending"] == sorted(found["ascending"])
-    assert found["descending"] == sorted(found["ascending"], reverse=True)
-    assert set(found["themes"]) == {"light", "dark"}
-    assert found["wide"] <= 0
-    assert found["sections"]
+    seen = in_browser(page, browser, tmp_path, table="Mean token", column="Student")
+    assert seen["errors"] == []
+    assert len(seen["images"]) >= 6
+    assert all(seen["images"])
+    assert len(seen["ascending"]) == 6
+    assert seen["ascending"] == sorted(seen["ascending"])
+    assert seen["descending"] == sorted(seen["ascending"], reverse=True)
+    assert set(seen["themes"]) == {"light", "dark"}
+    assert seen["wide"] <= 0
+    assert seen["sections"]
 
 
 def test_pictures_show_the_row_that_their_caption_names(opened: OpenRun) -> None:

@@ -1,4 +1,4 @@
-"""A sweep's directory becomes one page: who won, the same photographs for all, what failed."""
+"""The page of a sweep: the best recipe, the same photographs for all runs, failed runs."""
 
 from pathlib import Path
 
@@ -56,13 +56,13 @@ def page(sweep: Path, cache: Cache, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_a_sweep_stands_for_its_finished_runs(sweep: Path, tmp_path: Path) -> None:
-    found = select([sweep])
+    selected = select([sweep])
     runs = ["tp/seed-0", "tp/seed-1", "short/seed-0", "short/seed-1", "people/seed-0"]
-    assert [str(run.relative_to(sweep)) for run in found.runs] == runs
-    assert found.labels[sweep / "tp" / "seed-1"] == "whole, TP"
-    assert found.baselines == {sweep / "short" / "seed-0", sweep / "short" / "seed-1"}
-    assert found.titles == ("Which one",)
-    assert found.absent == (
+    assert [str(run.relative_to(sweep)) for run in selected.runs] == runs
+    assert selected.labels[sweep / "tp" / "seed-1"] == "whole, TP"
+    assert selected.baselines == {sweep / "short" / "seed-0", sweep / "short" / "seed-1"}
+    assert selected.titles == ("Which one",)
+    assert selected.absent == (
         "people/seed-1: failed: RuntimeError: out of memory",
         "lost/seed-0: not finished: 2 of 12 steps saved",
         "lost/seed-1: not begun",
@@ -72,8 +72,8 @@ def test_a_sweep_stands_for_its_finished_runs(sweep: Path, tmp_path: Path) -> No
         bare = select([sweep])  # a sweep of another hand: whatever runs lie below
     finally:
         (tmp_path / "kept").rename(sweep / "sweep.json")
-    assert set(bare.runs) == set(found.runs)
-    assert bare.absent == (found.absent[1], found.absent[0])
+    assert set(bare.runs) == set(selected.runs)
+    assert bare.absent == (selected.absent[1], selected.absent[0])
     with pytest.raises(errors.InvalidInput, match="given twice"):
         select([sweep, sweep / "tp" / "seed-0"])
     with pytest.raises(errors.InvalidInput, match="holds no finished one; seed-0: not finished"):
@@ -99,12 +99,12 @@ def test_the_page_says_who_won_and_what_is_missing(page: Path) -> None:
 
 
 def test_the_sweeps_page_works_in_a_browser(page: Path, browser: str, tmp_path: Path) -> None:
-    found = in_browser(page, browser, tmp_path, table="Run", column="Seed")
-    assert found["errors"] == []
-    assert all(found["images"])
-    assert found["ascending"] == sorted(found["ascending"])
-    assert found["wide"] <= 0
-    assert found["sections"]
+    seen = in_browser(page, browser, tmp_path, table="Run", column="Seed")
+    assert seen["errors"] == []
+    assert all(seen["images"])
+    assert seen["ascending"] == sorted(seen["ascending"])
+    assert seen["wide"] <= 0
+    assert seen["sections"]
 
 
 def test_the_terminal_names_the_winner_and_refuses_an_unknown_baseline(
@@ -137,8 +137,8 @@ def test_students_stand_below_their_teachers_and_other_photographs_apart() -> No
         cosines = {f"projection to {t}": [0.25] for t in teachers}
         return RunPictures(name=name, shown=[shown], captions=["cat"], images=images, cosines=cosines)
 
-    found = section([drawn("one", "a", "b"), drawn("two", "b"), drawn("three", "a", shown=1)])
-    first, second = (block for block in found.blocks if isinstance(block, SheetsBlock))
+    pictures = section([drawn("one", "a", "b"), drawn("two", "b"), drawn("three", "a", shown=1)])
+    first, second = (block for block in pictures.blocks if isinstance(block, SheetsBlock))
     (sheet,) = first.sheets
     assert (sheet.title, sheet.labels) == ("cat", ["teachers", "one", "two"])
     assert [column.title for column in sheet.columns] == ["Photograph", "a", "b"]

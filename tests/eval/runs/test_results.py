@@ -1,4 +1,4 @@
-"""Stored results: found again while nothing changed, computed again when the run, the cache or a setting did."""
+"""Stored results: reused while nothing changes, recomputed after a change of the run, the cache or a setting."""
 
 import json
 from pathlib import Path
@@ -48,9 +48,9 @@ def test_any_change_computes_again_and_keeps_the_other(
     assert Results(tmp_path, key).get(kind, settings) is None
     Results(tmp_path, key).get_or_compute(kind, settings, compute)
     assert compute.calls == 2
-    found = Results(tmp_path, KEY).get("fidelity", {"rows": 5})
-    assert found is not None
-    assert found[0]["answer"] == 1
+    stored = Results(tmp_path, KEY).get("fidelity", {"rows": 5})
+    assert stored is not None
+    assert stored[0]["answer"] == 1
 
 
 @pytest.mark.parametrize("damage", ["json", "parquet", "gone"])

@@ -33,8 +33,8 @@ def people(*corners: tuple[float, float]) -> np.ndarray:
 
 def test_four_people_one_missed_one_invented_score_75() -> None:
     true = people((0, 0), (100, 0), (200, 0), (300, 0))
-    found = people((1, 0), (101, 0), (201, 0), (900, 900))
-    pairs = human_mesh.match(found, true)
+    predicted = people((1, 0), (101, 0), (201, 0), (900, 900))
+    pairs = human_mesh.match(predicted, true)
     assert sorted(pairs) == [(0, 0), (1, 1), (2, 2)]
     scores = human_mesh.detection_scores(human_mesh.Detections(true_positives=len(pairs), false_positives=1, misses=1))
     assert scores == {"precision": 75, "recall": 75, "f1": 75, "f1_unrounded": 75}
@@ -75,11 +75,11 @@ def test_detection_scores_of_the_original(counts: tuple[int, int, int], expected
 
 def test_the_nearest_pair_is_taken_first_and_nobody_twice() -> None:
     true = people((0, 0), (6, 0))
-    found = people((4, 0), (5, 0))
+    predicted = people((4, 0), (5, 0))
     # Greedy: (1, 1) is nearest; then (0, 1) is taken already, so 0 gets 0 although 1 is nearer to it.
-    assert human_mesh.match(found, true) == [(1, 1), (0, 0)]
-    assert human_mesh.match(found[:1], true) == [(0, 1)]
-    assert human_mesh.match(people(), true) == human_mesh.match(found, people()) == []
+    assert human_mesh.match(predicted, true) == [(1, 1), (0, 0)]
+    assert human_mesh.match(predicted[:1], true) == [(0, 1)]
+    assert human_mesh.match(people(), true) == human_mesh.match(predicted, people()) == []
 
 
 def test_distance_is_the_spectral_norm() -> None:
@@ -93,13 +93,13 @@ def test_pairs_without_overlap_use_up_the_budget_of_predictions() -> None:
     # Thin sticks side by side: nearest to each other, but their boxes do not overlap.
     stick = np.array([[0.0, 0.0], [0.0, 40.0]])
     true = np.stack([stick, np.add(stick, (300, 0))])
-    found = np.stack([np.add(stick, (5, 0)), np.add(stick, (300, 30))])
-    assert human_mesh.box_overlap(found[0], true[0]) == 0
-    assert human_mesh.box_overlap(found[1], true[1]) == pytest.approx(11 / (41 + 41 - 11))
-    assert human_mesh.match(found, true) == [(1, 1)]
+    predicted = np.stack([np.add(stick, (5, 0)), np.add(stick, (300, 30))])
+    assert human_mesh.box_overlap(predicted[0], true[0]) == 0
+    assert human_mesh.box_overlap(predicted[1], true[1]) == pytest.approx(11 / (41 + 41 - 11))
+    assert human_mesh.match(predicted, true) == [(1, 1)]
     # With two such sticks both predictions are used up before the far pair's turn.
     crowd = np.stack([stick, np.add(stick, (1, 0)), np.add(stick, (300, 0))])
-    assert human_mesh.match(found, crowd) == []
+    assert human_mesh.match(predicted, crowd) == []
 
 
 def test_box_overlap_counts_end_pixels() -> None:

@@ -94,10 +94,10 @@ def test_errors_do_not_depend_on_world_or_scale() -> None:
     world[:3, :3], world[:3, 3] = Rotation.from_euler("xyz", (1, 2, 3)).as_matrix(), (4, 5, 6)
     moved = true @ world
     moved[:, :3, 3] *= 7
-    found = multiview.pair_errors(moved, true)
-    assert len(found.rotation_deg) == 45
-    np.testing.assert_allclose(found.rotation_deg, 0, atol=1e-4)
-    np.testing.assert_allclose(found.translation_deg, 0, atol=1e-4)
+    pose_errors = multiview.pair_errors(moved, true)
+    assert len(pose_errors.rotation_deg) == 45
+    np.testing.assert_allclose(pose_errors.rotation_deg, 0, atol=1e-4)
+    np.testing.assert_allclose(pose_errors.translation_deg, 0, atol=1e-4)
 
 
 def test_errors_of_one_turned_camera_are_its_angle() -> None:
@@ -106,8 +106,8 @@ def test_errors_of_one_turned_camera_are_its_angle() -> None:
     turn = np.eye(4)
     turn[:3, :3] = Rotation.from_euler("z", 20, degrees=True).as_matrix()
     turned[2] = turn @ true[2]
-    found = multiview.pair_errors(turned, true)  # pairs (0, 1), (0, 2), (1, 2)
-    np.testing.assert_allclose(found.rotation_deg, [0, 20, 20], atol=1e-6)
+    pose_errors = multiview.pair_errors(turned, true)  # pairs (0, 1), (0, 2), (1, 2)
+    np.testing.assert_allclose(pose_errors.rotation_deg, [0, 20, 20], atol=1e-6)
 
 
 def test_translation_direction_is_up_to_sign_and_needs_a_length() -> None:
@@ -151,8 +151,10 @@ def write_poses(path: Path, categories: dict[str, dict[str, np.ndarray]]) -> Pat
 def test_pose_files_are_scored_per_category(tmp_path: Path) -> None:
     good, other = cameras(4), cameras(4, seed=4)
     true = write_poses(tmp_path / "true.json", {"apple": {"1": good, "2": good}, "car": {"1": other}})
-    found = write_poses(tmp_path / "found.json", {"apple": {"1": good, "2": good}, "car": {"1": cameras(4, seed=9)}})
-    table = prediction_files.score_poses(found, true)
+    predicted = write_poses(
+        tmp_path / "found.json", {"apple": {"1": good, "2": good}, "car": {"1": cameras(4, seed=9)}}
+    )
+    table = prediction_files.score_poses(predicted, true)
     assert table["apple"] == {"rra_15": 100, "rta_15": 100, "maa_30": 100}
     assert table["average"]["maa_30"] == (100 + table["car"]["maa_30"]) / 2
     with pytest.raises(InvalidInput, match="'car/1': not in"):

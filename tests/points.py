@@ -46,7 +46,7 @@ def _observed(name: str, folder: str, before: Callable[[Call], None]) -> Callabl
     function = getattr(os, name)
 
     def call(*arguments: Any, **options: Any) -> Any:
-        path = _path(name, arguments)
+        path = _path(name, arguments, options.get("dir_fd"))
         if path is not None and path.startswith(folder):
             before(Call(name=name, path=path, arguments=arguments))
         return function(*arguments, **options)
@@ -54,12 +54,14 @@ def _observed(name: str, folder: str, before: Callable[[Call], None]) -> Callabl
     return call
 
 
-def _path(name: str, arguments: tuple[Any, ...]) -> str | None:
+def _path(name: str, arguments: tuple[Any, ...], directory: int | None) -> str | None:
     """Return the path that a call changes; None if it changes nothing."""
     if name == "open" and not arguments[1] & os.O_CREAT:
         return None
     target = arguments[1 if name in ("link", "rename", "replace") else 0]
-    return os.readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else os.fspath(target)
+    if isinstance(target, int):
+        return os.readlink(f"/proc/self/fd/{target}")
+    return os.fspath(target) if directory is None else os.path.join(os.readlink(f"/proc/self/fd/{directory}"), target)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,15 @@ class Record:
     def __call__(self) -> None:
         fd = os.open(self.file, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         observe(self.folder, lambda call: os.write(fd, f"{call.name}\n".encode()))
+
+    def numbers(self) -> list[int]:
+        """Return the numbers, from 1, of the calls at which a kill leaves something else than at the one before.
+
+        That is no fsync, as the system goes on, and of writes in a row only the first.
+        """
+        names = self.file.read_text().split()
+        pairs = zip(names, ["", *names], strict=False)
+        return [number for number, pair in enumerate(pairs, start=1) if pair != (WRITE, WRITE) and pair[0] != "fsync"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,49 +1,23 @@
 """Extraction in processes of their own, which tests may kill."""
 
 import json
-import multiprocessing
 import os
 import resource
-import signal
-import sys
 import threading
-import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerProcess
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-import torch
-
 from extract.job.failure_limit import JobWatch
+from tests import children
+from tests.children import nothing
 from tests.extract.builders import run_extract
 from tests.points import Call, Point, observe
-
-PRELOADED = [
-    "tests.extract.children",
-    "extract.__main__",
-    "extract.job.executor",
-    "extract.job.job",
-    "extract.job.summary",
-    "extract.plan.plan",
-    "extract.teachers.listing",
-    "extract.teachers.timm_model",
-    "pandas",  # pyarrow imports it where it is installed
-    "pyarrow.dataset",
-    "rich.console",
-    "PIL.PngImagePlugin",
-    "typeguard",
-]
-
-
-def context() -> ForkServerContext:
-    """Processes that start with everything imported."""
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(PRELOADED)
-    return server
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,22 +73,10 @@ class Meet:
         observe(self.folder, meet)
 
 
-def nothing() -> None:
-    """Prepare nothing."""
-
-
-def extract_in_child(arguments: list[str], output: str, prepare: Callable[[], None]) -> None:
-    """Run an extraction in the child; its output goes to a file."""
-    torch.set_num_threads(1)
+def extract(arguments: list[str], prepare: Callable[[], None]) -> int:
+    """Run `codistill extract run`; the exit code."""
     prepare()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
-    with open(output, "w", encoding="utf-8") as stream:
-        sys.stdout = sys.stderr = stream
-        try:
-            sys.exit(run_extract(*arguments))
-        except Exception:
-            traceback.print_exc()
-            raise
+    return run_extract(*arguments)
 
 
 def start(folder: Path, cache: str, *options: str, prepare: Callable[[], None] = nothing) -> ForkServerProcess:
@@ -124,9 +86,7 @@ def start(folder: Path, cache: str, *options: str, prepare: Callable[[], None] =
     """
     arguments = [str(folder / "catalogue.toml"), "--cache", str(folder / cache), "--batch-size", "3", "--threads", "1"]
     arguments += ["--events", str(folder / f"{cache}.jsonl"), *options]
-    child = context().Process(target=extract_in_child, args=(arguments, str(folder / f"{cache}.txt"), prepare))
-    child.start()
-    return child
+    return children.start(partial(extract, arguments, prepare), output=folder / f"{cache}.txt")
 
 
 def finish(folder: Path, cache: str, *options: str, prepare: Callable[[], None] = nothing) -> int | None:

@@ -1,9 +1,6 @@
 """Several ranks are one: the same losses, held-out fidelity and weights, also when their number changes on the way."""
 
-import os
-import socket
-import subprocess
-import sys
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
@@ -11,6 +8,7 @@ import torch
 
 from store.errors import InvalidInput, OutputExists
 from tests.train.builders import build_cache, tiny
+from tests.train.children import start_rank
 from tests.train.stories import assert_close, stop_after, weights
 from train import step as train_step
 from train.distributed import Ranks
@@ -18,56 +16,25 @@ from train.loop import train
 from train.recipe.config import Recipe
 from train.run import log
 
-ROOT = Path(__file__).parents[2]
 STEPS, CHANGE_AT = 6, 3
-
-# What torchrun starts, for several runs in the same two processes; only rank 0 is asked to stop.
-RANK = """
-import sys
-from pathlib import Path
-import pytest
-from torch import distributed
-from tests.train.stories import stop_after
-from train.loop import train
-from train.recipe.named import find
-
-distributed.init_process_group("gloo")
-cache, *runs = sys.argv[1:]
-for recipe, out, stop in zip(runs[::3], runs[1::3], runs[2::3]):
-    with pytest.MonkeyPatch.context() as patched:
-        if distributed.get_rank() == 0:
-            stop_after(patched, int(stop))
-        train(find(recipe), caches=[cache], out=Path(out), resume=True, quiet=True)
-distributed.destroy_process_group()
-"""
 
 
 def train_on_two_ranks(runs: list[tuple[Recipe, Path, int]], *, cache: str) -> None:
     """Train or resume each recipe in its directory, until the step it is stopped after (0 for its end)."""
-    arguments = []
+    resolved = []
     for recipe, out, stop in runs:
         out.with_suffix(".json").write_text(recipe.to_json())
-        arguments += [str(out.with_suffix(".json")), str(out), str(stop)]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, cache, *arguments],
-            cwd=ROOT,
-            env={**shared, "RANK": rank, "LOCAL_RANK": rank},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in "01"
-    ]
-    try:
-        messages = [process.communicate(timeout=200)[1] for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-    assert [process.returncode for process in ranks] == [0, 0], messages
+        resolved.append((str(out.with_suffix(".json")), out, stop))
+    meeting = Path(cache).with_name("meeting")
+    ranks = [start_rank(rank, meeting=meeting, runs=resolved, cache=cache) for rank in range(2)]
+    for number in wait([rank.sentinel for rank in ranks]):
+        if any(rank.sentinel == number and rank.exitcode for rank in ranks):  # the other waits for it
+            for rank in ranks:
+                rank.kill()
+    for rank in ranks:
+        rank.join()
+    messages = [path.read_text() for path in sorted(meeting.parent.glob("meeting.*.txt"))]
+    assert [rank.exitcode for rank in ranks] == [0, 0], messages
 
 
 def of_halves(keep: torch.Tensor, *, count: int) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The benchmarks run; their figures are for people."""
 
 import json
-import time
+import os
 from pathlib import Path
 
 import pytest
@@ -34,10 +34,12 @@ def test_beside_a_teacher_of_any_speed(tmp_path: Path) -> None:
 
 
 def test_gpu_utilisation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a stand-in for the driver's program, which says 40 and 80 % and goes on."""
+    """With a stand-in for the driver's program, which prints 40 and 80 % and goes on until it is ended."""
     program = tmp_path / "nvidia-smi"
-    sampled = tmp_path / "sampled"
-    program.write_text(f"#!/bin/sh\necho 40\necho 80\necho '[N/A]'\ntouch '{sampled}'\nexec sleep 60\n")
+    sampled, never = tmp_path / "sampled", tmp_path / "never"
+    os.mkfifo(sampled)
+    os.mkfifo(never)
+    program.write_text(f"#!/bin/sh\necho 40\necho 80\necho '[N/A]'\n: > '{sampled}'\nexec cat '{never}'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
 
@@ -46,8 +48,7 @@ def test_gpu_utilisation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: Properties())
     with gpu.utilisation("cuda:0") as measured:
-        while not sampled.exists():
-            time.sleep(0.01)
+        sampled.read_bytes()  # waits until the program writes to it
     assert measured.mean == pytest.approx(0.6)
     with gpu.utilisation("cpu") as none:
         pass

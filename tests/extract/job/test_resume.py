@@ -11,9 +11,10 @@ import pytest
 import store
 from extract.catalogue import load_catalogue
 from store.storage import publish
+from tests.children import context
 from tests.extract import builders
 from tests.extract.builders import dataset_entry, run_extract, small_catalogue, tree_of
-from tests.extract.children import FileLimit, HoldUntilStopped, Meet, context, finish, made, start
+from tests.extract.children import FileLimit, HoldUntilStopped, Meet, finish, made, start
 from tests.points import WRITE, Kill, Point, Record
 
 TEMPORARY = "*.tmp*"
@@ -50,7 +51,7 @@ def test_killed_at_each_call_of_a_short_stage(stage: str, tmp_path: Path) -> Non
     shutil.copytree(undisturbed, begun)
     record = Record(folder=undisturbed, file=folder / "calls.txt")
     assert finish(folder, "undisturbed", "--stages", stage, prepare=record) == 0
-    for number in numbers_of(record):
+    for number in record.numbers():
         shutil.rmtree(killed)
         shutil.copytree(begun, killed)
         kill = Kill(point=Point(folder=killed, number=number))
@@ -59,13 +60,6 @@ def test_killed_at_each_call_of_a_short_stage(stage: str, tmp_path: Path) -> Non
         for directory in [path for path in killed.rglob("*") if path.is_dir()]:
             publish.sweep(directory)  # as the next seal does
         assert tree_of(killed) == tree_of(undisturbed), f"killed at call {number}"
-
-
-def numbers_of(record: Record) -> list[int]:
-    """Numbers of the recorded calls, from 1: of writes in a row only the first, and no fsync, which changes no file."""
-    names = record.file.read_text().split()
-    pairs = zip(names, ["", *names], strict=False)
-    return [number for number, pair in enumerate(pairs, start=1) if pair != (WRITE, WRITE) and pair[0] != "fsync"]
 
 
 def test_killed_again_and_again(tmp_path: Path) -> None:

@@ -23,16 +23,33 @@ class Counting(Teacher):
         super().__init__(nn.Linear(1, 1), request=request, architecture={}, patch_size=14, channels=3, prefix_tokens=0)
         self.running, self.most = 0, 0
         self.full = False
+        self.waiting: threading.Semaphore | None = None
 
     def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if self.full:
             raise torch.OutOfMemoryError("CUDA out of memory")
         self.running += 1
         self.most = max(self.most, self.running)
-        threading.Event().wait(0.002)
+        if self.waiting is not None:
+            self.waiting.acquire()  # until another thread wants to run a batch
+            self.waiting = None
         patches = nn.functional.avg_pool2d(images, 14).flatten(2).transpose(1, 2)
         self.running -= 1
         return patches[:, :0], patches
+
+
+class AnnouncedLock:
+    """A lock that counts the threads that come to it, before they wait for it."""
+
+    def __init__(self) -> None:
+        self.lock, self.arrivals = threading.Lock(), threading.Semaphore(0)
+
+    def __enter__(self) -> None:
+        self.arrivals.release()
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
 
 
 @pytest.fixture
@@ -44,6 +61,11 @@ def teacher(tmp_path: Path) -> Counting:
 def test_threads_get_their_own_rows(teacher: Counting) -> None:
     runner = TeacherRunner("t", teacher, provenance={"machine": "here"})
     batches = [np.full((3, 28, 28, 3), level, np.uint8) for level in range(0, 250, 10)]
+    lock = AnnouncedLock()
+    assert isinstance(runner._forward_lock, type(lock.lock))
+    runner._forward_lock = lock  # type: ignore[assignment]
+    teacher.waiting = lock.arrivals
+    teacher.waiting.acquire(blocking=False)
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(runner.tokens, batches))
     assert teacher.most == 1

@@ -1,6 +1,6 @@
 """The ordered map over a pool: order, bound, errors."""
 
-import time
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,17 +9,23 @@ from store.common.threads import ordered_map
 
 
 def test_ordered_map_keeps_order_and_its_bound() -> None:
-    begun: list[int] = []
+    """Each second item ends after the one that follows it, and every item that may begin does."""
+    begun = [threading.Event() for _ in range(30)]
+    ended = [threading.Event() for _ in range(30)]
 
-    def slow(number: int) -> int:
-        begun.append(number)
-        time.sleep(0.001 * (number % 3))
+    def work(number: int) -> int:
+        begun[number].set()
+        if number % 2 == 0:
+            ended[number + 1].wait()
+        ended[number].set()
         return number * 2
 
     with ThreadPoolExecutor(8) as pool:
-        for taken, result in enumerate(ordered_map(pool, slow, range(30), ahead=4)):
+        for taken, result in enumerate(ordered_map(pool, work, range(30), ahead=4)):
             assert result == 2 * taken
-            assert len(begun) <= taken + 1 + 4
+            for event in begun[: taken + 1 + 4]:
+                event.wait()
+            assert not any(event.is_set() for event in begun[taken + 1 + 4 :])
     assert taken == 29
 
 

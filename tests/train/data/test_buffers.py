@@ -1,7 +1,6 @@
 """Memory of batches and their copies to a GPU, with a stand-in for the GPU whose copies arrive late."""
 
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +80,46 @@ def loader(mixture: Mixture, planned: list[int], *, device: torch.device = GPU, 
     )
 
 
+class ReadAhead:
+    """Hears from the threads of a loader when they are about to wait for a buffer or for room on the GPU."""
+
+    def __init__(self, loader: Loader, planned: list[int]) -> None:
+        self._changed = threading.Condition()
+        self._waiting = {"feed": (0, 1), "send": (0, 1)}  # batches done and resources left when last about to wait
+        get_buffer, acquire_slot = loader._free.get, loader._device_slots.acquire
+
+        def get(*, timeout: float) -> Buffer:
+            self._tell("feed", len(planned), loader._free.qsize())
+            return get_buffer(timeout=timeout)
+
+        def acquire(*, timeout: float) -> bool:
+            self._tell("send", loader._copy_stream.sent, loader._device_slots._value)  # type: ignore[union-attr]
+            return acquire_slot(timeout=timeout)
+
+        loader._free.get = get  # type: ignore[method-assign]
+        loader._device_slots.acquire = acquire  # type: ignore[method-assign]
+
+    def _tell(self, thread: str, done: int, left: int) -> None:
+        with self._changed:
+            self._waiting[thread] = done, left
+            self._changed.notify_all()
+
+    def until(self, *, planned: int, sent: int) -> tuple[int, int]:
+        """Wait until so many batches at least are planned and sent and both threads lack the means for more.
+
+        Returns:
+            The numbers that are.
+        """
+
+        def stuck() -> bool:
+            (fed, free), (copied, slots) = self._waiting["feed"], self._waiting["send"]
+            return fed >= planned and copied >= sent and free == slots == 0
+
+        with self._changed:
+            self._changed.wait_for(stuck)
+            return self._waiting["feed"][0], self._waiting["send"][0]
+
+
 def content(batch: Batch) -> tuple[int, list[Tensor]]:
     return batch.step, [batch.pixels.clone(), *(tokens.clone() for tokens in batch.tokens.values())]
 
@@ -91,13 +130,16 @@ def threads() -> list[str]:
 
 @pytest.mark.parametrize("prefetch", [0, 1, 3])
 def test_what_arrives_on_a_gpu_is_what_was_read(mixture: Mixture, prefetch: int) -> None:
-    """No buffer is filled again before its copy is done, whoever is slow."""
+    """No buffer is filled again before its copy is done, also when all that can be read ahead is."""
     with loader(mixture, [], device=torch.device("cpu")) as plain:
         expected = [content(batch) for batch in plain]
-    arrived = []
-    with loader(mixture, [], prefetch=prefetch) as over:
+    arrived, planned = [], []
+    with loader(mixture, planned, prefetch=prefetch) as over:
+        ahead = ReadAhead(over, planned)
         for batch in over:
-            time.sleep(0.002 * (batch.step % 4))
+            sent = batch.step + 1 + DEVICE_BATCHES
+            if batch.step % 2 and sent + prefetch + 1 < STEPS:
+                ahead.until(planned=sent + prefetch + 1, sent=sent)
             arrived.append(content(batch))
     assert [step for step, _ in arrived] == list(range(STEPS))
     for (_, ours), (_, theirs) in zip(arrived, expected, strict=True):
@@ -110,14 +152,10 @@ def test_reading_ahead_is_as_deep_as_asked_and_no_deeper(mixture: Mixture, prefe
     """One batch is in use, two wait on the GPU, and every host buffer is full."""
     planned: list[int] = []
     with loader(mixture, planned, prefetch=prefetch) as over:
+        ahead = ReadAhead(over, planned)
         next(iter(over))
-        expected = 1 + DEVICE_BATCHES + prefetch + 1
-        waited_until = time.monotonic() + 20
-        while len(planned) < expected and time.monotonic() < waited_until:
-            time.sleep(0.01)
-        time.sleep(0.2)
-        assert len(planned) == expected
-        assert over._copy_stream.sent == 1 + DEVICE_BATCHES  # type: ignore[union-attr]
+        expected = 1 + DEVICE_BATCHES + prefetch + 1, 1 + DEVICE_BATCHES
+        assert ahead.until(planned=expected[0], sent=expected[1]) == expected
     assert not threads()
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from store.common import cli
+from store.common.arguments import COMMAS, names_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 TABLE_WIDTH = 110
 CataloguePath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CATALOGUE.toml")]
-Names = Annotated[str, tyro.conf.arg(metavar="A,B", help_behavior_hint="(default: all in the catalogue)")]
+Names = Annotated[str, COMMAS, tyro.conf.arg(metavar="A,B", help_behavior_hint="(default: all in the catalogue)")]
 Threads = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one per CPU)")]
 
 
@@ -33,7 +34,7 @@ def run(
     cache: str,
     datasets: Names = "",
     teachers: Names = "",
-    stages: Annotated[str, tyro.conf.arg(metavar="A,B")] = "index,views,features,seal",
+    stages: Annotated[str, COMMAS, tyro.conf.arg(metavar="A,B")] = "index,views,features,seal",
     device: str = "auto",
     batch_size: Annotated[
         int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: found by trying)")
@@ -120,8 +121,8 @@ def plan(
     datasets: Names = "",
     teachers: Names = "",
     split: Annotated[Literal["train", "val"] | None, tyro.conf.arg(help_behavior_hint="(default: both)")] = None,
-    image_size: Annotated[str, tyro.conf.arg(metavar="PX,...", help_behavior_hint="(default: catalogue)")] = "",
-    views: Annotated[str, tyro.conf.arg(metavar="N,...", help_behavior_hint="(default: catalogue)")] = "",
+    image_size: Annotated[str, COMMAS, tyro.conf.arg(metavar="PX,...", help_behavior_hint="(default: catalogue)")] = "",
+    views: Annotated[str, COMMAS, tyro.conf.arg(metavar="N,...", help_behavior_hint="(default: catalogue)")] = "",
     rows_per_second: Annotated[
         str, tyro.conf.arg(metavar="NAME=RATE,...", help_behavior_hint="(default: measured)")
     ] = "",
@@ -238,7 +239,7 @@ def _console() -> "Console":
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    return tuple(names_of(text) or ())
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from store import errors
+from store.common.arguments import COMMAS
 from store.common.cli import run
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 UNWRAPPED_COLUMNS = 160  # of a table that goes into a file or a pipe
 CacheArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CACHE")]
 DatasetArgument = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
+NameList = Annotated[str, COMMAS, tyro.conf.arg(metavar="A,B", help_behavior_hint="(default: all)")]
 
 
 def info(cache: CacheArgument, /, *, identities: bool = False, json: bool = False) -> None:
@@ -75,7 +77,7 @@ def show(
     /,
     *,
     out: Path,
-    teachers: str = "",
+    teachers: NameList = "",
     patch: str = "",
     images: Path | None = None,
 ) -> None:
@@ -93,7 +95,7 @@ def show(
         images: folder that the dataset's image paths are relative to, to show the photographs.
     """
     from store.cache.cache import open as open_cache
-    from store.common.cli import names_of, patch_of
+    from store.common.arguments import names_of, patch_of
     from store.inspection.figure import plot_rows
     from store.inspection.row_view import gather
 
@@ -104,7 +106,7 @@ def show(
 
 
 def failures(
-    cache: CacheArgument, /, *, dataset: str = "", array: str = "", out: Path | None = None, limit: int = 50
+    cache: CacheArgument, /, *, dataset: NameList = "", array: NameList = "", out: Path | None = None, limit: int = 50
 ) -> None:
     """List the rows that failed, with image and reason; tokens that failed only because their pixels did are left out.
 
@@ -118,7 +120,7 @@ def failures(
         limit: lines to show.
     """
     from store.cache.cache import open as open_cache
-    from store.common.cli import names_of
+    from store.common.arguments import names_of
     from store.inspection.failures import failures as find_failures
     from store.inspection.failures import render, write_table
 
@@ -137,7 +139,7 @@ def export(
     /,
     *,
     out: Path,
-    arrays: str = "",
+    arrays: NameList = "",
     skip: bool = False,
     overwrite: bool = False,
 ) -> None:
@@ -155,7 +157,7 @@ def export(
         overwrite: replace an existing file.
     """
     from store.cache.cache import open as open_cache
-    from store.common.cli import names_of, rows_of
+    from store.common.arguments import names_of, rows_of
     from store.format.schema import PIXELS
     from store.inspection.export import export as export_rows
 

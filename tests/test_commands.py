@@ -2,12 +2,17 @@
 
 import errno
 import importlib
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from codistill import __main__ as codistill
 from store.common.cli import run
+from store.common.extras import EXTRAS
 
+ROOT = Path(__file__).parent.parent
 PROGRAMS = ["store", "extract", "train", "eval"]
 
 
@@ -40,9 +45,74 @@ def test_a_full_disk_is_one_line_and_a_mistake_of_ours_is_not(capsys: pytest.Cap
         run("codistill store", "Test.", {"full": full, "wrong": wrong}, argv=["wrong"])
 
 
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("store infoo x", "codistill store: unknown command 'infoo' (did you mean 'info'?). Expected one of info, "),
+        ("train swep x", "codistill train: unknown command 'swep' (did you mean 'sweep'?)"),
+        (
+            "store info x --identites",
+            "codistill store info: unknown option '--identites' (did you mean '--identities'?)",
+        ),
+        ("extract run c.toml --cache x --batchsize 3", "unknown option '--batchsize' (did you mean '--batch-size'?)"),
+        ("train run demo --cache c --out r --optim.lrr 3", "unknown option '--optim.lrr' (did you mean '--optim.lr'?)"),
+        ("eval report r --outt x", "codistill eval report: unknown option '--outt' (did you mean '--out'?)"),
+        ("store show c d 1", "codistill store show: missing --out PATH. Run: codistill store show --help"),
+        ("extract run c.toml --cache x --workers two", "codistill extract run: --workers: invalid literal for int()"),
+        ("store info", "codistill store info: missing CACHE. Run: "),
+        ("store info a b", "codistill store info: unrecognized options: b"),
+    ],
+)
+def test_a_misspelt_command_line_is_one_error_with_a_near_miss(
+    typed: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert codistill.main(typed.split()) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: codistill ")
+    assert message in shown.err
+    assert shown.err.count("\n") == 1
+    assert shown.err.rstrip().endswith("--help") or "Expected one of" in shown.err
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_unknown_subcommand_exits_2(program: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_info:
-        codistill.main([program, "frobnicate"])
-    assert exit_info.value.code == 2
+    assert codistill.main([program, "frobnicate"]) == 2
     assert "frobnicate" in capsys.readouterr().err
+
+
+WITHOUT_EXTRAS = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ABSENT:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+ABSENT = set(sys.argv[1].split(","))
+sys.meta_path.insert(0, Absent())
+from codistill.__main__ import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("typed", "extra"),
+    [
+        ("extract plan demo/catalogue.toml", "extract"),
+        ("extract run demo/catalogue.toml --cache {tmp}/new", "extract"),
+        ("train run demo --cache {cache} --out {tmp}/run", "train"),
+        ("eval fidelity {tmp}/run", "eval"),
+        ("eval report {tmp}/run --out {tmp}/report", "eval"),
+        ("store show {cache} people 0 --out {tmp}/x.png", "inspect"),
+    ],
+)
+def test_a_command_without_its_extra_names_it(typed: str, extra: str, tmp_path: Path) -> None:
+    absent = ",".join(sorted({module for modules in EXTRAS.values() for module in modules}))
+    (tmp_path / "run").mkdir()
+    cache = ROOT / "tests" / "golden" / "store" / "cache-v1"
+    arguments = typed.format(tmp=tmp_path, cache=cache).split()
+    command = [sys.executable, "-c", WITHOUT_EXTRAS, absent, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert f"Run: pip install 'codistill[{extra}]'" in done.stderr
+    assert "Traceback" not in done.stderr

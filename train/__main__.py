@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from pydantic import BaseModel
 
+from store.common.arguments import COMMAS, names_of
 from store.common.cli import INTERRUPTED
 from store.common.cli import run as run_program
 from store.errors import CodistillError, InvalidInput
@@ -19,7 +20,7 @@ from train.recipe.named import RECIPES, find
 DEFAULT_RECIPE = "dune-base-336"  # whose values `codistill train run --help` shows
 
 RecipeName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
-CacheList = Annotated[str, tyro.conf.arg(metavar="CACHE[,CACHE]")]
+CacheList = Annotated[str, COMMAS, tyro.conf.arg(metavar="CACHE[,CACHE]")]
 Directory = Annotated[Path, tyro.conf.arg(metavar="DIR")]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
@@ -75,7 +76,7 @@ def run_command(defaults: Recipe) -> Callable[..., int]:
         chosen = from_mapping(asdict(values), subject=f"recipe '{recipe}'")
         from train.loop import train
 
-        outcome = train(chosen, caches=cache.split(","), out=out, resume=resume, overwrite=overwrite)
+        outcome = train(chosen, caches=names_of(cache) or [], out=out, resume=resume, overwrite=overwrite)
         message = f"trained {outcome.step} steps into '{out}'. Next: codistill eval fidelity {out}"
         if not outcome.finished:
             message = f"stopped after step {outcome.step} of {outcome.steps}. Go on with the same command and --resume"
@@ -122,12 +123,12 @@ def sweep(file: Annotated[Path, tyro.conf.Positional], cache: CacheList, out: Di
     from train.sweep import FAILED, STOPPED, check, plan, run_all, store_sweep
 
     planned, runs = plan(file, out)
-    check(f"sweep '{file}'", runs, caches=cache.split(","))
+    check(f"sweep '{file}'", runs, caches=names_of(cache) or [])
     with RunLock(out) as lock:
         lock.acquire()
         store_sweep(planned, out)
         ended = []
-        for number, item in enumerate(run_all(runs, caches=cache.split(",")), start=1):
+        for number, item in enumerate(run_all(runs, caches=names_of(cache) or []), start=1):
             ended.append(item)
             title = f"{item.run.row.name}, seed {item.run.seed}"
             problem = f": {item.problem}" if item.problem else ""

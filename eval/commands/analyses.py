@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.commands.options import Caches, Datasets, File, Folder, Images, Run, Scheduler
 from eval.commands.output import write_numbers
-from store.common.cli import names_of
+from store.common.arguments import names_of
 from store.errors import InvalidInput, MissingFile
 
 if TYPE_CHECKING:

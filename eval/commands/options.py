@@ -5,14 +5,16 @@ from typing import Annotated
 
 import tyro
 
+from store.common.arguments import COMMAS
+
 Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 Runs = Annotated[
     tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN", help_behavior_hint="(at least one)")
 ]
 Caches = Annotated[
-    str, tyro.conf.arg(metavar="CACHE[,CACHE]", help_behavior_hint="(default: where they were in training)")
+    str, COMMAS, tyro.conf.arg(metavar="CACHE[,CACHE]", help_behavior_hint="(default: where they were in training)")
 ]
-Datasets = Annotated[str, tyro.conf.arg(metavar="A,B", help_behavior_hint="(default: all held-out ones)")]
+Datasets = Annotated[str, COMMAS, tyro.conf.arg(metavar="A,B", help_behavior_hint="(default: all held-out ones)")]
 Scheduler = Annotated[str, tyro.conf.arg(metavar="ADDRESS", help_behavior_hint="(default: threads of this process)")]
 Images = Annotated[
     tuple[Path, ...], tyro.conf.arg(metavar="IMAGE", help_behavior_hint="(default: held-out views of the cache)")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.commands.options import Baseline, Caches, FileOrNone, Folder, Runs
 from eval.commands.output import write_csv
-from store.common.cli import names_of
+from store.common.arguments import names_of
 from store.common.config import near_miss
 from store.errors import InvalidInput
 

@@ -1,14 +1,21 @@
-"""Command lines of all programs: running subcommands with one clear line per error, and parsing of list arguments."""
+"""Command lines of all programs: run one subcommand, with one clear line for each error."""
 
 import errno
+import functools
+import io
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
 import tyro
 
 from store import errors
+from store.common.arguments import with_lists_joined
+from store.common.config import near_miss
+from store.common.extras import missing_extra
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -41,18 +48,21 @@ def run(
     """
     # Waiting threads of torch must sleep: spinning ones, beside another job, make a step take 20 times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    app = tyro.extras.SubcommandApp()
-    for name, function in commands.items():
-        app.command(name=name)(function)
-    arguments = sys.argv[1:] if argv is None else argv
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
-        result = app.cli(prog=prog, description=description, args=arguments or ["--help"])
+        result = _parsed(prog, description, commands, arguments)()
         sys.stdout.flush()
     except BrokenPipeError:  # `codistill store info CACHE | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except errors.CodistillError as error:
         print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except ModuleNotFoundError as error:
+        message = missing_extra(error.name or "", program=prog.split()[-1])
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
         return BAD_INPUT
     except OSError as error:
         if error.errno not in MACHINE_ERRORS:
@@ -65,52 +75,78 @@ def run(
     return int(result) if isinstance(result, int) else 0
 
 
+def _parsed(
+    prog: str, description: str, commands: Mapping[str, Callable[..., Any]], arguments: list[str]
+) -> Callable[[], Any]:
+    """Return the call of a command that `arguments` ask for.
+
+    Raises:
+        errors.InvalidInput: the arguments fit no command; the message says which do.
+        SystemExit: `--help` was asked for and shown.
+    """
+    first = arguments[0]
+    if first not in commands and not first.startswith("-"):
+        choices = ", ".join(commands)
+        raise errors.InvalidInput(
+            f"{prog}: unknown command '{first}'{near_miss(first, commands)}. Expected one of {choices}"
+        )
+    app = tyro.extras.SubcommandApp()
+    for name, function in commands.items():
+        app.command(name=name)(_postponed(function))
+    if first in commands:
+        arguments = [first, *with_lists_joined(arguments[1:], commands[first])]
+    complaint = io.StringIO()
+    try:
+        with redirect_stderr(complaint):
+            call: Callable[[], Any] = app.cli(prog=prog, description=description, args=arguments)
+    except SystemExit as stopped:
+        if stopped.code in (0, None):
+            raise
+        command = f"{prog} {first}" if first in commands else prog
+        known = _options_in_help(app, prog, arguments[:1] if first in commands else [])
+        raise errors.InvalidInput(_refusal(command, arguments, known=known, complaint=complaint.getvalue())) from None
+    return call
+
+
+def _postponed(function: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:
+    """Return a function with the same signature and help that returns its call, so that parsing runs nothing."""
+
+    @functools.wraps(function)
+    def call_later(*values: Any, **named: Any) -> Callable[[], Any]:
+        return functools.partial(function, *values, **named)
+
+    return call_later
+
+
+def _options_in_help(app: "tyro.extras.SubcommandApp", prog: str, arguments: Sequence[str]) -> set[str]:
+    shown = io.StringIO()
+    try:
+        with redirect_stdout(shown):
+            app.cli(prog=prog, args=[*arguments, "--help"])
+    except SystemExit:
+        pass
+    return set(re.findall(r"--[a-zA-Z][\w.-]*", shown.getvalue()))
+
+
+def _refusal(command: str, arguments: Sequence[str], *, known: set[str], complaint: str) -> str:
+    """Return what is wrong with a command line: its unknown options, or else what the parser's box of text says."""
+    named = [token.partition("=")[0] for token in arguments if token.startswith("--")]
+    problems = [
+        f"unknown option '{name}'{near_miss(name, known)}" for name in named if name.replace("_", "-") not in known
+    ]
+    lines = [line.strip("│╭╮╰╯─|+ ") for line in complaint.splitlines()]
+    if not problems:
+        missing = [
+            line for line in lines if re.match(r"--[a-z]|[A-Z][A-Z|:.,_\[\]]+$", line) and "Missing from" in complaint
+        ]
+        problems += [f"missing {', '.join(missing)}"] if missing else []
+        problems += [re.sub(r"^Error parsing ", "", line) for line in lines if line.startswith("Error parsing ")]
+        problems += [line.lower() for line in lines if re.match(r"Unrecognized options: .", line)]
+    shown = problems or [" ".join(line for line in lines if line)]
+    return f"{command}: {'; '.join(shown)}. Run: {command} --help"
+
+
 def _machine_error_text(error: OSError) -> str:
     where = f"'{error.filename}': " if error.filename else ""
     reason = (error.strerror or str(error)).lower()
     return f"{where}{reason}. What is stored is whole: put that right and run the same command again"
-
-
-def names_of(text: str) -> list[str] | None:
-    """Return the names in `a,b,c`; None, which stands for all, for the empty text."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    return names or None
-
-
-def patch_of(text: str) -> tuple[int, int] | None:
-    """Return (row, col) of `ROW,COL`; None for the empty text.
-
-    Raises:
-        errors.InvalidInput: not two numbers.
-    """
-    if not text:
-        return None
-    parts = text.split(",")
-    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
-        raise errors.InvalidInput(f"--patch: expected ROW,COL such as 3,5, found '{text}'")
-    return int(parts[0]), int(parts[1])
-
-
-def rows_of(texts: Sequence[str], *, rows: int) -> list[int]:
-    """Return the rows that numbers and ranges name, in the order given.
-
-    Args:
-        texts: numbers such as `17` and ranges such as `0:256`, without their end as in Python.
-        rows: number of rows that exist; `:` alone names all of them.
-
-    Raises:
-        errors.InvalidInput: a text is neither a number nor a range; all such texts are listed.
-    """
-    chosen: list[int] = []
-    wrong = []
-    for text in texts:
-        start, colon, stop = text.partition(":")
-        if not colon and start.isdecimal():
-            chosen.append(int(start))
-        elif colon and (start or "0").isdecimal() and (stop or "0").isdecimal():
-            chosen += range(int(start or 0), int(stop) if stop else rows)
-        else:
-            wrong.append(text)
-    if wrong:
-        raise errors.InvalidInput(f"rows: expected numbers or ranges such as 17 0:256, found {', '.join(wrong)}")
-    return chosen

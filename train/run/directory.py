@@ -29,13 +29,16 @@ CHECKPOINTS = "checkpoints"
 
 
 def lock_run(out: Path, lock: RunLock) -> None:
-    """Lock a run that exists already, before anything is read from it; other directories stay untouched.
+    """Lock a run that exists already, before anything is read from it, and remove what crashed saves left in it.
+
+    Other directories stay untouched.
 
     Raises:
         Conflict: another process trains the run.
     """
     if (out / RECIPE).is_file():
         lock.acquire()
+        checkpoints.sweep(out / CHECKPOINTS, locked=lock.held)
 
 
 def prepare(
@@ -47,7 +50,7 @@ def prepare(
     resume: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Create a run directory, or accept an existing run to resume, and remove what crashed saves left in it.
+    """Create a run directory, or accept an existing run to resume.
 
     Args:
         out: run directory.
@@ -70,7 +73,6 @@ def prepare(
     if not _is_blank(out):
         if resume:
             _refuse_another(out, recipe=recipe, description=description)
-            checkpoints.sweep(out / CHECKPOINTS, locked=lock.held)
             return
         if not overwrite:
             raise OutputExists(

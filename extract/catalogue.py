@@ -108,6 +108,7 @@ class DatasetEntry(_Section):
         image_column: column of the Parquet files that holds the images.
         exclude: globs of relative paths to leave out.
         rotate: rules for images that are stored rotated.
+        allow_damaged_jpeg: accept JPEGs of which a part is missing or damaged and had to be guessed; else they fail.
         split: "train" rows are trained on, "val" rows only evaluated.
         mode: "train" takes random views, "center" the one central crop.
         views: rows per image.
@@ -126,6 +127,7 @@ class DatasetEntry(_Section):
     image_column: str = "image"
     exclude: Patterns = ()
     rotate: tuple[RotateRule, ...] = ()
+    allow_damaged_jpeg: bool = False
     split: Literal["train", "val"] = "train"
     mode: Literal["train", "center"] = "train"
     views: int = Field(default=1, ge=1)
@@ -141,6 +143,11 @@ class DatasetEntry(_Section):
         if self.mode == "center" and (self.views, self.first_view) != (1, 0):
             raise ValueError("mode 'center' has one view, number 0: leave out 'views' and 'first_view'")
         return self
+
+    def decoding(self) -> dict[str, Any]:
+        """Return the settings that decide how an image is decoded, as JSON; the cache stores and compares them."""
+        allowed = {"allow_damaged_jpeg": True} if self.allow_damaged_jpeg else {}  # older caches know no such key
+        return {"rotate": [rule.model_dump() for rule in self.rotate]} | allowed
 
     def rotation_of(self, path: str) -> int:
         """Return by how many degrees, counter-clockwise, the image at this relative path is rotated before cropping."""

@@ -1,20 +1,19 @@
-"""A whole job: check it, open its cache, make what is left stage by stage, and report."""
+"""A whole job: open its cache, make what is left stage by stage, and report."""
 
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, TextIO
 
-from extract.catalogue import Catalogue, choose_names
 from extract.job import preflight, stages
 from extract.job.executor import Executor
-from extract.job.failure_limit import FailureLimit, JobWatch
+from extract.job.failure_limit import JobWatch
 from extract.job.progress import EventLog, StageDisplay
+from extract.job.selection import Selection
 from extract.job.stages import ShardReport
 from extract.job.summary import RunReport, StageReport
-from extract.job.tasks import STAGES, ArrayState, Part, Stage, array_states
+from extract.job.tasks import ArrayState, Stage, array_states
 from extract.sources import open_source
 from store import Cache, errors
 from store import create as create_cache
@@ -24,87 +23,23 @@ from store.format.schema import PIXELS
 from store.sealing.seal import seal
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A job as it is asked for.
-
-    Attributes:
-        catalogue: whole catalogue.
-        cache: location of the cache, a path or URL.
-        datasets: dataset names; all if empty.
-        teachers: teacher names; all if empty.
-        stages: stages to run.
-        limit: limit of failed rows.
-        part: this job's part of the shards.
-        events: file of the event log; None for none.
-    """
-
-    catalogue: Catalogue
-    cache: str
-    datasets: Sequence[str] = ()
-    teachers: Sequence[str] = ()
-    stages: Sequence[str] = STAGES
-    limit: FailureLimit = field(default_factory=lambda: FailureLimit(share=0.01))
-    part: Part = field(default_factory=Part)
-    events: Path | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """A checked job, and the names of its datasets and teachers in catalogue order."""
-
-    job: Job
-    datasets: Sequence[str]
-    teachers: Sequence[str]
-
-
-def check(job: Job) -> Selection:
-    """Find all problems that can be known before work starts; writes nothing.
+def open_for(selection: Selection) -> Cache:
+    """Open the cache of a checked job; the stage index may create it.
 
     Raises:
-        errors.InvalidConfig: unknown names, missing folders or weights; all of them are listed.
+        errors.Conflict: the cache was made by another recipe.
+        errors.MissingCache: there is no cache, and the job does not run the stage index.
+        errors.OutputExists: something else than a cache is there.
     """
-    catalogue = job.catalogue
-    datasets, problems = choose_names(job.datasets, [d.name for d in catalogue.dataset], option="--datasets")
-    teachers, more = choose_names(job.teachers, [t.name for t in catalogue.teacher], option="--teachers")
-    _, unknown_stages = choose_names(job.stages, STAGES, option="--stages")
-    problems += more + unknown_stages
-    if "features" in job.stages:
-        problems += preflight.weight_problems([catalogue.teacher_named(name) for name in teachers])
-    if "index" in job.stages:
-        problems += preflight.image_problems([catalogue.dataset_named(name) for name in datasets])
-    preflight.refuse(problems)
-    return Selection(job=job, datasets=datasets, teachers=teachers)
-
-
-def open_root(selection: Selection) -> Cache:
-    """Open the cache of a job, or create it, without checking its datasets; raises as `open_for`."""
     job = selection.job
     if "index" not in job.stages:
-        open_cache(job.cache)
+        return open_cache(job.cache)
     try:
         return create_cache(job.cache, job.catalogue.recipe.stored())
     except OSError as error:
         if isinstance(error, errors.CodistillError):
             raise
         raise errors.InvalidInput(f"cache '{job.cache}' cannot be written: {error}") from error
-
-
-def open_for(selection: Selection) -> Cache:
-    """Open the cache of a job; the stage index may create it.
-
-    Raises:
-        errors.Conflict: the cache was made by another recipe.
-        errors.MissingCache: there is no cache, and the job does not run the stage index.
-        errors.InvalidConfig: the job does not run the stage index, and datasets are missing or differ from the
-            catalogue.
-    """
-    job = selection.job
-    cache = open_root(selection)
-    if "index" not in job.stages:
-        entries = [job.catalogue.dataset_named(name) for name in selection.datasets]
-        preflight.refuse(preflight.stored_problems(cache, entries))
-    return cache
 
 
 def delete(selection: Selection, cache: Cache) -> list[str]:
@@ -135,7 +70,7 @@ def run(selection: Selection, cache: Cache, executor: Executor, *, stream: TextI
     """Make what is left of a job.
 
     Args:
-        selection: checked job, from `check`.
+        selection: checked job, from `selection.check`.
         cache: cache of the job, from `open_for`.
         executor: makes the shards.
         stream: stream for progress and notes.
@@ -239,7 +174,10 @@ class _JobRunner:
                     watch = JobWatch(self._job.limit, display.advance)
                     self._executor.make(tasks, watch, self._recorder(stage, reports))
         finally:
-            reasons = sum((Counter(report.reasons) for report in reports), Counter[str]())
+            reasons, noted = Counter[str](), Counter[str]()
+            for report in reports:
+                reasons.update(report.reasons)
+                noted.update({note: len(note_rows) for note, note_rows in report.noted.items()})
             self._finish(
                 stage,
                 started,
@@ -248,6 +186,7 @@ class _JobRunner:
                 already_rows=rows - rows_left,
                 stored_bytes=sum(report.stored_bytes for report in reports),
                 reasons=dict(reasons),
+                noted=dict(noted),
             )
 
     def _position(self, stage: str) -> str:
@@ -264,7 +203,9 @@ class _JobRunner:
     def _recorder(self, stage: str, reports: list[ShardReport]) -> Callable[[ShardReport], None]:
         def record(report: ShardReport) -> None:
             reports.append(report)
-            self._log.write("shard", stage=stage, **vars(report) | {"reasons": dict(report.reasons)})
+            self._log.write(
+                "shard", stage=stage, **vars(report) | {"reasons": dict(report.reasons), "noted": dict(report.noted)}
+            )
 
         return record
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from extract.catalogue import DatasetEntry, TeacherEntry, unset_variable
+from extract.catalogue import DatasetEntry, TeacherEntry, ViewRecipe, unset_variable
 from store import Cache, errors
 from store.format import schema
 
@@ -29,6 +29,12 @@ def weight_problems(entries: Sequence[TeacherEntry]) -> list[str]:
     ]
 
 
+def recipe_problems(cache: Cache, recipe: ViewRecipe) -> list[str]:
+    """Return a problem for each value of the recipe that differs from the cache's."""
+    differing = schema.differences(cache.recipe, recipe.stored())
+    return [f"cache {cache.location}: recipe.{line}" for line in differing]
+
+
 def stored_problems(cache: Cache, entries: Sequence[DatasetEntry]) -> list[str]:
     """Return a problem for each dataset that is not indexed, or was indexed with other settings."""
     problems = []
@@ -40,8 +46,9 @@ def stored_problems(cache: Cache, entries: Sequence[DatasetEntry]) -> list[str]:
         dataset = cache[entry.name]
         asked = {name: getattr(entry, name) for name in ("group", "split", "mode", "views", "first_view")}
         stored = {name: getattr(dataset, name) for name in asked}
-        asked["rotate"] = [rule.model_dump() for rule in entry.rotate]
-        stored["rotate"] = dataset.source.get("rotate", [])
+        for name, default in (("rotate", []), ("allow_damaged_jpeg", False)):
+            asked[name] = entry.decoding().get(name, default)
+            stored[name] = dataset.source.get(name, default)
         problems += [f"dataset '{entry.name}': {line}" for line in schema.differences(stored, asked)]
     return problems
 

@@ -6,10 +6,10 @@ other shards, progress displays or clusters.
 
 import math
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ class ShardReport:
         seconds: time from start to publication.
         published: False where another writer published the shard first.
         reasons: number of failed rows by kind of reason.
+        noted: rows that were made although something is wrong with their image, by what is wrong.
     """
 
     dataset: str
@@ -52,6 +53,7 @@ class ShardReport:
     seconds: float
     published: bool
     reasons: Mapping[str, int] = field(default_factory=dict)
+    noted: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 def index(cache: Cache, entry: DatasetEntry, source: Source) -> tuple[Dataset, tuple[str, ...]]:
@@ -81,7 +83,7 @@ def index(cache: Cache, entry: DatasetEntry, source: Source) -> tuple[Dataset, t
         mode=entry.mode,
         views=entry.views,
         first_view=entry.first_view,
-        source=source.describe() | {"rotate": [rule.model_dump() for rule in entry.rotate]},
+        source=source.describe() | entry.decoding(),
     )
     return dataset, tuple(notes)
 
@@ -115,6 +117,7 @@ def views_shard(
     rows = dataset.shard_rows_of(shard)
     images = range(rows.start // dataset.views, (rows.stop - 1) // dataset.views + 1)
     manifest_rows: list[PixelsRow] = []
+    noted: defaultdict[str, list[int]] = defaultdict(list)
     with dataset.write_shard(PIXELS, shard, provenance=provenance) as writer:
         for views in ordered_map(pool, lambda image: maker.make(image, rows), images, ahead=ahead):
             for view in views:
@@ -123,11 +126,14 @@ def views_shard(
                 else:
                     writer.append(view.pixels)
                 manifest_rows.append(PixelsRow(pixels=None, error=view.error, record=view.record))
+                for note in view.notes:
+                    noted[note].append(view.record["row"])
             watch.advance(rows=len(views), failed=sum(view.error is not None for view in views))
         reasons = [view.error for view in manifest_rows if view.error is not None]
         watch.check_failure_limit(rows=len(rows), reasons=reasons)
         published = writer.finish(manifest=manifest_table(manifest_rows))
-    return _report(dataset, PIXELS, shard, reasons=reasons, absent=len(reasons), started=started, published=published)
+    report = _report(dataset, PIXELS, shard, reasons=reasons, absent=len(reasons), started=started, published=published)
+    return replace(report, noted=dict(noted))
 
 
 def features_shard(

@@ -25,6 +25,7 @@ class StageReport:
         already_rows: rows made by earlier jobs.
         stored_bytes: bytes of the rows that this job stored.
         reasons: number of failed rows by kind of reason.
+        noted: number of rows that were made although something is wrong with their image, by what is wrong.
     """
 
     stage: str
@@ -34,6 +35,7 @@ class StageReport:
     already_rows: int = 0
     stored_bytes: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
+    noted: dict[str, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return all figures, and the rates."""
@@ -101,6 +103,9 @@ def sentences_of(report: RunReport) -> list[str]:
         if stage.reasons:
             kinds = ", ".join(f"{count:,} {reason}" for reason, count in sorted(stage.reasons.items()))
             sentences.append(f"failed in {stage.stage}: {kinds}")
+        if stage.noted:
+            kinds = ", ".join(f"{count:,} {note}" for note, count in sorted(stage.noted.items()))
+            sentences.append(f"noted in {stage.stage}, rows that are there: {kinds}")
     if report.bytes_per_row:
         sizes = ", ".join(f"{array} {size:,}" for array, size in report.bytes_per_row.items())
         sentences.append(f"bytes per row: {sizes}; {sum(report.bytes_per_row.values()):,} in all")

@@ -1,7 +1,7 @@
 """Make rows of pixels from an image: read, decode, sample views, render. Failures become failed rows with reasons."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,12 +9,23 @@ import pyarrow as pa
 
 from extract.catalogue import DatasetEntry, ViewRecipe
 from extract.sources import Source
-from extract.views.decode import decode
+from extract.views.decode import DecodedImage, decode_with_notes
 from extract.views.parameters import ViewParameters, center_view, sample_view
 from extract.views.render import render
 from store.errors import DecodeError
 from store.format.manifest import SCHEMA, PixelsRow
 from store.format.schema import FAILED, OK
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewRow(PixelsRow):
+    """One row of pixels.
+
+    Attributes:
+        notes: what is wrong with the image although the row could be made; see `DecodedImage.notes`.
+    """
+
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +44,7 @@ class ViewMaker:
     images: pa.Table
     source: Source
 
-    def make(self, image: int, rows: range) -> list[PixelsRow]:
+    def make(self, image: int, rows: range) -> list[ViewRow]:
         """Decode one image and render those of its views that lie within `rows`.
 
         Args:
@@ -59,18 +70,20 @@ class ViewMaker:
         rotation = self.entry.rotation_of(path)
         try:
             content = self.source.read(path, self.images["bytes"][image].as_py())
-            upright = decode(content, rotation=rotation)
+            decoded = decode_with_notes(content, rotation=rotation, allow_damaged_jpeg=self.entry.allow_damaged_jpeg)
         except DecodeError as error:
             return [_failed_row(key, str(error)) for key in keys]
-        return [self._view(key, upright, rotation) for key in keys]
+        return [self._view(key, decoded, rotation) for key in keys]
 
-    def _view(self, key: dict[str, Any], upright: np.ndarray, rotation: int) -> PixelsRow:
+    def _view(self, key: dict[str, Any], decoded: DecodedImage, rotation: int) -> ViewRow:
+        upright = decoded.pixels
         try:
             parameters = self._parameters(key, upright)
             pixels = render(upright, parameters, image_size=self.recipe.image_size)
         except DecodeError as error:
             return _failed_row(key, str(error))
-        return _ok_row(key, pixels, parameters, source=upright, rotation=rotation)
+        row = _ok_row(key, pixels, parameters, source=upright, rotation=rotation)
+        return replace(row, notes=decoded.notes)
 
     def _parameters(self, key: dict[str, Any], upright: np.ndarray) -> ViewParameters:
         height, width = upright.shape[:2]
@@ -89,7 +102,7 @@ def manifest_table(rows: Sequence[PixelsRow]) -> pa.Table:
 
 def _ok_row(
     key: dict[str, Any], pixels: np.ndarray, parameters: ViewParameters, *, source: np.ndarray, rotation: int
-) -> PixelsRow:
+) -> ViewRow:
     """Row with pixels.
 
     Args:
@@ -110,9 +123,9 @@ def _ok_row(
         "flip": parameters.flip,
         "status": OK,
     }
-    return PixelsRow(pixels=pixels, error=None, record=record | asdict(parameters.photometric))
+    return ViewRow(pixels=pixels, error=None, record=record | asdict(parameters.photometric))
 
 
-def _failed_row(key: dict[str, Any], reason: str) -> PixelsRow:
+def _failed_row(key: dict[str, Any], reason: str) -> ViewRow:
     """Row that could not be made, with the reason."""
-    return PixelsRow(pixels=None, error=reason, record=key | {"status": FAILED, "error": reason})
+    return ViewRow(pixels=None, error=reason, record=key | {"status": FAILED, "error": reason})

@@ -1,9 +1,11 @@
 """An S3 server for the tests that need one."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 
+from store.storage import object_client
 from tests.store import s3_server
 from tests.store.s3_server import S3
 
@@ -23,5 +25,7 @@ def s3(
     s3_process.forget()
     for name, value in s3_server.environment(s3_process).items():
         monkeypatch.setenv(name, value)
+    for limit in ("CONNECT_TIMEOUT", "STALL_TIMEOUT"):  # a busy machine answers late
+        monkeypatch.setattr(object_client, limit, timedelta(hours=1))
     yield S3(server=s3_process, location=f"s3://{s3_server.BUCKET}/some/cache")
     s3_process.forget()

@@ -45,6 +45,9 @@ class Fault:
             only when three such requests are there at once).
         matches: which requests.
         times: how often.
+        reached: set when a `stall` has begun.
+        release: ends it.
+        answered: set when the first of these requests has been dealt with.
     """
 
     kind: str
@@ -52,7 +55,8 @@ class Fault:
     times: int = 1
     reached: threading.Event = field(default_factory=threading.Event)
     release: threading.Event = field(default_factory=threading.Event)
-    meeting: threading.Barrier = field(default_factory=lambda: threading.Barrier(3, timeout=20))
+    answered: threading.Event = field(default_factory=threading.Event)
+    meeting: threading.Barrier = field(default_factory=lambda: threading.Barrier(3))
 
 
 class FaultyServer(ThreadingHTTPServer):
@@ -119,16 +123,20 @@ class _Handler(BaseHTTPRequestHandler):
         kind = fault.kind if fault is not None else ""
         if fault is not None and kind == "meet":
             fault.meeting.wait()
-        if kind == "reset":
-            self._break()
-        elif kind in ("slow_down", "conflict", "forbidden"):
-            self.rfile.read(int(headers.get("content-length", 0)))
-            self._refuse(kind)
-        elif "if-none-match" in headers:
-            with self.server.conditional:
+        try:
+            if kind == "reset":
+                self._break()
+            elif kind in ("slow_down", "conflict", "forbidden"):
+                self.rfile.read(int(headers.get("content-length", 0)))
+                self._refuse(kind)
+            elif "if-none-match" in headers:
+                with self.server.conditional:
+                    self._forward(headers, fault)
+            else:
                 self._forward(headers, fault)
-        else:
-            self._forward(headers, fault)
+        finally:
+            if fault is not None:
+                fault.answered.set()
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _serve
 

@@ -257,7 +257,7 @@ def in_browser(page: Path, browser: str, tmp_path: Path, *, table: str, column: 
         "--virtual-time-budget=10000 --dump-dom"
     )
     command = [browser, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", tested.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert console == []
     stored = re.search(r'data-found="([^"]*)"', done.stdout)

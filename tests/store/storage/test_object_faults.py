@@ -136,12 +136,16 @@ def test_a_writer_killed_while_uploading_leaves_nothing(s3: S3) -> None:
     dataset = cache.create_dataset("large", images=image_list(6), group="people", split="train", mode="center", views=1)
     before = s3.keys()
     stalled = s3.server.fail("stall", "PUT", "pixels/c.0")
-    process = subprocess.Popen([sys.executable, "-c", CRASHING, s3.location], cwd=ROOT)
-    assert stalled.reached.wait(60)
-    assert dataset.present("pixels") == frozenset()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with subprocess.Popen([sys.executable, "-c", CRASHING, s3.location], cwd=ROOT) as process:
+        ended = threading.Thread(target=lambda: (process.wait(), stalled.reached.set()))
+        ended.start()
+        stalled.reached.wait()
+        assert process.poll() is None  # it is in the middle, not at an early end
+        assert dataset.present("pixels") == frozenset()
+        process.send_signal(signal.SIGKILL)
+    ended.join()
     stalled.release.set()
+    stalled.answered.wait()
     assert dataset.present("pixels") == frozenset()
     assert s3.keys() == before
 

@@ -58,7 +58,7 @@ def test_a_claim_of_a_dead_writer_is_inherited_and_of_a_live_one_respected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "link", refuse_links)
-    monkeypatch.setattr(publish, "CLAIM_PATIENCE_S", 0.05)
+    monkeypatch.setattr(publish, "CLAIM_PATIENCE_S", 0.0)
     dead = publish.Writer(**{**vars(publish.Writer.here()), "pid": dead_pid()})
 
     def publish_one(name: str) -> bool:
@@ -104,14 +104,14 @@ def test_leftovers_of_the_dead_are_swept_and_those_of_others_kept(tmp_path: Path
 
 
 KILLED_WRITER = """
-import sys, time
+import sys
 from tests.store.builders import store, tokens_of
 dataset = store.open(sys.argv[1])["bedlam"]
 with dataset.write_shard("t", 0, provenance={}, pixels_digest=sys.argv[2]) as writer:
     for row in (0, 1, 2):
         writer.append(tokens_of(row))
     print("written", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
 
 
@@ -121,7 +121,8 @@ def test_a_killed_writer_leaves_no_shard_and_the_next_seal_removes_its_file(tmp_
     (tmp_path / TOKENS / "c.0.0.0").unlink()
     digest = dataset.read_trailer("pixels", 0).digest
     command = [sys.executable, "-c", KILLED_WRITER, str(tmp_path), digest]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, cwd=Path(__file__).parents[3]) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "written\n"
         assert not store.seal(tmp_path).removed  # its writer is alive

@@ -17,6 +17,6 @@ def test_the_benchmark_runs_and_cached_equals_live(tmp_path: Path, capsys: pytes
 
 def test_a_cold_start_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = startup.main(share=1e-5, recipe="tiny", out=tmp_path / "startup.json")
-    assert 0 < report["first_batch_s"] < 60
+    assert report["first_batch_s"] > 0
     assert report["first_step_s"] > 0
     assert "besides torch's import" in capsys.readouterr().out

@@ -9,7 +9,7 @@ import torch
 
 from train.data.buffers import row_bytes
 from train.data.loader import Loader
-from train.data.open_caches import describe, open_mixture
+from train.data.selection import Selection
 from train.distributed import join_ranks
 from train.objective.target_statistics import set_exact
 from train.recipe.config import Recipe
@@ -17,7 +17,8 @@ from train.run import checkpoints, curves, directory, load, log
 from train.run.checkpoints import Checkpoint
 from train.run.interrupt import StopRequest
 from train.run.lock import RunLock
-from train.step import Stepper
+from train.run.resume import open_data, refuse_other_data
+from train.step import Stepper, slow_bf16
 from train.validate import measure
 
 
@@ -49,6 +50,8 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
+    selection: Selection | None = None,
+    listener: log.Listener | None = None,
 ) -> Outcome:
     """Train a student from sealed caches into a run directory.
 
@@ -63,6 +66,9 @@ def train(
         resume: continue the run in `out` from its newest checkpoint; begin it if there is none.
         overwrite: delete the run in `out` first.
         quiet: show no progress bar.
+        selection: datasets, rows and teachers of a run that begins; None selects as the recipe says. A run that was
+            begun goes on with its own.
+        listener: told of each step and each line instead of a progress bar.
 
     Raises:
         InvalidConfig, InvalidInput: recipe, caches and machine do not fit together; all problems are listed.
@@ -78,11 +84,22 @@ def train(
         # The rows that the recipe selects from the caches. A resumed run no longer needs its start checkpoint.
         checkpoint_directory = out / directory.CHECKPOINTS
         begins = not (resume and checkpoints.saved(checkpoint_directory))
-        mixture = open_mixture(recipe, caches, problems=load.recipe_problems(recipe, begins=begins))
-        description = describe(mixture)
+        stored = directory.begun(out) if resume else None
+        if stored is not None and checkpoints.saved(checkpoint_directory)[-1:] == [recipe.steps]:
+            refuse_other_data(stored, caches, recipe=recipe, out=out)
+            ranks.first_alone(lambda: _complete(out, recipe, lock))
+            return Outcome(step=recipe.steps, steps=recipe.steps, first=ranks.first)
+        mixture, bound, note = open_data(
+            recipe,
+            caches,
+            out=out,
+            stored=stored or selection,
+            begins=begins,
+            problems=load.recipe_problems(recipe, begins=begins),
+        )
 
         # The student with its projectors, the statistics of its targets, the optimizer and its schedules.
-        distiller, norms = (load.build_initial if begins else load.build_from_seed)(recipe, description)
+        distiller, norms = (load.build_initial if begins else load.build_from_seed)(recipe, bound.description)
         distiller.to(ranks.device).train()
         norms.to(ranks.device)
         stepper = Stepper(recipe=recipe, mixture=mixture, distiller=distiller, norms=norms, ranks=ranks)
@@ -90,15 +107,12 @@ def train(
         # The run directory. Nothing is written before here, where every problem of the configuration is known.
         ranks.first_alone(
             lambda: directory.prepare(
-                out, recipe=recipe, description=description, lock=lock, resume=resume, overwrite=overwrite
+                out, recipe=recipe, selection=bound, lock=lock, resume=resume, overwrite=overwrite
             )
         )
 
         # The starting point: the newest checkpoint, or step 0.
         first_step = (checkpoints.saved(checkpoint_directory) or [0])[-1]
-        if first_step == recipe.steps and (out / curves.FILE).exists():
-            ranks.first_alone(lambda: checkpoints.check(checkpoint_directory, first_step))
-            return Outcome(step=first_step, steps=recipe.steps, first=ranks.first)
         if first_step:
             saved = checkpoints.load(checkpoint_directory)
             load.restore_model(distiller, norms, saved.model, source=f"checkpoint of step {first_step} of '{out}'")
@@ -130,11 +144,13 @@ def train(
             tensorboard=recipe.log.tensorboard,
             silent=not ranks.first,
             quiet=quiet,
+            listener=listener,
         )
         parameters = sum(parameter.numel() for parameter in distiller.parameters())
         bytes_per_row = row_bytes(mixture.teachers, image_size=mixture.image_size)
-        if lock.note:
-            run_logger.show(f"note: {lock.note}")
+        for text in (lock.note, note, slow_bf16(recipe, ranks.device)):
+            if text:
+                run_logger.show(f"note: {text}")
         run_logger.show(
             f"{out.name}: {sum(mixture.group_rows.values()):,} rows in groups {mixture.group_rows}, teachers "
             f"{', '.join(mixture.teachers)}; {parameters / 1e6:.1f} M parameters on {ranks.device}; "
@@ -192,6 +208,14 @@ def train(
         if ranks.first and step == recipe.steps:
             curves.plot_curves(out)
         return Outcome(step=step, steps=recipe.steps, first=ranks.first)
+
+
+def _complete(out: Path, recipe: Recipe, lock: RunLock) -> None:
+    """Check the last checkpoint of a finished run, remove what crashed saves left, and plot its curves if absent."""
+    checkpoints.sweep(out / directory.CHECKPOINTS, locked=lock.held)
+    checkpoints.check(out / directory.CHECKPOINTS, recipe.steps)
+    if not (out / curves.FILE).exists():
+        curves.plot_curves(out)
 
 
 def _due(step: int, every_steps: int) -> bool:

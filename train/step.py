@@ -284,6 +284,16 @@ def arithmetic(recipe: Recipe, pixels: Tensor) -> Iterator[None]:
             yield
 
 
+def slow_bf16(recipe: Recipe, device: torch.device) -> str:
+    """Say that this processor has no instructions for bf16, if the recipe asks for them; empty otherwise."""
+    if recipe.optim.precision != "bf16" or device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return ""
+    return (
+        "this processor has no bf16 instructions, so a step can take thirty times as long as in float32: "
+        "--optim.precision fp32"
+    )
+
+
 def _to_device(values: "np.ndarray[Any, np.dtype[Any]]", device: torch.device) -> Tensor:
     """Copy a small array to the device without waiting for the device's other work."""
     tensor = torch.from_numpy(values)

@@ -192,6 +192,15 @@ class Dataset(DatasetMetadata):
             valid &= self.status(name) == OK
         return np.flatnonzero(valid)
 
+    def pixels_digests(self) -> npt.NDArray[np.uint8] | None:
+        """Return the digest of every sealed pixel shard, uint8 [shards, 32], zeros where there is none.
+
+        None if they are not known: the record of the seal was deleted, or codistill did not write the pixels.
+        """
+        record = sealed_tables.read_record(self.storage, dataset=self.name, array=PIXELS)
+        usable = record is not None and record.pixels_digests.shape == (self.shards, sealed_tables.DIGEST_BYTES)
+        return record.pixels_digests if record is not None and usable else None
+
     def statistics(self, teacher: str) -> Statistics:
         """Return the moments of a teacher's stored tokens over all ok rows.
 

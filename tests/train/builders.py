@@ -109,15 +109,17 @@ def build_cache(
                 channels=seer.channels,
             )
         for shard in range(dataset.shards):
-            _write_shard(dataset, shard, pixels, teachers, bad)
+            write_shard(dataset, shard, pixels, teachers, bad)
     store.seal(cache)
     return cache
 
 
-def _write_shard(
-    dataset: store.Dataset, shard: int, pixels: np.ndarray, teachers: Mapping[str, Seer], bad: Mapping[str, set[int]]
+def write_shard(
+    dataset: store.Dataset, shard: int, pixels: np.ndarray, teachers: Mapping[str, Seer], bad: dict[str, set[int]]
 ) -> None:
+    """Write a shard of pixels and the shards of all teachers' tokens; `bad` has the failed rows of each array."""
     rows = dataset.shard_rows_of(shard)
+    bad = {array: bad.get(array, set()) for array in (PIXELS, *teachers)}
     with dataset.write_shard(PIXELS, shard, provenance={}) as writer:
         for row in rows:
             if row in bad[PIXELS]:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -55,27 +56,28 @@ def open_mixture(recipe: Recipe, locations: Sequence[str], *, problems: Iterable
     ]
     matcher.check_rows(sources)
     matcher.raise_problems()
-    reference = sources
+    groups = by_group(sources)
+    reference = groups
     if recipe.targets.statistics == "cache":
-        reference = [
+        reference = by_group(
             _source(*member, reads=_available(member, teachers)) for member in _sorted(matcher.members("train"))
-        ]
+        )
     return Mixture(
         caches=caches,
         image_size=matcher.image_size,
         teachers=teachers,
-        groups=_by_group(sources),
+        groups=groups,
         held_out=tuple(
             _source(*member, reads=_available(member, teachers))
             for member in _sorted(held_out)
             if _available(member, teachers)
         ),
-        reference=_by_group(reference),
+        reference=reference,
     )
 
 
 def describe(mixture: Mixture) -> Description:
-    """Return the content of a run's `cache.json`: uuids of the caches, status digests, identities of the teachers."""
+    """Return the content of a run's `cache.json`: the caches, datasets and teachers that it uses, and their digests."""
     by_cache: list[dict[str, Any]] = [
         {"location": cache.location, "uuid": cache.uuid, "datasets": {}} for cache in mixture.caches
     ]
@@ -86,20 +88,27 @@ def describe(mixture: Mixture) -> Description:
             "split": dataset.split,
             "rows": dataset.rows,
             "used_rows": len(source.rows),
-            "status": {array: _digest(dataset.status(array)) for array in (PIXELS, *source.reads)},
+            "pixels_identity": dataset.identity_digest(PIXELS),
+            "status": {array: status_digest(dataset.status(array)) for array in (PIXELS, *source.reads)},
         }
-    teachers = {
-        name: {
-            "identity_digest": teacher.identity_digest,
-            "identity": teacher.identity,
-            "groups": list(teacher.groups),
-            "patch_grid": list(teacher.patch_grid),
-            "prefix_tokens": teacher.prefix_tokens,
-            "channels": teacher.channels,
-        }
-        for name, teacher in mixture.teachers.items()
-    }
+    if mixture.reference is not mixture.groups:
+        for source in chain.from_iterable(mixture.reference.values()):
+            references = by_cache[source.cache].setdefault("reference", {})
+            references[source.dataset.name] = {"group": source.dataset.group, "reads": list(source.reads)}
+    teachers = {name: described_teacher(teacher) for name, teacher in mixture.teachers.items()}
     return {"image_size": mixture.image_size, "teachers": teachers, "caches": by_cache}
+
+
+def described_teacher(teacher: TeacherInfo) -> dict[str, Any]:
+    """Return what `describe` writes down of a teacher."""
+    return {
+        "identity_digest": teacher.identity_digest,
+        "identity": teacher.identity,
+        "groups": list(teacher.groups),
+        "patch_grid": list(teacher.patch_grid),
+        "prefix_tokens": teacher.prefix_tokens,
+        "channels": teacher.channels,
+    }
 
 
 def described_teachers(description: Description) -> dict[str, TeacherInfo]:
@@ -231,7 +240,7 @@ class _Matcher:
         return reads
 
     def check_rows(self, sources: Sequence[Source]) -> None:
-        for name, members in _by_group(sources).items():
+        for name, members in by_group(sources).items():
             if not any(len(source.rows) for source in members):
                 needed = sorted({array for source in members for array in source.reads})
                 subset = f" and meets {self.recipe.data.subset!r}" if self.recipe.data.subset else ""
@@ -263,21 +272,23 @@ def _available(member: Member, teachers: Iterable[str]) -> tuple[str, ...]:
 
 
 def _source(cache: int, dataset: Dataset, *, reads: tuple[str, ...], subset: Expression = None) -> Source:
-    return Source(cache=cache, dataset=dataset, rows=_usable_rows(dataset, reads, subset=subset), reads=reads)
+    return Source(cache=cache, dataset=dataset, rows=usable_rows(dataset, reads, subset=subset), reads=reads)
 
 
-def _by_group(sources: Iterable[Source]) -> dict[str, tuple[Source, ...]]:
+def by_group(sources: Iterable[Source]) -> dict[str, tuple[Source, ...]]:
+    """Return the sources of each group, both in order."""
     groups: dict[str, list[Source]] = {}
     for source in sources:
         groups.setdefault(source.dataset.group, []).append(source)
     return {name: tuple(groups[name]) for name in sorted(groups)}
 
 
-def _usable_rows(dataset: Dataset, teachers: Sequence[str], *, subset: Expression) -> RowList:
+def usable_rows(dataset: Dataset, teachers: Sequence[str], *, subset: Expression = None) -> RowList:
+    """Return the rows that are ok in pixels and in the tokens of `teachers`, and that meet a subset's condition."""
     rows = np.asarray(dataset.valid_rows(teachers), dtype=np.int64)
     if subset is not None:
         rows = np.intersect1d(rows, _subset_rows(dataset, subset), assume_unique=True)
-    return _compact(rows)
+    return compact(rows)
 
 
 def _subset_rows(dataset: Dataset, subset: Expression) -> Int64:
@@ -288,11 +299,13 @@ def _subset_rows(dataset: Dataset, subset: Expression) -> Int64:
     return np.asarray(table.column("row").to_numpy(), dtype=np.int64)
 
 
-def _compact(rows: Int64) -> RowList:
+def compact(rows: Int64) -> RowList:
+    """Return ascending rows as a range if none is left out, else as small integers."""
     if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
         return range(int(rows[0]), int(rows[-1]) + 1)
     return rows.astype(np.uint32)
 
 
-def _digest(status: "np.ndarray[Any, np.dtype[np.uint8]]") -> str:
+def status_digest(status: "np.ndarray[Any, np.dtype[np.uint8]]") -> str:
+    """Return the sha256 of the status of all rows."""
     return hashlib.sha256(np.ascontiguousarray(status).tobytes()).hexdigest()

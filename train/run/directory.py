@@ -1,7 +1,8 @@
 """The run directory: its files, and the checks before a training writes into it.
 
 recipe.json      the resolved recipe
-cache.json       uuids and status digests of the caches, identities of the teachers
+cache.json       caches, datasets and teachers that the run uses
+rows.npz         rows that it uses of each dataset, as bits, and digests of their pixels
 log.jsonl        one record per step (`kind` step) and per held-out measurement (`kind` fidelity)
 checkpoints/     step-00000100/{model,optimizer}.safetensors, state.json, SHA256SUMS
 tensorboard/     event files
@@ -11,13 +12,18 @@ curves.png
 
 import json
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
 
 from store.common import atomic
 from store.errors import Conflict, Damaged, InvalidInput, MissingFile, OutputExists
 from store.format.schema import differences
 from train.data.open_caches import Description
+from train.data.selection import Selection
 from train.recipe.config import Recipe, changed, from_mapping
 from train.run import checkpoints
 from train.run.lock import FILE as LOCK
@@ -25,6 +31,7 @@ from train.run.lock import RunLock
 
 RECIPE = "recipe.json"
 CACHE = "cache.json"
+ROWS = "rows.npz"
 CHECKPOINTS = "checkpoints"
 
 
@@ -45,7 +52,7 @@ def prepare(
     out: Path,
     *,
     recipe: Recipe,
-    description: Description,
+    selection: Selection,
     lock: RunLock,
     resume: bool = False,
     overwrite: bool = False,
@@ -55,9 +62,9 @@ def prepare(
     Args:
         out: run directory.
         recipe: recipe of the run.
-        description: description of the caches, from `train.data.open_caches.describe`.
+        selection: datasets, rows and teachers of the run: those stored in an existing run, or new ones.
         lock: lock of `out`; acquired here unless that is done.
-        resume: accept an existing run of the same recipe and caches.
+        resume: accept an existing run of the same recipe and selection.
         overwrite: delete an existing run.
 
     Raises:
@@ -72,7 +79,7 @@ def prepare(
     lock.acquire()
     if not _is_blank(out):
         if resume:
-            _refuse_another(out, recipe=recipe, description=description)
+            _refuse_another(out, recipe=recipe, selection=selection)
             return
         if not overwrite:
             raise OutputExists(
@@ -80,13 +87,13 @@ def prepare(
                 "another --out"
             )
         _delete_content(out)
-    atomic.write_text(out / CACHE, json.dumps(description, indent=2) + "\n")
+    write_selection(out, selection)
     atomic.write_text(out / RECIPE, recipe.to_json())
 
 
 def _is_blank(out: Path) -> bool:
     """Tell whether a directory is empty but for the files of a run that was killed before it wrote its recipe."""
-    ours = {CACHE, LOCK}
+    ours = {CACHE, ROWS, LOCK}
     return out.is_dir() and all(path.name in ours or ".partial" in path.suffixes for path in out.iterdir())
 
 
@@ -120,6 +127,45 @@ def read_description(run: Path) -> Description:
     return _read(run, CACHE)
 
 
+def begun(out: Path) -> Selection | None:
+    """Return the selection of the run in `out`; None if no run was begun there."""
+    return read_selection(out) if (out / RECIPE).is_file() else None
+
+
+def recipe_changes(out: Path, recipe: Recipe) -> list[str]:
+    """Return the differences between a recipe and that of the run in `out` which forbid a resumption."""
+    return [f"recipe: {line}" for line in changed(read_recipe(out), recipe)]
+
+
+def write_selection(directory: Path, selection: Selection) -> None:
+    """Write `cache.json` and `rows.npz`."""
+    if selection.rows is not None:
+        arrays: dict[str, Any] = dict(selection.rows)
+        with atomic.replacing(directory / ROWS) as partial:
+            np.savez_compressed(partial, **arrays)
+    atomic.write_text(directory / CACHE, json.dumps(selection.description, indent=2) + "\n")
+
+
+def read_selection(directory: Path) -> Selection:
+    """Read what `write_selection` wrote; runs that were begun before there was `rows.npz` have no rows.
+
+    Raises:
+        MissingFile: there is no `cache.json`.
+        Damaged: a file cannot be read.
+    """
+    description, path = read_description(directory), directory / ROWS
+    if not path.exists():
+        return Selection(description=description)
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            return Selection(description=description, rows=dict(file))
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile, zlib.error) as error:
+        raise Damaged(
+            f"'{path}' cannot be read ({error}). Restore it from a copy; without it a run is bound to the "
+            "status of all rows instead, so deleting it works while the cache is as it was"
+        ) from error
+
+
 def _read(run: Path, name: str) -> dict[str, Any]:
     try:
         content = json.loads((run / name).read_text(encoding="utf-8"))
@@ -130,12 +176,14 @@ def _read(run: Path, name: str) -> dict[str, Any]:
     return dict(content)
 
 
-def _refuse_another(out: Path, *, recipe: Recipe, description: Description) -> None:
-    problems = [f"recipe: {line}" for line in changed(read_recipe(out), recipe)]
-    problems += [f"cache: {line}" for line in differences(_compared(read_description(out)), _compared(description))]
+def _refuse_another(out: Path, *, recipe: Recipe, selection: Selection) -> None:
+    problems = recipe_changes(out, recipe)
+    stored = read_description(out)
+    if _compared(stored) != _compared(selection.description):  # two processes began it at once
+        problems += [f"cache: {line}" for line in differences(_compared(stored), _compared(selection.description))]
     if problems:
         raise Conflict(
-            f"run '{out}' was started with another recipe or other caches. {'. '.join(problems)}. Give those it was "
+            f"run '{out}' was started with another recipe or other data. {'. '.join(problems)}. Give those it was "
             "started with, or choose another --out"
         )
 
@@ -146,8 +194,4 @@ def _compared(description: Description) -> dict[str, Any]:
         str(number): {key: value for key, value in cache.items() if key != "location"}
         for number, cache in enumerate(description["caches"])
     }
-    teachers = {
-        name: {key: value for key, value in teacher.items() if key != "identity"}  # its digest stays
-        for name, teacher in description["teachers"].items()
-    }
-    return {"image_size": description["image_size"], "teachers": teachers, "caches": caches}
+    return {"image_size": description["image_size"], "teachers": description["teachers"], "caches": caches}

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ FIDELITY = "fidelity"
 LOG_FILE_INTERVAL_S = 15.0  # between progress lines where stderr is not a terminal
 
 Record = dict[str, Any]
+Listener = Callable[[str, Any], None]  # gets ("step", record of the step) or ("show", line of text)
 
 
 def read(run: Path, kind: str | None = None) -> list[Record]:
@@ -59,7 +60,15 @@ class RunLogger:
     """Writes a run's log: JSON lines always, TensorBoard events if wanted, a progress bar on a terminal's stderr."""
 
     def __init__(
-        self, run: Path, *, done: int, steps: int, tensorboard: bool, silent: bool = False, quiet: bool = False
+        self,
+        run: Path,
+        *,
+        done: int,
+        steps: int,
+        tensorboard: bool,
+        silent: bool = False,
+        quiet: bool = False,
+        listener: Listener | None = None,
     ) -> None:
         """Open the log for appending; use as a context manager, which closes it.
 
@@ -70,18 +79,20 @@ class RunLogger:
             tensorboard: write events below `run/tensorboard`.
             silent: write and show nothing, for ranks other than the first.
             quiet: show no progress bar.
+            listener: told of each step and each line instead of a progress bar.
 
         Raises:
             MissingExtra: TensorBoard is not installed.
         """
         self._file = None if silent else (run / LOG).open("a", encoding="utf-8")
         self._events = _event_writer(run, purge_step=done + 1) if tensorboard and not silent else None
+        self._listener = None if silent else listener
         self._bar = tqdm(
             total=steps,
             initial=done,
             unit="step",
             desc=run.name,
-            disable=quiet or silent,
+            disable=quiet or silent or listener is not None,
             dynamic_ncols=True,
             mininterval=0.1 if sys.stderr.isatty() else LOG_FILE_INTERVAL_S,
         )
@@ -99,6 +110,8 @@ class RunLogger:
     def step(self, record: Record) -> None:
         """Write the record of one step and move the bar."""
         self._write({"kind": STEP, **record})
+        if self._listener is not None:
+            self._listener("step", record)
         self._bar.set_postfix(
             {
                 "loss": f"{record['loss']:.4f}",
@@ -118,6 +131,8 @@ class RunLogger:
 
     def show(self, text: str) -> None:
         """Show a line without breaking the bar."""
+        if self._listener is not None:
+            self._listener("show", text)
         if not self._bar.disable:
             self._bar.write(text, file=self._bar.fp)
 

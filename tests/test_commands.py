@@ -109,7 +109,7 @@ sys.exit(main(sys.argv[2:]))
 def test_a_command_without_its_extra_names_it(typed: str, extra: str, tmp_path: Path) -> None:
     absent = ",".join(sorted({module for modules in EXTRAS.values() for module in modules}))
     (tmp_path / "run").mkdir()
-    cache = ROOT / "tests" / "golden" / "store" / "cache-v1"
+    cache = ROOT / "tests" / "golden" / "store" / "cache-v1" / "cache"
     arguments = typed.format(tmp=tmp_path, cache=cache).split()
     command = [sys.executable, "-c", WITHOUT_EXTRAS, absent, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

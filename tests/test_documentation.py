@@ -1,0 +1,137 @@
+"""Every number in the documentation that the code can compute is the one that it computes.
+
+Tables of `extract plan` are compared in tests/extract/plan, the list of teachers in tests/extract/teachers. Measured
+figures stand in docs/performance.md beside the command that reproduces them.
+"""
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from eval.fidelity import bootstrap, linear_map
+from extract.catalogue import Catalogue, load_catalogue, narrowed
+from extract.job import failure_limit, progress
+from extract.plan.plan import DUNE_SAMPLES, Plan, count_images, make_plan
+from extract.teachers.options import STUDENT_PATCH_PX
+from extract.views import decode
+from store.common.text import human_bytes
+from store.format import schema
+from store.storage import object_store
+from train.recipe.config import IMAGENET_IMAGES
+from train.recipe.named import find
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("backbones", "codistill", "demo", "eval", "extract", "store", "train")
+
+
+def pages(name: str) -> str:
+    return " ".join((ROOT / name).read_text().split())
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Catalogue:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("CODISTILL_DATA", raising=False)
+        patch.delenv("CODISTILL_WEIGHTS", raising=False)
+        return load_catalogue(ROOT / "extract" / "catalogues" / "dune.toml")
+
+
+def planned(catalogue: Catalogue, **narrowing: object) -> Plan:
+    chosen = narrowed(catalogue, split="train", **narrowing)  # type: ignore[arg-type]
+    return make_plan(chosen, counts=count_images(catalogue, cache=None, count_files=False))
+
+
+def repeats(plan: Plan) -> str:
+    *others, last = [f"{plan.repeats()[group]:.1f}" for group in ("dinov2", "mast3r", "multihmr")]
+    return f"{', '.join(others)} and {last}"
+
+
+def test_the_cost_of_the_papers_data(shipped: Catalogue) -> None:
+    readme, extraction = pages("README.md"), pages("docs/extraction.md")
+    one_view = planned(shipped, views=1)
+    images = sum(dataset.images for dataset in one_view.datasets)
+    tokens = sum(array.bytes_of(array.rows) for array in one_view.arrays[1:])
+    sizes = f"DUNE's {len(one_view.datasets)} datasets, {images / 1e6:.1f} M images"
+    assert sizes in readme
+    assert f"cost {tokens / 1e12:.0f} TB of tokens at {shipped.recipe.image_size} px" in readme
+    views = "/".join(str(count) for count in sorted({d.views for d in shipped.dataset if d.split == "train"}))
+    assert f"{views} views is what the shipped catalogue stores" in readme
+    names = [dataset.name for dataset in shipped.dataset if dataset.split == "train"]
+    without = planned(shipped, datasets=[name for name in names if name != "in19k"])
+    alone = planned(shipped, teachers=["dinov2"])
+    assert f"without ImageNet-19K the table above comes to {human_bytes(without.bytes_total)}" in extraction
+    assert f"and DINO-v2 alone, with its pixels, to {human_bytes(alone.bytes_total)}" in extraction
+    assert f"budget of {DUNE_SAMPLES / 1e6:.0f} M training images" in extraction
+    assert f"a row is seen {repeats(one_view)} times (dinov2, mast3r, multihmr) with one view each" in extraction
+    assert f"and {repeats(planned(shipped))} times with the views of the catalogue" in extraction
+
+
+def test_sizes_and_limits_of_extraction(shipped: Catalogue) -> None:
+    page = pages("docs/extraction.md")
+    pixels = shipped.recipe.image_size**2 * 3
+    megapixels = decode.MAX_PIXELS // 1_000_000
+    token_bytes = 64 * (shipped.recipe.image_size // STUDENT_PATCH_PX) ** 2 * 1024 * 2
+    for sentence in (
+        f"`too large` (over {megapixels} megapixels)",
+        f"(up to {decode.MAX_PIXELS * 3 / 1e6:.0f} MB each by the size limit",
+        f"{human_bytes(pixels)} each at {shipped.recipe.image_size} px",
+        f"{shipped.recipe.shard_rows * pixels / 1e6:.0f} MB of pixels",
+        f"({token_bytes // 1_000_000} MB for 64 rows of ViT-L",
+        f"(and of at least {failure_limit.FEWEST_ROWS}) has failed",
+        f"a line every {progress.LINE_SECONDS:.0f} seconds in a log file",
+        f"a multiple of the student's patch ({STUDENT_PATCH_PX})",
+        f"shard_rows = {shipped.recipe.shard_rows}",
+    ):
+        assert sentence in page
+
+
+def test_recipes_of_training() -> None:
+    page = pages("docs/training.md")
+    base, second, demo = find("dune-base-336"), find("dune-base-448"), find("demo")
+    epochs = base.schedule.epochs
+    for sentence in (
+        f"ViT-B/{base.student.patch_size} with {base.student.registers} registers, three transformer projectors",
+        f"batch {base.data.batch}, {epochs:.0f} x {IMAGENET_IMAGES:,} images",
+        f"learning rate {second.optim.lr:.0e}, half the images".replace("e-0", "e-"),
+        f"ViT-Tiny at {demo.student.image_size} px",
+        f"loss weights {base.loss.cosine} and {base.loss.smooth_l1}",
+        f"{base.student.registers} registers (`--student.registers 0`)",
+    ):
+        assert sentence in page
+    assert second.schedule.epochs == epochs / 2
+
+
+def test_methods_of_evaluation_and_storage() -> None:
+    resamples = inspect.signature(bootstrap.replicates).parameters["count"].default
+    assert f"intervals of {resamples} bootstrap resamples" in pages("docs/evaluation.md")
+    assert linear_map.FOLDS == 4
+    assert "apart for four folds of photographs" in pages("docs/evaluation.md")
+    storing = pages("docs/object-stores.md")
+    assert f"(up to {object_store.CALL_BYTES // 2**20} MB), {object_store.READ_THREADS} are in flight" in storing
+    assert f"`format` in the root attributes is {schema.FORMAT}." in pages("docs/format.md")
+
+
+def lengths_of_functions(source: str) -> Iterator[tuple[str, int]]:
+    """Name and lines of each function, signature and docstring left out."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            yield node.name, (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+def test_contributing_states_limits_that_hold() -> None:
+    stated = re.search(r"under (\d+) lines, a function under (\d+)", pages("CONTRIBUTING.md"))
+    assert stated
+    file_limit, function_limit = map(int, stated.groups())
+    longer = []
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            source = path.read_text()
+            name = str(path.relative_to(ROOT))
+            longer += [name] if source.count("\n") >= file_limit else []
+            longer += [f"{name}:{f}" for f, lines in lengths_of_functions(source) if lines > function_limit]
+    assert longer == ["train/loop.py:train"]  # one readable story

@@ -110,6 +110,43 @@ def test_broken_images_fail_with_reasons_and_the_rest_goes_on(folder: Path, caps
     assert len(dataset.valid_rows(["first"])) == 18
 
 
+def test_damaged_jpegs_and_unreadable_exif(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Damaged JPEGs fail unless their dataset allows them; either way what was taken with a fault is counted."""
+    whole = builders.encoded(builders.picture(1), "JPEG")
+    (folder / "images" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "images" / "exif.jpg").write_bytes(whole[:2] + b"\xff\xe1\0\x0cExif\0\0junk" + whole[2:])
+    strict = builders.dataset_entry("strict")
+    allowing = builders.dataset_entry("allowing", "allow_damaged_jpeg = true")
+    catalogue = small_catalogue(folder, datasets=strict + allowing)
+    events = folder / "events.jsonl"
+    options = ("--cache", folder / "cache", "--max-failed", "100%", "--events", events)
+    assert run_extract(catalogue, *options, "--summary", folder / "summary.json") == 0
+    output = printed(capsys)
+    assert "failed in views: 2 damaged image\n" in output
+    assert "noted in views, rows that are there: 1 damaged JPEG, allowed, 3 unreadable EXIF, ignored\n" in output
+    noted = {"damaged JPEG, allowed": 1, "unreadable EXIF, ignored": 3}
+    assert json.loads((folder / "summary.json").read_text())["stages"][1]["noted"] == noted
+    cache = store.open(folder / "cache")
+    told = [json.loads(line) for line in events.read_text().splitlines()]
+    told = [event for event in told if event["event"] == "shard" and event["dataset"] == "allowing" and event["noted"]]
+    paths = cache["allowing"].image_list()["path"].to_pylist()
+    rows = {note: [paths[row] for row in rows] for event in told for note, rows in event["noted"].items()}
+    assert rows == {"damaged JPEG, allowed": ["cut.jpg"], "unreadable EXIF, ignored": ["exif.jpg"]}
+    statuses = {
+        name: {row["path"]: row["status"] for row in cache[name].manifest().to_pylist()} for name in cache.datasets
+    }
+    assert (statuses["strict"]["cut.jpg"], statuses["strict"]["exif.jpg"]) == (FAILED, OK)
+    assert set(statuses["allowing"].values()) == {OK}
+    for datasets in (
+        strict + allowing.replace("true", "false"),
+        strict.replace("views", "allow_damaged_jpeg = true\nviews"),
+    ):
+        other = small_catalogue(folder, datasets=datasets)
+        for stages in ("index", "views"):
+            assert run_extract(other, *options, "--stages", stages) == 2
+            assert "allow_damaged_jpeg" in capsys.readouterr().err
+
+
 def test_running_again_changes_nothing_and_keeps_the_rates(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = (small_catalogue(folder), "--cache", folder / "cache", "--summary", folder / "summary.json")
     assert run_extract(*arguments) == 0

@@ -10,11 +10,18 @@ import pyarrow as pa
 
 from store import errors
 from store.cache.dataset import Dataset
-from store.cache.metadata import ROOT_KEY, dataset_names, read_dataset_node, read_root
+from store.cache.metadata import ROOT_KEY, dataset_names, read_dataset_node, read_document, read_root
+from store.common.strict_json import Fields
+from store.common.text import some
 from store.format import manifest, schema
+from store.format.attributes import DatasetAttributes, pixel_sizes
 from store.format.schema import FORMAT, HIERARCHY, PIXELS, Node
 from store.storage.base import Location, Storage
 from store.storage.location import open_storage
+
+CACHE_FOLDERS = frozenset({HIERARCHY, "images", "manifest", "seal", "quarantine"})
+LOST_AND_FOUND = "lost+found"  # of an empty file system
+LISTED_NAMES = 3
 
 
 class Cache:
@@ -28,11 +35,11 @@ class Cache:
     """
 
     def __init__(self, storage: Storage) -> None:
-        attributes = read_root(storage).attributes
+        self._attributes = read_root(storage)
         self.storage = storage
         self.location = storage.location
-        self.uuid: str = attributes["uuid"]
-        self.recipe: dict[str, Any] = attributes["recipe"]
+        self.uuid = self._attributes.uuid
+        self.recipe = self._attributes.recipe
         self._datasets: dict[str, Dataset] = {}
 
     def __repr__(self) -> str:
@@ -57,7 +64,7 @@ class Cache:
         """
         if name not in self._datasets:
             node = read_dataset_node(self.storage, name)
-            self._datasets[name] = Dataset(self.storage, name, node=node, recipe=self.recipe)
+            self._datasets[name] = Dataset(self.storage, name, node=node, cache=self._attributes)
         return self._datasets[name]
 
     def create_dataset(
@@ -92,8 +99,6 @@ class Cache:
         """
         schema.check_name("dataset", name)
         table = _checked_images(images, name)
-        if views < 1 or first_view < 0:
-            raise errors.InvalidInput(f"dataset '{name}': views {views} from {first_view}: at least one, from 0 on")
         rows = table.num_rows * views
         attributes = {
             "group": group,
@@ -103,9 +108,11 @@ class Cache:
             "first_view": first_view,
             "images": table.num_rows,
             "rows": rows,
-            "image_list_sha256": self._put_images(name, table),
+            "image_list_sha256": "0" * 64,
             "source": schema.plain_json(dict(source or {})),
         }
+        _refuse_unreadable(f"dataset '{name}'", attributes)
+        attributes["image_list_sha256"] = self._put_images(name, table)
         pixels_shape, pixels_document = self._pixels(rows)
         path = f"{HIERARCHY}/{name}"
         stored = self._existing(path)
@@ -114,7 +121,7 @@ class Cache:
         self.storage.put_if_absent(f"{path}/{PIXELS}/zarr.json", pixels_document)
         self.storage.put_if_absent(f"{path}/zarr.json", schema.group_document(attributes))
         dataset = self[name]
-        node = schema.parse_node(path, self.storage.read(f"{path}/zarr.json"))
+        node = schema.parse_group(path, read_document(self.storage, path))
         _refuse_differences(f"dataset '{name}'", node.attributes, attributes)
         if dataset.array(PIXELS).shape != pixels_shape:
             stored_shape = dataset.array(PIXELS).shape
@@ -140,20 +147,13 @@ class Cache:
 
     def _pixels(self, rows: int) -> tuple[tuple[int, ...], bytes]:
         """Return shape and zarr.json of a pixels array."""
-        size = int(self.recipe["image_size"])
-        shape = (rows, size, size, 3)
-        document = schema.array_document(
-            shape=shape,
-            dtype=np.dtype(np.uint8),
-            dimension_names=("row", "height", "width", "rgb"),
-            shard_rows=int(self.recipe["shard_rows"]),
-            attributes={},
-        )
-        return shape, document
+        size = self._attributes.image_size
+        shard_rows = self._attributes.shard_rows
+        return (rows, size, size, 3), schema.pixels_document(rows=rows, image_size=size, shard_rows=shard_rows)
 
     def _existing(self, path: str) -> Node | None:
         try:
-            return schema.parse_node(path, self.storage.read(f"{path}/zarr.json"))
+            return schema.parse_group(path, read_document(self.storage, path))
         except FileNotFoundError:
             return None
 
@@ -162,7 +162,7 @@ class Cache:
         key = schema.images_key(name)
         self.storage.put_if_absent(key, manifest.parquet_bytes(table))
         data = self.storage.read(key)
-        stored = manifest.parse_parquet(data)
+        stored = manifest.parse_images(data, images=None, where=f"'{key}'")
         if not stored.equals(table):
             exits = "Give the dataset another name, or delete this one if its images changed"
             message = f"dataset '{name}' exists with another image list ('{key}'). {_first_difference(stored, table)}"
@@ -179,13 +179,13 @@ def create(location: Location, recipe: Mapping[str, Any]) -> Cache:
 
     Raises:
         errors.Conflict: it exists with another recipe; both values are shown.
+        errors.OutputExists: there is something else at the location.
         errors.InvalidInput: the recipe lacks a key or is not plain JSON.
     """
     asked = schema.plain_json(dict(recipe))
-    for key in ("image_size", "shard_rows"):
-        if not isinstance(asked.get(key), int) or asked[key] < 1:
-            raise errors.InvalidInput(f"recipe.{key}: expected a positive integer, found {asked.get(key)!r}")
+    pixel_sizes(Fields(asked, where="recipe", error=errors.InvalidInput))
     storage = open_storage(location)
+    _refuse_other_content(storage)
     attributes = {"format": FORMAT, "uuid": str(uuid.uuid4()), "recipe": asked}
     storage.put_if_absent(ROOT_KEY, schema.group_document(attributes))
     cache = Cache(storage)
@@ -206,11 +206,49 @@ def open(location: Location) -> Cache:
     return Cache(open_storage(location))
 
 
+def check_creatable(location: Location) -> None:
+    """Check that there is nothing at a location that `create` would mix a cache with.
+
+    Raises:
+        errors.OutputExists: the location is not empty and holds no cache; what is there is named.
+    """
+    _refuse_other_content(open_storage(location))
+
+
+def _refuse_other_content(storage: Storage) -> None:
+    """Refuse a location with other content than a cache, also one whose creation or root document was lost."""
+    if storage.exists(ROOT_KEY):
+        return
+    folders = set(storage.list_directories(""))
+    names = folders | {entry.name for entry in storage.list_objects("")}
+    other = sorted(name for name in names if not (name.startswith(".") or name == LOST_AND_FOUND))
+    if HIERARCHY in folders:
+        other = [name for name in other if name not in CACHE_FOLDERS]
+    if other:
+        raise errors.OutputExists(
+            f"'{storage.location}' is not empty and holds no cache: {some(other, limit=LISTED_NAMES)}. Choose an empty "
+            "or new folder, for example one of another name inside it"
+        )
+
+
 def _refuse_differences(subject: str, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     differing = schema.differences(dict(stored), dict(asked))
     if differing:
         exits = "Use another name or another cache"
         raise errors.Conflict(f"{subject} exists and differs. {'; '.join(differing)}. {exits}")
+
+
+def _refuse_unreadable(subject: str, attributes: Mapping[str, Any]) -> None:
+    """Refuse attributes that no reader would accept.
+
+    Raises:
+        errors.InvalidInput: expected and given value are shown.
+    """
+    document = {"attributes": {"codistill": dict(attributes)}}
+    try:
+        DatasetAttributes.of(Node(path=subject, document=document))
+    except errors.Damaged as error:
+        raise errors.InvalidInput(f"{subject}: {str(error).partition('codistill.')[2]}") from None
 
 
 def _checked_images(images: pa.Table, name: str) -> pa.Table:

@@ -11,8 +11,10 @@ from store import errors
 from store.cache import row_status, sealed_tables
 from store.cache.metadata import DatasetMetadata, TeacherInfo, read_dataset_node, read_root
 from store.cache.reader import Reader, Shard
+from store.cache.seal_record import DIGEST_BYTES, read_record
 from store.cache.writer import ShardPlan, ShardWriter
 from store.format import schema
+from store.format.attributes import CacheAttributes
 from store.format.schema import OK, PIXELS, Node
 from store.format.statistics import Statistics
 from store.format.trailer import Trailer
@@ -26,8 +28,8 @@ class Dataset(DatasetMetadata):
     An array is named `pixels` or by its teacher. All methods may be called from several threads.
     """
 
-    def __init__(self, storage: Storage, name: str, *, node: Node, recipe: Mapping[str, Any]) -> None:
-        super().__init__(storage, name, node=node, recipe=recipe)
+    def __init__(self, storage: Storage, name: str, *, node: Node, cache: CacheAttributes) -> None:
+        super().__init__(storage, name, node=node, cache=cache)
         self._reader = Reader(self)
 
     def __repr__(self) -> str:
@@ -74,7 +76,7 @@ class Dataset(DatasetMetadata):
         document = schema.array_document(
             shape=shape,
             dtype=np.dtype(np.float16),
-            dimension_names=("row", "token", "channel"),
+            dimension_names=schema.TOKENS_DIMENSIONS,
             shard_rows=self.shard_rows,
             attributes=attributes,
         )
@@ -197,8 +199,8 @@ class Dataset(DatasetMetadata):
 
         None if they are not known: the record of the seal was deleted, or codistill did not write the pixels.
         """
-        record = sealed_tables.read_record(self.storage, dataset=self.name, array=PIXELS)
-        usable = record is not None and record.pixels_digests.shape == (self.shards, sealed_tables.DIGEST_BYTES)
+        record = read_record(self.storage, dataset=self.name, array=PIXELS)
+        usable = record is not None and record.pixels_digests.shape == (self.shards, DIGEST_BYTES)
         return record.pixels_digests if record is not None and usable else None
 
     def statistics(self, teacher: str) -> Statistics:
@@ -246,5 +248,5 @@ def open_dataset(location: Location, name: str) -> Dataset:
         errors.MissingName: it has no dataset of this name; the available ones are listed.
     """
     storage = open_storage(location)
-    recipe = read_root(storage).attributes["recipe"]
-    return Dataset(storage, name, node=read_dataset_node(storage, name), recipe=recipe)
+    cache = read_root(storage)
+    return Dataset(storage, name, node=read_dataset_node(storage, name), cache=cache)

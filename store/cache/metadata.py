@@ -1,19 +1,21 @@
 """Metadata of a dataset: what the `zarr.json` documents of a cache, its image list and its listings record."""
 
-from collections.abc import Mapping
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from store import errors
-from store.format import layout, schema
+from store.format import layout, manifest, schema, tables
+from store.format.attributes import CacheAttributes, DatasetAttributes, TeacherAttributes, check_array
 from store.format.schema import HIERARCHY, PIXELS, TOKENS, ArrayNode, Node
 from store.storage.base import Storage
 
 ROOT_KEY = f"{HIERARCHY}/zarr.json"
+MAX_DOCUMENT_BYTES = 2**24
+UNCHECKED_ROWS = 2**18  # rows for which memory may be asked for on the word of a zarr.json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,31 +63,32 @@ class DatasetMetadata:
         shards: number of shards of each array.
     """
 
-    def __init__(self, storage: Storage, name: str, *, node: Node, recipe: Mapping[str, Any]) -> None:
-        keys = ("group", "split", "mode", "views", "first_view", "images", "rows", "image_list_sha256")
-        attributes = node.require(keys)
+    def __init__(self, storage: Storage, name: str, *, node: Node, cache: CacheAttributes) -> None:
+        attributes = DatasetAttributes.of(node)
         self.storage = storage
         self.name = name
-        self.group: str = attributes["group"]
-        self.split: str = attributes["split"]
-        self.mode: str = attributes["mode"]
-        self.views: int = attributes["views"]
-        self.first_view: int = attributes["first_view"]
-        self.images: int = attributes["images"]
-        self.rows: int = attributes["rows"]
-        self.image_list_sha256: str = attributes["image_list_sha256"]
-        self.source: dict[str, Any] = attributes.get("source", {})
-        self.image_size: int = recipe["image_size"]
-        self.shard_rows: int = recipe["shard_rows"]
+        self.group = attributes.group
+        self.split = attributes.split
+        self.mode = attributes.mode
+        self.views = attributes.views
+        self.first_view = attributes.first_view
+        self.images = attributes.images
+        self.rows = attributes.rows
+        self.image_list_sha256 = attributes.image_list_sha256
+        self.source = attributes.source
+        self.image_size = cache.image_size
+        self.shard_rows = cache.shard_rows
         self.shards = layout.shard_count(self.rows, self.shard_rows)
-        self._recipe = recipe
+        self._cache = cache
         self._arrays: dict[str, ArrayNode] = {}
+        if self.rows > UNCHECKED_ROWS:
+            self._check_claimed_rows()
 
     @property
     def teachers(self) -> tuple[str, ...]:
         """Sorted names of the teachers that have a tokens array; lists the storage on every access."""
         below = f"{HIERARCHY}/{self.name}"
-        names = [name for name in self.storage.list_directories(below) if name not in schema.RESERVED_NAMES]
+        names = [name for name in self.storage.list_directories(below) if schema.is_name(name)]
         return tuple(sorted(n for n in names if self.storage.exists(f"{below}/{n}/{TOKENS}/zarr.json")))
 
     def array(self, name: str) -> ArrayNode:
@@ -97,14 +100,17 @@ class DatasetMetadata:
         if name not in self._arrays:
             path = schema.array_path(self.name, name)
             try:
-                data = self.storage.read(f"{path}/zarr.json")
-            except FileNotFoundError:
+                if name != PIXELS and not schema.is_name(name):
+                    raise FileNotFoundError(name)  # whatever lies there: it could be outside the dataset
+                data = read_document(self.storage, path)
+            except (FileNotFoundError, NotADirectoryError):
                 available = ", ".join([PIXELS, *self.teachers])
                 raise errors.MissingName(f"'{self.name}' has no array '{name}'; available: {available}") from None
             node = schema.parse_array(path, data)
-            if node.shape[0] != self.rows:
-                message = f"'{path}' has {node.shape[0]} rows, its dataset has {self.rows}"
-                raise errors.UnsupportedFormat(message)
+            check_array(node, array=name, rows=self.rows, attributes=self._cache)
+            if node.layout is None and self.storage.exists(schema.record_key(self.name, name)):
+                message = f"'{path}/zarr.json' has no attribute 'layout', and codistill sealed this array"
+                raise errors.Damaged(f"{message}. {schema.EXITS}")
             self._arrays[name] = node
         return self._arrays[name]
 
@@ -117,15 +123,14 @@ class DatasetMetadata:
         if name == PIXELS:
             raise errors.MissingName(f"'{PIXELS}' is no teacher; available: {', '.join(self.teachers)}")
         node = self.array(name)
-        attributes = node.require(("identity", "groups", "patch_grid", "prefix_tokens"))
-        grid_rows, grid_cols = attributes["patch_grid"]
+        attributes = TeacherAttributes.of(node)
         return TeacherInfo(
             name=name,
-            identity=attributes["identity"],
-            identity_digest=schema.digest(attributes["identity"]),
-            groups=tuple(attributes["groups"]),
-            patch_grid=(grid_rows, grid_cols),
-            prefix_tokens=attributes["prefix_tokens"],
+            identity=attributes.identity,
+            identity_digest=schema.digest(attributes.identity),
+            groups=attributes.groups,
+            patch_grid=attributes.patch_grid,
+            prefix_tokens=attributes.prefix_tokens,
             channels=node.shape[-1],
         )
 
@@ -136,12 +141,48 @@ class DatasetMetadata:
     @cached_property
     def _pixels_identity(self) -> str:
         views = {"split": self.split, "mode": self.mode, "views": self.views, "first_view": self.first_view}
-        return schema.digest({"recipe": self._recipe, "image_list_sha256": self.image_list_sha256, **views})
+        return schema.digest({"recipe": self._cache.recipe, "image_list_sha256": self.image_list_sha256, **views})
 
     def image_list(self) -> pa.Table:
-        """Return image_index int64, path string, bytes int64, one row per image."""
-        with self.storage.arrow_file(schema.images_key(self.name)) as source:
-            return pq.read_table(source)
+        """Return image_index int64, path string, bytes int64, one row per image.
+
+        Raises:
+            errors.Damaged: it is absent, or not the list that the dataset was made from.
+        """
+        key = schema.images_key(self.name)
+        try:
+            data = self.storage.read(key)
+        except FileNotFoundError:
+            raise errors.Damaged(f"'{key}' is absent. {schema.EXITS}") from None
+        actual = hashlib.sha256(data).hexdigest()
+        if actual != self.image_list_sha256:
+            message = f"'{key}' is damaged: sha256 expected {self.image_list_sha256}, found {actual}"
+            raise errors.Damaged(f"{message}. Restore the file from another copy")
+        return manifest.parse_images(data, images=self.images, where=f"'{key}'")
+
+    def _check_claimed_rows(self) -> None:
+        """Compare the rows that are claimed with the image list, before memory for so many rows is asked for.
+
+        Where the image list is lost, a sealed status of that size shows as well that there are so many rows.
+        """
+        key = schema.images_key(self.name)
+        try:
+            with self.storage.arrow_file(key) as source:
+                images = tables.stated_rows(source, where=f"'{key}'")
+        except (FileNotFoundError, errors.Damaged) as error:
+            images, reason = -1, str(error)
+        else:
+            reason = f"'{key}' lists {images}"
+        if images != self.images and not self._status_has_all_rows():
+            where = f"'{HIERARCHY}/{self.name}/zarr.json'"
+            raise errors.Damaged(f"{where} claims {self.images} images: {reason}, and no sealed status shows so many")
+
+    def _status_has_all_rows(self) -> bool:
+        status = f"{schema.status_path(self.name, PIXELS)}/c.0"
+        try:
+            return self.storage.size(status) == self.rows + layout.CHECKSUM_BYTES
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def shard_rows_of(self, shard: int) -> range:
         """Return the rows of a shard.
@@ -168,26 +209,36 @@ class DatasetMetadata:
         return f"codistill extract run CATALOGUE.toml --cache {self.storage.location} --datasets {self.name}{teachers}"
 
 
-def read_root(storage: Storage) -> Node:
-    """Read the root document of a cache: its format, uuid and recipe.
+def read_document(storage: Storage, path: str) -> bytes:
+    """Return the zarr.json of a group or array.
+
+    Raises:
+        FileNotFoundError: there is none.
+        errors.Damaged: it is too large for one.
+    """
+    return storage.read(f"{path}/zarr.json", limit=MAX_DOCUMENT_BYTES)
+
+
+def read_root(storage: Storage) -> CacheAttributes:
+    """Read the root document of a cache: its uuid and recipe.
 
     Raises:
         errors.MissingCache: there is none.
+        errors.Damaged: it is not strict JSON, or a value is out of bounds.
         errors.UnsupportedFormat: a newer version wrote it, or codistill did not write it.
     """
     try:
-        root = schema.parse_node(HIERARCHY, storage.read(ROOT_KEY))
+        root = schema.parse_group(HIERARCHY, read_document(storage, HIERARCHY))
     except (FileNotFoundError, NotADirectoryError):
         makes = f"codistill extract run CATALOGUE.toml --cache {storage.location}"
         message = f"no cache at {storage.location}: '{ROOT_KEY}' does not exist. Check the path, or run: {makes}"
         raise errors.MissingCache(message) from None
-    root.require(("format", "uuid", "recipe"))
-    return root
+    return CacheAttributes.of(root)
 
 
 def dataset_names(storage: Storage) -> tuple[str, ...]:
     """Return the sorted names of the datasets of a cache, by listing the storage."""
-    names = storage.list_directories(HIERARCHY)
+    names = (name for name in storage.list_directories(HIERARCHY) if schema.is_name(name))
     return tuple(sorted(name for name in names if storage.exists(f"{HIERARCHY}/{name}/zarr.json")))
 
 
@@ -195,11 +246,14 @@ def read_dataset_node(storage: Storage, name: str) -> Node:
     """Read the document of a dataset.
 
     Raises:
+        errors.Damaged, errors.UnsupportedFormat: the document cannot be used.
         errors.MissingName: there is no dataset of this name; the available ones are listed.
     """
     path = f"{HIERARCHY}/{name}"
     try:
-        return schema.parse_node(path, storage.read(f"{path}/zarr.json"))
+        if not schema.is_name(name):
+            raise FileNotFoundError(name)  # whatever lies there: it could be outside the cache
+        return schema.parse_group(path, read_document(storage, path))
     except (FileNotFoundError, NotADirectoryError):
         available = ", ".join(dataset_names(storage)) or "none"
         raise errors.MissingName(f"no dataset '{name}' in {storage.location}; available: {available}") from None

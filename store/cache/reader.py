@@ -1,6 +1,7 @@
 """Reader of a dataset: random rows into the caller's buffers, and whole shards for the next stage."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,7 @@ class Reader:
         self._metadata = metadata
         self._team = ThreadTeam(metadata.storage.read_threads)
         self._known: dict[str, RowStatus] = {}
+        self._measured: set[str] = set()  # arrays of which a shard was seen to be as large as its rows
         self._context = ReadContext(
             storage=metadata.storage, describe=metadata.describe, how_to_make=metadata.how_to_make
         )
@@ -60,9 +62,11 @@ class Reader:
         unexpected = sorted(set(out or ()) - set(nodes))
         if unexpected:
             raise errors.InvalidInput(f"out: {unexpected} were not asked for; asked for: {list(nodes)}")
-        targets = {name: _target(name, node, len(numbers), (out or {}).get(name)) for name, node in nodes.items()}
         for name, node in nodes.items():
+            _check_target(name, node, len(numbers), (out or {}).get(name))
             self._require_ok(name, node, numbers)
+            self._require_bytes(name, node, numbers)
+        targets = {name: _target(node, len(numbers), (out or {}).get(name)) for name, node in nodes.items()}
         tasks: list[Task] = []
         for name, node in nodes.items():
             read = RowRead(node=node, rows=numbers, out=targets[name], verify=verify)
@@ -73,7 +77,7 @@ class Reader:
     def read_shard(self, array: str, shard: int, *, verify: bool) -> Shard:
         """See `Dataset.read_shard`."""
         node = self._metadata.array(array)
-        trailer = row_status.read_trailer(self._metadata, array, shard)
+        trailer = row_status.read_trailer(self._metadata, array, shard)  # lies behind the slots: they are in the file
         data = np.empty((len(trailer.rows), *node.row_shape), node.dtype)
         ok = trailer.status == OK
         if ok.all():
@@ -119,6 +123,20 @@ class Reader:
             message = f"{where}: rows {some(bad.tolist())} are not ok ({counts}). {exits}"
             raise errors.RowsNotOk(message, bad.tolist())
 
+    def _require_bytes(self, name: str, node: ArrayNode, rows: npt.NDArray[np.int64]) -> None:
+        """Raise unless a file holds the first row in the size claimed, before memory is asked for rows of that size."""
+        if node.layout is None or name in self._measured or not len(rows):
+            return
+        row, layout = int(rows[0]), node.layout
+        shard = row // layout.shard_rows
+        with suppress(FileNotFoundError):  # reading will say so
+            size = self._metadata.storage.size(node.shard_key(shard))
+            if size < (row % layout.shard_rows + 1) * layout.stride:
+                where = f"shard {shard} of '{self._metadata.name}/{name}'"
+                command = f"codistill store verify {self._metadata.storage.location} --repair"
+                raise errors.Damaged(f"{where}: cut short at or behind row {row}. Run: {command}")
+        self._measured.add(name)
+
     def _status(self, name: str, node: ArrayNode, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8] | None:
         """Return the status of all rows, right for `rows`; None for an array that has neither status nor trailers."""
         if name not in self._known:
@@ -133,11 +151,11 @@ class Reader:
         return known.values
 
 
-def _target(name: str, node: ArrayNode, count: int, given: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
-    shape = (count, *node.row_shape)
+def _check_target(name: str, node: ArrayNode, count: int, given: npt.NDArray[Any] | None) -> None:
+    """Refuse a buffer that does not fit."""
     if given is None:
-        return np.empty(shape, node.dtype)
-    problems = []
+        return
+    shape, problems = (count, *node.row_shape), []
     if given.shape != shape or given.dtype != node.dtype:
         problems.append(f"expected {node.dtype} {shape}, found {given.dtype} {given.shape}")
     if not given.flags.c_contiguous:
@@ -146,4 +164,7 @@ def _target(name: str, node: ArrayNode, count: int, given: npt.NDArray[Any] | No
         problems.append("it is read-only")
     if problems:
         raise errors.InvalidInput(f"out[{name!r}]: {'; '.join(problems)}")
-    return given
+
+
+def _target(node: ArrayNode, count: int, given: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+    return np.empty((count, *node.row_shape), node.dtype) if given is None else given

@@ -159,10 +159,16 @@ def _read_through_zarr(read: RowRead, context: ReadContext) -> None:
     """Read an array that was not written by codistill: any chunks, compression or sharding."""
     from store.storage.zarr_adapter import open_array  # zarr is slow to import, and our own arrays do not need it
 
-    array = open_array(context.storage, read.node.path)
+    where, done = f"'{context.describe(read.node)}'", 0
     try:
-        for target, row in enumerate(read.rows.tolist()):
-            read.out[target] = array[row]
-    except ValueError as error:
-        where = f"'{context.describe(read.node)}'"
-        raise errors.Damaged(f"{where}: row {row} cannot be read by zarr: {error}") from error
+        array = open_array(context.storage, read.node.path)
+        for row in read.rows.tolist():  # in their order, each into its place
+            read.out[done] = array[row]
+            done += 1
+    except errors.CodistillError:
+        raise
+    except Exception as error:  # zarr has no closed set of errors for metadata and chunks that it cannot use
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise errors.Damaged(f"{where}: row {read.rows[done]} cannot be read by zarr: {reason}") from error

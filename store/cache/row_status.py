@@ -12,7 +12,7 @@ from store.cache.metadata import DatasetMetadata
 from store.common.threads import ThreadTeam
 from store.format import trailer as trailers
 from store.format.schema import MISSING, PIXELS
-from store.format.trailer import Trailer
+from store.format.trailer import MAX_TRAILER_BYTES, Trailer
 
 
 class RowStatus:
@@ -99,7 +99,8 @@ def read_trailer(metadata: DatasetMetadata, array: str, shard: int) -> Trailer:
         raise errors.UnsupportedFormat(f"'{metadata.name}/{array}' was not written by codistill: no trailers")
     metadata.shard_rows_of(shard)
     try:
-        tail = metadata.storage.read(node.shard_key(shard), node.layout.slots_bytes(shard))
+        limit = MAX_TRAILER_BYTES + node.layout.index_bytes
+        tail = metadata.storage.read(node.shard_key(shard), node.layout.slots_bytes(shard), limit=limit)
     except FileNotFoundError:
         message = f"{where} does not exist. Run: {metadata.how_to_make(node)}"
         raise errors.MissingShard(message) from None
@@ -115,6 +116,9 @@ def read_trailer(metadata: DatasetMetadata, array: str, shard: int) -> Trailer:
     if differing:
         command = f"codistill store verify {metadata.storage.location} --repair"
         raise errors.Damaged(f"{where} belongs elsewhere: {'; '.join(differing)}. Run: {command}")
+    if trailer.moments is not None and len(trailer.moments[1].mean) != node.shape[-1]:
+        channels = f"moments of {len(trailer.moments[1].mean)} channels, expected {node.shape[-1]}"
+        raise errors.Damaged(f"{where}: {channels}. Run: codistill store verify {metadata.storage.location} --repair")
     return trailer
 
 

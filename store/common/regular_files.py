@@ -57,15 +57,29 @@ def open_below(root: str | Path, name: str) -> BufferedReader:
     return file
 
 
+def open_descriptor(path: str | Path) -> int:
+    """Return a descriptor of a file that the user named, for reading; raises as `open_regular`."""
+    return _descriptor(os.fspath(path), OPEN_FLAGS)
+
+
 def _open(path: str, flags: int) -> BufferedReader:
-    _check_regular(os.stat(path).st_mode)  # before: opening a device can have effects
-    handle = os.open(path, flags)
+    handle = _descriptor(path, flags)
     try:
-        _check_regular(os.fstat(handle).st_mode)  # after: it may have been replaced in between
         return os.fdopen(handle, "rb")
     except BaseException:
         os.close(handle)
         raise
+
+
+def _descriptor(path: str, flags: int) -> int:
+    _check_regular(os.stat(path).st_mode)  # before: opening a device can have effects
+    handle = os.open(path, flags)
+    try:
+        _check_regular(os.fstat(handle).st_mode)  # after: it may have been replaced in between
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
 
 
 def _check_regular(mode: int) -> None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from store import errors
+from store.format import tables
 from store.format.schema import FAILED, OK
 
 GROUP_ROWS = 2**20
@@ -116,9 +117,30 @@ def parquet_bytes(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def parse_parquet(data: bytes) -> pa.Table:
-    """Return the table of a small Parquet object, checking page checksums."""
-    return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+def parse_rows(data: bytes, *, rows: range, where: str) -> pa.Table:
+    """Return the manifest rows of a shard from their Parquet bytes.
+
+    Raises:
+        errors.Damaged: they cannot be read, or are not manifest rows of these rows in order.
+    """
+    table = tables.read_bytes(data, tables.Claim(schema=SCHEMA, rows=len(rows)), where=where)
+    if not np.array_equal(table["row"].to_numpy(), np.arange(rows.start, rows.stop)):
+        raise errors.Damaged(f"{where}: column 'row' is not {rows.start}..{rows.stop - 1} in order")
+    return table
+
+
+def parse_images(data: bytes, *, images: int | None, where: str) -> pa.Table:
+    """Return an image list from its Parquet bytes.
+
+    Args:
+        data: the file.
+        images: number of images that it must have; None if that is not known.
+        where: name of the file, for errors.
+
+    Raises:
+        errors.Damaged: it cannot be read, or is not an image list of so many images.
+    """
+    return tables.read_bytes(data, tables.Claim(schema=IMAGES_SCHEMA, rows=images), where=where)
 
 
 def reason_kind(reason: str) -> str:

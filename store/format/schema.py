@@ -1,20 +1,24 @@
 """Metadata documents of a cache: names, paths, writing of zarr.json for groups and arrays, and checks when reading.
 
 They are written as JSON rather than through zarr-python, so that creation is one atomic put and equal input gives equal
-bytes. All attributes of codistill are under the attribute `codistill`.
+bytes. All attributes of codistill are under the attribute `codistill`; beside it lies a checksum of the document. A
+document that differs from the rendering of its own values is damaged.
 """
 
 import hashlib
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from store import errors
-from store.format.layout import ShardLayout
+from store.common import strict_json
+from store.common.strict_json import Fields
+from store.format.layout import ShardLayout, checksum
 
 FORMAT = 1
 MISSING, OK, FAILED = 0, 1, 2
@@ -26,6 +30,23 @@ RESERVED_NAMES = frozenset(
     {PIXELS, "pixels_status", TOKENS, "status", "statistics", "manifest", "images", "seal", "row", "rows", "all"}
 )
 KNOWN_REQUIREMENTS: frozenset[str] = frozenset()
+PIXELS_DIMENSIONS = ("row", "height", "width", "rgb")
+TOKENS_DIMENSIONS = ("row", "token", "channel")
+CHECKSUM_ATTRIBUTE = "codistill_crc32c"  # documents of earlier versions have none
+UNSET_CHECKSUM = "0" * 8
+EXITS = "Run: codistill store verify CACHE --repair, or restore the file from another copy"
+REMAINS = tuple(f'"{word}"'.encode() for word in (CHECKSUM_ATTRIBUTE, "layout", "stride", "shard_rows"))
+DATA_TYPES = (
+    "bool",
+    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+    *(f"float{bits}" for bits in (16, 32, 64)),
+)
+# What metadata may claim: far beyond real caches, and little enough for arithmetic and memory.
+MAX_ROWS = 2**31
+MAX_SHARD_ROWS = 2**20
+MAX_DIMENSIONS = 8
+MAX_ROW_BYTES = 2**30
+MAX_CHUNK_BYTES = 2**30
 
 
 def array_path(dataset: str, array: str) -> str:
@@ -56,6 +77,11 @@ def manifest_key(dataset: str) -> str:
 def record_key(dataset: str, array: str) -> str:
     """Return the object of the record of the shards that the sealed tables of an array were made from."""
     return f"seal/{dataset}.{array}.safetensors"
+
+
+def is_name(name: str) -> bool:
+    """Return whether a dataset or teacher may have this name; others may lead anywhere."""
+    return bool(re.fullmatch(r"[a-z0-9_-]+", name)) and not name.startswith("__") and name not in RESERVED_NAMES
 
 
 def check_name(kind: str, name: str) -> str:
@@ -113,9 +139,8 @@ def differences(stored: Any, asked: Any, *, path: str = "") -> list[str]:
 
 
 def group_document(attributes: Mapping[str, Any] | None = None) -> bytes:
-    """Return the zarr.json of a group."""
-    document = {"zarr_format": 3, "node_type": "group", "attributes": {"codistill": attributes} if attributes else {}}
-    return json_bytes(document, indent=2)
+    """Return the zarr.json of a group; a teacher's has no attributes."""
+    return signed(_group(attributes)) if attributes else json_bytes(_group({}), indent=2)
 
 
 def array_document(
@@ -127,6 +152,42 @@ def array_document(
     attributes: Mapping[str, Any],
 ) -> bytes:
     """Return the zarr.json of rows: one row a chunk, `shard_rows` rows a shard, and the `layout` promise."""
+    return signed(_rows(shape, dtype, dimension_names, shard_rows=shard_rows, attributes=attributes))
+
+
+def pixels_document(*, rows: int, image_size: int, shard_rows: int) -> bytes:
+    """Return the zarr.json of a dataset's pixels, uint8 [rows, image_size, image_size, 3]."""
+    return array_document(
+        shape=(rows, image_size, image_size, 3),
+        dtype=np.dtype(np.uint8),
+        dimension_names=PIXELS_DIMENSIONS,
+        shard_rows=shard_rows,
+        attributes={},
+    )
+
+
+def signed(document: Mapping[str, Any]) -> bytes:
+    """Return a zarr.json with its checksum: the crc32c of these bytes, computed with eight zeros in its place."""
+    unset = json_bytes(_with_checksum(document, UNSET_CHECKSUM), indent=2)
+    return json_bytes(_with_checksum(document, f"{checksum(unset):08x}"), indent=2)
+
+
+def _with_checksum(document: Mapping[str, Any], crc: str) -> dict[str, Any]:
+    return {**document, "attributes": {**document["attributes"], CHECKSUM_ATTRIBUTE: crc}}
+
+
+def _group(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"zarr_format": 3, "node_type": "group", "attributes": {"codistill": attributes} if attributes else {}}
+
+
+def _rows(
+    shape: Sequence[int],
+    dtype: np.dtype[Any],
+    dimension_names: Sequence[str],
+    *,
+    shard_rows: int,
+    attributes: Mapping[str, Any],
+) -> dict[str, Any]:
     layout = ShardLayout.of(shape, dtype, shard_rows)
     row = list(shape[1:])
     inner = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
@@ -136,7 +197,7 @@ def array_document(
     document["fill_value"] = "NaN" if dtype.kind == "f" else 0
     document["chunk_grid"] = {"name": "regular", "configuration": {"chunk_shape": [shard_rows, *row]}}
     document["codecs"] = [{"name": "sharding_indexed", "configuration": sharding}]
-    return json_bytes(document, indent=2)
+    return document
 
 
 def small_array_document(shape: Sequence[int], dtype: np.dtype[Any], dimension_names: Sequence[str]) -> bytes:
@@ -173,8 +234,18 @@ class Node:
     @property
     def attributes(self) -> dict[str, Any]:
         """Attributes under `codistill`; empty where codistill did not write the node."""
-        attributes = self.document.get("attributes", {}).get("codistill", {})
-        return attributes if isinstance(attributes, dict) else {}
+        attributes: dict[str, Any] = self.document.get("attributes", {}).get("codistill", {})
+        return attributes
+
+    @property
+    def has_checksum(self) -> bool:
+        """Whether the document carries the checksum of a document of codistill."""
+        return CHECKSUM_ATTRIBUTE in self.document.get("attributes", {})
+
+    @property
+    def fields(self) -> Fields:
+        """The attributes, for typed reading."""
+        return Fields(self.attributes, where=f"'{self.path}/zarr.json': codistill")
 
     def require(self, keys: Sequence[str]) -> dict[str, Any]:
         """Return the attributes if all `keys` are there.
@@ -214,65 +285,100 @@ def parse_node(path: str, data: bytes) -> Node:
     """Parse a zarr.json.
 
     Raises:
+        errors.Damaged: it is not JSON, or codistill wrote it and it is not the rendering of its own values.
         errors.UnsupportedFormat: not Zarr v3, a newer format, or an unknown feature under `requires`.
     """
-    try:
-        document = json.loads(data)
-    except ValueError as error:
-        raise errors.Damaged(f"'{path}/zarr.json' is not JSON: {error}") from error
-    if not isinstance(document, dict) or document.get("zarr_format") != 3:
-        raise errors.UnsupportedFormat(f"'{path}/zarr.json' is not a Zarr v3 node")
+    where = f"'{path}/zarr.json'"
+    document = strict_json.parse_object(data, where=where)
+    if document.get("zarr_format") != 3:
+        raise errors.UnsupportedFormat(f"{where} is not a Zarr v3 node")
+    attributes = Fields(document, where=where).mapping("attributes", optional=True)
+    Fields(attributes, where=f"{where}: attributes").mapping("codistill", optional=True)
     node = Node(path=path, document=document)
+    if node.has_checksum and signed(_without_checksum(document)) != data:
+        raise errors.Damaged(f"{where}: its checksum differs. {EXITS}")
     version = node.attributes.get("format", FORMAT)
     if not isinstance(version, int) or version > FORMAT:
         message = f"'{path}' has format {version!r}, this program reads up to {FORMAT}. Install a newer codistill"
         raise errors.UnsupportedFormat(message)
-    unknown = sorted(set(node.attributes.get("requires", [])) - KNOWN_REQUIREMENTS)
+    requires = node.fields.texts("requires") if "requires" in node.attributes else ()
+    unknown = sorted(set(requires) - KNOWN_REQUIREMENTS)
     if unknown:
         raise errors.UnsupportedFormat(f"'{path}' requires {unknown}, unknown here. Install a newer codistill")
+    if _written_here(node, data) and _rendered(lambda: rendering(document)) != data:
+        raise errors.Damaged(f"{where} is not what codistill writes for the values in it. {EXITS}")
     return node
 
 
-def parse_array(path: str, data: bytes) -> ArrayNode:
-    """Parse the zarr.json of an array of rows, and check that its layout promise fits its codecs.
+def parse_group(path: str, data: bytes) -> Node:
+    """Parse the zarr.json of a group; raises as `parse_node`."""
+    node = parse_node(path, data)
+    if node.document.get("node_type") != "group":
+        raise errors.UnsupportedFormat(f"'{path}/zarr.json' is not a group")
+    return node
+
+
+def rendering(document: Mapping[str, Any]) -> bytes:
+    """Return the zarr.json of a group or of rows as codistill writes it for the values of a parsed one.
 
     Raises:
-        errors.UnsupportedFormat: not an array, an unknown data type, or a promise that its codecs do not keep.
+        KeyError, TypeError, ValueError, AttributeError: it lacks values or they have other types.
+    """
+    attributes = document["attributes"]
+    own = attributes["codistill"]
+    if document["node_type"] == "array":
+        others = {key: value for key, value in own.items() if key != "layout"}
+        rendered = _rows(
+            document["shape"],
+            np.dtype(document["data_type"]),
+            document["dimension_names"],
+            shard_rows=own["layout"]["shard_rows"],
+            attributes=others,
+        )
+    else:
+        rendered = _group(own)
+    return signed(rendered) if CHECKSUM_ATTRIBUTE in attributes else json_bytes(rendered, indent=2)
+
+
+def parse_array(path: str, data: bytes) -> ArrayNode:
+    """Parse the zarr.json of an array of rows.
+
+    Raises:
+        errors.Damaged: it is not strict JSON, or codistill wrote it and it is not the rendering of its own values.
+        errors.UnsupportedFormat: not an array, an unknown data type, or sizes out of bounds.
     """
     node = parse_node(path, data)
-    document = node.document
-    try:
-        shape, dtype = tuple(int(n) for n in document["shape"]), np.dtype(document["data_type"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise errors.UnsupportedFormat(f"'{path}/zarr.json' is not an array that can be read: {error}") from error
-    promise = node.attributes.get("layout")
+    fields = Fields(node.document, where=f"'{path}/zarr.json'", error=errors.UnsupportedFormat)
+    fields.text("node_type", allowed=("array",))
+    shape = fields.integers("shape", low=1, high=MAX_ROWS, lengths=range(1, MAX_DIMENSIONS + 1))
+    dtype = np.dtype(fields.text("data_type", allowed=DATA_TYPES))
+    if math.prod(shape[1:]) * dtype.itemsize > MAX_ROW_BYTES:
+        raise fields.invalid("shape", f"rows of at most {MAX_ROW_BYTES} bytes")
     layout = None
-    if promise is not None:
-        layout = ShardLayout.of(shape, dtype, int(promise.get("shard_rows", 0)))
-        if promise.get("stride") != layout.stride or not _keeps_layout(document, layout.shard_rows):
-            message = f"'{path}/zarr.json': attribute 'layout' = {promise} does not fit the array's chunks and codecs"
-            raise errors.UnsupportedFormat(message)
-    return ArrayNode(path=path, document=document, shape=shape, dtype=dtype, layout=layout)
+    if "layout" in node.attributes:
+        promise = Fields(node.fields.mapping("layout"), where=f"'{path}/zarr.json': codistill.layout")
+        layout = ShardLayout.of(shape, dtype, promise.integer("shard_rows", low=1, high=MAX_SHARD_ROWS))
+    return ArrayNode(path=path, document=node.document, shape=shape, dtype=dtype, layout=layout)
 
 
-def _keeps_layout(document: dict[str, Any], shard_rows: int) -> bool:
-    row = document["shape"][1:]
+def _written_here(node: Node, data: bytes) -> bool:
+    """Return whether codistill wrote a document, by its attributes or by what damage left of them.
+
+    An array of another program has no `layout`; a damaged byte hides one of these words and not two.
+    """
+    if node.document.get("node_type") == "array":
+        return node.has_checksum or "layout" in node.attributes or sum(word in data for word in REMAINS) >= 2
+    return node.has_checksum or bool(node.attributes)
+
+
+def _without_checksum(document: Mapping[str, Any]) -> dict[str, Any]:
+    others = {key: value for key, value in document["attributes"].items() if key != CHECKSUM_ATTRIBUTE}
+    return {**document, "attributes": others}
+
+
+def _rendered(render: Callable[[], bytes]) -> bytes | None:
+    """Return what `render` gives; None where a document cannot be rendered."""
     try:
-        (codec,) = document["codecs"]
-        sharding = codec["configuration"]
-        return (
-            codec["name"] == "sharding_indexed"
-            and document["chunk_grid"]["configuration"]["chunk_shape"] == [shard_rows, *row]
-            and document["chunk_key_encoding"]["configuration"]["separator"] == "."
-            and sharding["chunk_shape"] == [1, *row]
-            and sharding.get("index_location", "end") == "end"
-            and _little_endian_with_crc32c(sharding["codecs"])
-            and _little_endian_with_crc32c(sharding["index_codecs"])
-        )
-    except (KeyError, TypeError, ValueError):
-        return False
-
-
-def _little_endian_with_crc32c(codecs: list[dict[str, Any]]) -> bool:
-    endian = codecs[0].get("configuration", {}).get("endian", "little")  # absent for one-byte types
-    return [codec["name"] for codec in codecs] == ["bytes", "crc32c"] and endian == "little"
+        return render()
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None

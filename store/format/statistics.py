@@ -11,6 +11,9 @@ from store import errors
 
 Float64 = npt.NDArray[np.float64]
 
+LARGEST = 65504 * 1.01  # of float16; means are rounded
+MAX_COUNT = 2.0**53
+
 
 @dataclass(frozen=True, kw_only=True)
 class Moments:
@@ -87,6 +90,21 @@ def from_stacked(values: npt.NDArray[Any]) -> tuple[Moments | None, Moments]:
         Moments(count=v[0], mean=v[1], m2=v[2], min=v[3], max=v[4]) for v in np.asarray(values, np.float64)
     )
     return (prefix if prefix.count.any() else None), patch
+
+
+def moments_problem(values: Float64) -> str:
+    """Return why stored values [type, 5, channel] cannot be moments of float16 tokens; empty if they can."""
+    count, mean, m2, low, high = (values[:, statistic] for statistic in range(5))
+    with np.errstate(invalid="ignore"):  # comparing NaN
+        counts = (count >= 0) & (count <= MAX_COUNT) & (count == np.floor(count)) & (count == count[:, :1])
+        none = (count == 0) & (mean == 0) & (m2 == 0)
+        some = (np.abs(mean) <= LARGEST) & (m2 >= 0) & np.isfinite(m2) & (low <= high)
+        some &= (np.abs(low) <= LARGEST) & (np.abs(high) <= LARGEST)
+    if values.shape[-1] < 1 or not counts.all():
+        return "counts are not one whole number for all channels"
+    if not (none | ((count > 0) & some)).all():
+        return "mean, M2 and extremes are not those of float16 numbers"
+    return ""
 
 
 def merge_stacked(values: Float64) -> Float64:

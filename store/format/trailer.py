@@ -7,24 +7,26 @@ equal bytes.
 """
 
 import hashlib
-import io
-import json
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from store import errors
+from store.common import strict_json
+from store.common.strict_json import Fields, shown
+from store.format import manifest
 from store.format.layout import checksum
-from store.format.schema import OK, json_bytes, plain_json
-from store.format.statistics import Moments, from_stacked, stacked
+from store.format.schema import MAX_DIMENSIONS, MAX_SHARD_ROWS, OK, json_bytes, plain_json
+from store.format.statistics import Moments, from_stacked, moments_problem, stacked
 
 ENDING = struct.Struct("<QI")
+MAX_TRAILER_BYTES = 2**26
 TYPES = {"F64": "<f8", "U32": "<u4", "U8": "|u1"}
 DIGEST_ENTRY = np.dtype([("row", "<i8"), ("crc32c", "<u4")])
 
@@ -67,8 +69,15 @@ class Trailer:
         return digest_of(self.rows, self.status, self.crc32c)
 
     def manifest(self) -> pa.Table | None:
-        """Return the manifest rows of this shard; None for tokens."""
-        return None if self.manifest_bytes is None else pq.read_table(io.BytesIO(self.manifest_bytes))
+        """Return the manifest rows of this shard; None for tokens.
+
+        Raises:
+            errors.Damaged: they are not manifest rows of this shard.
+        """
+        if self.manifest_bytes is None:
+            return None
+        where = f"manifest rows in the trailer of shard {self.shard} of '{self.dataset}/{self.array}'"
+        return manifest.parse_rows(self.manifest_bytes, rows=self.rows, where=where)
 
     def encode(self) -> bytes:
         """Return the blob with its length and crc32c."""
@@ -122,10 +131,7 @@ def decode(tail: bytes, *, where: str, index_bytes: int) -> Trailer:
     blob = tail[:length]
     if checksum(blob) != crc:
         raise errors.Damaged(f"{where}: checksum of the trailer differs")
-    try:
-        return _parse(blob)
-    except (KeyError, ValueError, TypeError, struct.error) as error:
-        raise errors.Damaged(f"{where}: the trailer is not what format 1 writes: {error}") from error
+    return _parse(blob, where=f"{where}: trailer")
 
 
 def mismatches(
@@ -158,28 +164,79 @@ def fingerprint(tail: bytes, *, index_bytes: int) -> int:
     return int(ENDING.unpack_from(tail, len(tail) - index_bytes - ENDING.size)[1])
 
 
-def _parse(blob: bytes) -> Trailer:
-    tensors, metadata = decode_safetensors(blob)
-    start, stop = (int(part) for part in metadata["rows"].split(":"))
-    status = cast(npt.NDArray[np.uint8], tensors["status"])
-    crcs = cast(npt.NDArray[np.uint32], tensors["crc32c"])
-    if not len(status) == len(crcs) == stop - start:
-        raise ValueError(f"{len(status)} states and {len(crcs)} checksums for {stop - start} rows")
-    manifest = tensors.get("manifest")
+def _parse(blob: bytes, *, where: str) -> Trailer:
+    """Parse a trailer whose checksum holds: whoever can write a checksum can write anything."""
+    tensors, metadata = decode_safetensors(blob, where=where)
+    fields = Fields(metadata, where=where)
+    dataset, array = fields.text("dataset"), fields.text("array")
+    identity_digest = fields.text("identity_digest")
+    rows = _rows(fields.text("rows"), where=where)
+    status = _tensor(tensors, "status", np.dtype("u1"), (len(rows),), where=where)
+    crc32c = _tensor(tensors, "crc32c", np.dtype("<u4"), (len(rows),), where=where)
+    moments = tensors.get("moments")
+    rows_table = tensors.get("manifest")
+    if rows_table is not None:
+        rows_table = _tensor(tensors, "manifest", np.dtype("u1"), (rows_table.size,), where=where)
     return Trailer(
-        dataset=metadata["dataset"],
-        array=metadata["array"],
-        shard=int(metadata["shard"]),
-        rows=range(start, stop),
-        crc32c=crcs,
+        dataset=dataset,
+        array=array,
+        shard=_number(fields.text("shard"), where=where),
+        rows=rows,
+        crc32c=crc32c,
         status=status,
-        errors={int(row): reason for row, reason in json.loads(metadata["errors"]).items()},
-        identity_digest=metadata["identity_digest"],
-        pixels_digest=metadata.get("pixels_digest"),
-        provenance=json.loads(metadata["provenance"]),
-        moments=from_stacked(tensors["moments"]) if "moments" in tensors else None,
-        manifest_bytes=None if manifest is None else manifest.tobytes(),
+        errors=_reasons(metadata, where=where),
+        identity_digest=identity_digest,
+        pixels_digest=fields.hexadecimal("pixels_digest", digits=64) if "pixels_digest" in metadata else None,
+        provenance=_json_object(metadata, "provenance", where=where),
+        moments=None if moments is None else _moments(moments, where=where),
+        manifest_bytes=None if rows_table is None else rows_table.tobytes(),
     )
+
+
+def _rows(text: str, *, where: str) -> range:
+    start, _, stop = text.partition(":")
+    rows = range(_number(start, where=where), _number(stop, where=where))
+    if not 0 < len(rows) <= MAX_SHARD_ROWS:
+        raise errors.Damaged(f"{where}: rows '{text}' are not those of a shard")
+    return rows
+
+
+def _number(text: str, *, where: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 18):
+        raise errors.Damaged(f"{where}: expected a number, found {shown(text)}")
+    return int(text)
+
+
+def _json_object(metadata: Mapping[str, str], name: str, *, where: str) -> dict[str, Any]:
+    if name not in metadata:
+        raise errors.Damaged(f"{where}: {name} is absent")
+    return strict_json.parse_object(metadata[name], where=f"{where}: {name}")
+
+
+def _reasons(metadata: Mapping[str, str], *, where: str) -> dict[int, str]:
+    reasons = _json_object(metadata, "errors", where=where)
+    if not all(isinstance(reason, str) for reason in reasons.values()):
+        raise errors.Damaged(f"{where}: errors: expected a text for each row")
+    return {_number(row, where=where): reason for row, reason in reasons.items()}
+
+
+def _tensor(
+    tensors: Mapping[str, npt.NDArray[Any]], name: str, dtype: np.dtype[Any], shape: tuple[int, ...], *, where: str
+) -> npt.NDArray[Any]:
+    tensor = tensors.get(name)
+    if tensor is None or tensor.dtype != dtype or tensor.shape != shape:
+        found = "nothing" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}"
+        raise errors.Damaged(f"{where}: {name}: expected {dtype} {list(shape)}, found {found}")
+    return tensor
+
+
+def _moments(values: npt.NDArray[Any], *, where: str) -> tuple[Moments | None, Moments]:
+    if values.ndim != 3 or values.shape[:2] != (2, 5) or values.dtype != np.dtype("<f8"):
+        raise errors.Damaged(f"{where}: moments: expected float64 [2, 5, channel], found {list(values.shape)}")
+    problem = moments_problem(values)
+    if problem:
+        raise errors.Damaged(f"{where}: moments: {problem}")
+    return from_stacked(values)
 
 
 def encode_safetensors(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
@@ -206,23 +263,33 @@ def safetensors_header(header: Mapping[str, Any]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def decode_safetensors(blob: bytes) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
+def decode_safetensors(blob: bytes, *, where: str) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
     """Return the tensors (owned copies) and metadata of a safetensors blob of the types in `TYPES`.
 
+    Args:
+        blob: the whole blob.
+        where: name of the blob, for errors.
+
     Raises:
-        ValueError, KeyError: it is not a safetensors blob of these types.
+        errors.Damaged: it is not a safetensors blob of these types, or a tensor is not within it.
     """
-    (length,) = struct.unpack_from("<Q", blob)
-    if length > len(blob) - 8:
-        raise ValueError(f"header of {length} bytes in a blob of {len(blob)}")
-    header = json.loads(blob[8 : 8 + length])
+    if len(blob) < 8 or int.from_bytes(blob[:8], "little") > len(blob) - 8:
+        raise errors.Damaged(f"{where}: no safetensors header in {len(blob)} bytes")
+    length = int.from_bytes(blob[:8], "little")
+    header = strict_json.parse_object(blob[8 : 8 + length], where=f"{where}: safetensors header")
     metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise errors.Damaged(f"{where}: safetensors metadata: expected texts, found {shown(metadata)}")
     body = memoryview(blob)[8 + length :]
-    tensors = {}
-    for name, entry in header.items():
-        start, stop = entry["data_offsets"]
-        if not 0 <= start <= stop <= len(body):
-            raise ValueError(f"tensor '{name}' lies outside the blob")
-        values = np.frombuffer(body[start:stop], TYPES[entry["dtype"]])
-        tensors[name] = values.reshape(entry["shape"]).copy()
-    return tensors, metadata
+    return {name: _decode_tensor(name, entry, body, where=where) for name, entry in header.items()}, metadata
+
+
+def _decode_tensor(name: str, entry: Any, body: memoryview, *, where: str) -> npt.NDArray[Any]:
+    where = f"{where}: tensor {shown(name)}"
+    fields = Fields(entry if isinstance(entry, dict) else {}, where=where)
+    dtype = np.dtype(TYPES[fields.text("dtype", allowed=TYPES)])
+    shape = fields.integers("shape", low=0, high=2**40, lengths=range(MAX_DIMENSIONS))
+    start, stop = fields.integers("data_offsets", low=0, high=len(body), lengths=range(2, 3))
+    if stop - start != math.prod(shape) * dtype.itemsize:
+        raise errors.Damaged(f"{where}: {stop - start} bytes for shape {list(shape)}")
+    return np.frombuffer(body[start:stop], dtype).reshape(shape).copy()

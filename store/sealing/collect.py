@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from store import errors
-from store.cache import sealed_tables
 from store.cache.dataset import Dataset
+from store.cache.seal_record import DIGEST_BYTES
 from store.format import statistics
 from store.format.manifest import reason_kind
-from store.format.schema import MISSING
+from store.format.schema import MISSING, PIXELS
 from store.format.trailer import ENDING, Trailer, fingerprint
 from store.sealing.manifest_writer import ManifestFile
 
@@ -51,7 +51,7 @@ class Collected:
         return cls(
             status=np.full(dataset.rows, MISSING, np.uint8),
             fingerprints=np.zeros(dataset.shards, np.uint32),
-            digests=np.zeros((dataset.shards, sealed_tables.DIGEST_BYTES), np.uint8),
+            digests=np.zeros((dataset.shards, DIGEST_BYTES), np.uint8),
             reasons=Counter(),
             moments=None,
             problems=[],
@@ -109,11 +109,17 @@ def collect_pixels(
             manifest.add(shard, None)
             continue
         _, trailer = next(new)
-        if isinstance(trailer, errors.Damaged):
-            collected.problems.append(str(trailer))
+        try:
+            if isinstance(trailer, errors.Damaged):
+                raise trailer
+            table = trailer.manifest()
+            if table is None:
+                raise errors.Damaged(f"shard {shard} of '{dataset.name}/{PIXELS}': no manifest rows in its trailer")
+        except errors.Damaged as error:
+            collected.problems.append(str(error))
             continue
         collected.add(trailer, digest=trailer.digest, fingerprint=int(fingerprints[shard]))
-        manifest.add(shard, trailer.manifest())
+        manifest.add(shard, table)
     return collected
 
 

@@ -1,5 +1,6 @@
 """Writer of a dataset's sealed manifest: one Parquet file, streamed in row groups, reusing rows already sealed."""
 
+import hashlib
 import io
 from collections import Counter
 from collections.abc import Mapping
@@ -26,10 +27,10 @@ def read_seal_mark(storage: Storage, dataset: str) -> str | None:
     try:
         with storage.arrow_file(manifest_key(dataset)) as source:
             metadata = pq.ParquetFile(source).metadata.metadata or {}
-    except (OSError, pa.ArrowInvalid):
+    except (OSError, pa.ArrowException, pa.lib.ArrowMemoryError, ValueError):
         return None
     mark = metadata.get(METADATA_KEY.encode())
-    return None if mark is None else bytes(mark).decode()
+    return None if mark is None else bytes(mark).decode("utf-8", "replace")
 
 
 class ManifestFile:
@@ -45,7 +46,8 @@ class ManifestFile:
         self._shards_per_group = max(1, GROUP_ROWS // shard_rows)
         self._group: dict[int, pa.Table | None] = {}
         self._sink = storage.create_replacement(manifest_key(dataset))
-        self._file = pa.PythonFile(_SinkFile(self._sink), mode="w")
+        self._bytes = _SinkFile(self._sink)
+        self._file = pa.PythonFile(self._bytes, mode="w")
         self._writer = pq.ParquetWriter(self._file, SCHEMA, compression="zstd", write_page_checksum=True)
 
     def __enter__(self) -> Self:
@@ -63,17 +65,21 @@ class ManifestFile:
             self._write_group()
         self._group[shard] = rows
 
-    def publish(self, mark: str) -> None:
+    def publish(self, mark: str) -> str:
         """Put the file in place of the older one.
 
         Args:
             mark: text stored in the file's metadata under `codistill.seal`.
+
+        Returns:
+            The sha256 of the file.
         """
         self._write_group()
         self._writer.add_key_value_metadata({METADATA_KEY: mark})
         self._writer.close()
         self._file.close()
         self._sink.publish()
+        return self._bytes.sha256.hexdigest()
 
     def _write_group(self) -> None:
         if not self._group:
@@ -103,11 +109,16 @@ class ManifestFile:
 
 
 class _SinkFile(io.RawIOBase):
-    """A sink as the file object that pyarrow writes to."""
+    """A sink as the file object that pyarrow writes to, in order.
+
+    Attributes:
+        sha256: sum of what was written.
+    """
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self._position = 0
+        self.sha256 = hashlib.sha256()
 
     def writable(self) -> bool:
         return True
@@ -118,5 +129,6 @@ class _SinkFile(io.RawIOBase):
     def write(self, data: Any) -> int:
         size = memoryview(data).nbytes
         self._sink.write([data], self._position)
+        self.sha256.update(data)
         self._position += size
         return size

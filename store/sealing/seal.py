@@ -13,11 +13,11 @@ import numpy as np
 from tqdm import tqdm
 
 from store import errors
-from store.cache import sealed_tables
+from store.cache import seal_record, sealed_tables
 from store.cache.cache import Cache
 from store.cache.cache import open as open_cache
 from store.cache.dataset import Dataset
-from store.cache.sealed_tables import Record
+from store.cache.seal_record import Record
 from store.common.text import some
 from store.common.threads import IN_FLIGHT, ordered_map
 from store.format import schema
@@ -88,8 +88,9 @@ def seal(cache_or_location: Cache | Location, progress: bool = False) -> SealRep
         progress: show a progress bar.
 
     Raises:
-        errors.Damaged: shards do not belong where they are, or tokens were computed from other pixels than are stored.
-            They are left out (their rows stay missing) and listed; everything else is sealed.
+        errors.Damaged: shards do not belong where they are, or tokens were computed from other pixels than are stored:
+            they are left out (their rows stay missing) and listed. Or the documents of an array are not those that were
+            sealed: the array is left out. Everything else is sealed.
     """
     cache = cache_or_location if isinstance(cache_or_location, Cache) else open_cache(cache_or_location)
     reports: list[ArrayReport] = []
@@ -100,8 +101,12 @@ def seal(cache_or_location: Cache | Location, progress: bool = False) -> SealRep
         for dataset in cache:
             digests: Digests | None = None
             for array in (PIXELS, *dataset.teachers):
-                if dataset.array(array).layout is None:
-                    continue  # not written by codistill: it has no trailers to collect
+                try:
+                    if dataset.array(array).layout is None:
+                        continue  # not written by codistill: it has no trailers to collect
+                except errors.Damaged as error:
+                    problems.append(str(error))
+                    continue
                 sealer = _ArraySealer(dataset, array, pool=pool, pixels_digests=digests, progress=progress)
                 reports.append(sealer.run())
                 problems += sealer.problems
@@ -110,7 +115,7 @@ def seal(cache_or_location: Cache | Location, progress: bool = False) -> SealRep
                     warnings += _rounding_warnings(dataset, array)
     if problems:
         command = f"codistill store verify {cache.location} --repair"
-        message = f"shards left out of the seal: {len(problems)}. {some(problems, limit=LISTED, separator='; ')}"
+        message = f"left out of the seal: {len(problems)}. {some(problems, limit=LISTED, separator='; ')}"
         raise errors.Damaged(f"{message}. The rest is sealed. Run: {command}")
     return SealReport(arrays=tuple(reports), warnings=tuple(warnings), removed=tuple(removed))
 
@@ -137,12 +142,16 @@ class _ArraySealer:
         self._pixels_digests = pixels_digests
         self._status_path = schema.status_path(dataset.name, array)
         self.problems: list[str] = []
-        self.digests: Digests = np.zeros((dataset.shards, sealed_tables.DIGEST_BYTES), np.uint8)
+        self.digests: Digests = np.zeros((dataset.shards, seal_record.DIGEST_BYTES), np.uint8)
 
     def run(self) -> ArrayReport:
         """Seal the array if any shard changed since the last seal."""
         fingerprints = read_fingerprints(self._dataset, self._array, pool=self._pool)
-        record = self._usable_record()
+        stored = seal_record.trusted_record(self._storage, dataset=self._dataset.name, array=self._array)
+        if stored is not None and self._documents_changed(stored):
+            self.digests = stored.pixels_digests
+            return self._report(Collected.empty(self._dataset), changed=False)
+        record = stored if stored is not None and self._usable(stored) else None
         known = Collected.empty(self._dataset)
         if record is not None:
             known.fingerprints, known.digests = record.fingerprints, record.pixels_digests
@@ -154,6 +163,8 @@ class _ArraySealer:
             if same_pixels and np.array_equal(known.fingerprints, fingerprints):
                 self.digests = known.digests
                 return self._report(known, changed=False)
+            if self._array == PIXELS and not self._manifest_as_sealed(record):
+                known = Collected.empty(self._dataset)  # its rows must not be copied
         elif not fingerprints.any() and not self._storage.exists(sealed_tables.small_array_key(self._status_path, 1)):
             return self._report(known, changed=False)
         collected = self._seal_pixels(fingerprints, known) if self._array == PIXELS else self._seal_tokens(fingerprints)
@@ -165,9 +176,9 @@ class _ArraySealer:
         with ManifestFile(self._storage, dataset=dataset.name, shard_rows=dataset.shard_rows) as manifest:
             collected = collect_pixels(dataset, fingerprints, known=known, manifest=manifest, trailers=self._trailers)
             mark = schema.digest(collected.fingerprints.tolist())
-            manifest.publish(mark)
+            sha256 = {schema.manifest_key(dataset.name): manifest.publish(mark)}
             collected.reasons = manifest.reasons
-        self._write_tables(collected, {"manifest": mark})
+        self._write_tables(collected, {"manifest": mark}, sha256)
         return collected
 
     def _seal_tokens(self, fingerprints: Fingerprints) -> Collected:
@@ -179,11 +190,11 @@ class _ArraySealer:
         mark = sealed_tables.write_small_array(
             self._storage, path, collected.moments, names=("type", "statistic", "channel")
         )
-        self._write_tables(collected, {"statistics": mark})
+        self._write_tables(collected, {"statistics": mark}, {})
         return collected
 
-    def _write_tables(self, collected: Collected, tables: dict[str, str]) -> None:
-        """Write the status, then the record that makes all tables valid."""
+    def _write_tables(self, collected: Collected, tables: dict[str, str], sha256: dict[str, str]) -> None:
+        """Write the status, then the record that makes all tables valid and knows the documents by their sums."""
         tables["status"] = sealed_tables.write_small_array(
             self._storage, self._status_path, collected.status, names=("row",)
         )
@@ -194,30 +205,46 @@ class _ArraySealer:
             counts={"ok": int(states[OK]), "failed": int(states[FAILED])},
             reasons=dict(sorted(collected.reasons.items())),
             tables=tables,
+            sha256=sha256 | seal_record.sums(self._storage, self._documents()),
         )
         self._storage.replace(schema.record_key(self._dataset.name, self._array), record.encode())
 
-    def _usable_record(self) -> Record | None:
-        """Return the record of the last seal if it describes the tables in place."""
-        record = sealed_tables.read_record(self._storage, dataset=self._dataset.name, array=self._array)
-        if record is None or len(record.fingerprints) != self._dataset.shards:
-            return None
+    def _documents(self) -> tuple[str, ...]:
+        names = self._dataset.name, self._array
+        return seal_record.documents_of(*names) + seal_record.derived_documents_of(*names)
+
+    def _documents_changed(self, record: Record) -> bool:
+        """Return whether a document is not the one that was sealed, which nothing but damage changes; note which."""
+        keys = [key for key in seal_record.documents_of(self._dataset.name, self._array) if key in record.sha256]
+        changed = seal_record.changed(self._storage, keys, record)
+        where = f"'{self._dataset.name}/{self._array}'"
+        self.problems += [f"{where}: '{key}' is not the document that was sealed" for key in changed]
+        return bool(changed)
+
+    def _manifest_as_sealed(self, record: Record) -> bool:
+        return not seal_record.changed(self._storage, [schema.manifest_key(self._dataset.name)], record)
+
+    def _usable(self, record: Record) -> bool:
+        """Return whether the record of the last seal describes the tables in place."""
+        derived = seal_record.derived_documents_of(self._dataset.name, self._array)
+        if len(record.fingerprints) != self._dataset.shards or seal_record.changed(self._storage, derived, record):
+            return False
         paths = {"status": (self._status_path, 1)}
         if self._array != PIXELS:
             paths["statistics"] = (schema.statistics_path(self._dataset.name, self._array), 3)
         elif record.tables.get("manifest") != read_seal_mark(self._storage, self._dataset.name):
-            return None
+            return False
         for table, (path, dimensions) in paths.items():
             try:
                 data = self._storage.read(sealed_tables.small_array_key(path, dimensions))
             except FileNotFoundError:
-                return None
+                return False
             crc = data[-CHECKSUM_BYTES:]
             if crc.hex() != record.tables.get(table) or checksum(data[:-CHECKSUM_BYTES]) != int.from_bytes(
                 crc, "little"
             ):
-                return None
-        return record
+                return False
+        return True
 
     def _trailers(self, shards: list[int]) -> Iterator[tuple[int, Trailer | errors.Damaged]]:
         name = f"{self._dataset.name}/{self._array}"

@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+from store import errors
+
 Location: TypeAlias = str | os.PathLike[str]
 
 
@@ -71,11 +73,17 @@ class Storage(ABC):
     call_bytes: int
 
     @abstractmethod
-    def read(self, key: str, start: int = 0) -> bytes:
+    def read(self, key: str, start: int = 0, *, limit: int | None = None) -> bytes:
         """Return the object from byte `start` to its end.
+
+        Args:
+            key: key of the object.
+            start: first byte.
+            limit: most bytes that may be there, whatever the object's size is; None sets no limit.
 
         Raises:
             FileNotFoundError: no such object.
+            errors.Damaged: there are more than `limit` bytes; they are not read.
         """
 
     @abstractmethod
@@ -157,6 +165,10 @@ class Storage(ABC):
     @abstractmethod
     def sweep(self, prefix: str = "") -> list[str]:
         """Remove what dead writers left anywhere below `prefix`; return the keys removed."""
+
+    def too_large(self, key: str, limit: int) -> errors.Damaged:
+        """Return the error for an object with more bytes than it can have."""
+        return errors.Damaged(f"'{key}' below {self.location} is larger than it can be: expected at most {limit} bytes")
 
     def missing(self, key: str) -> FileNotFoundError:
         """Return the error for an absent object."""

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from store.common.regular_files import open_regular
 from store.storage import publish
 from store.storage.base import Entry, Sink, Storage
 from store.storage.open_files import (
@@ -39,8 +40,10 @@ class LocalStorage(Storage):
         self._budget = process_budget() if budget is None else budget
         self._files = OpenFiles(root, self._budget)
 
-    def read(self, key: str, start: int = 0) -> bytes:
+    def read(self, key: str, start: int = 0, *, limit: int | None = None) -> bytes:
         with self._open_binary(key) as file:
+            if limit is not None and os.fstat(file.fileno()).st_size - start > limit:
+                raise self.too_large(key, limit)
             file.seek(start)
             return file.read()
 
@@ -54,6 +57,7 @@ class LocalStorage(Storage):
         return self._files.get(key)
 
     def arrow_file(self, key: str) -> pa.NativeFile:
+        self._open_binary(key).close()  # refuses what is not a regular file, which would be waited for
         return self._budget.run(lambda: pa.OSFile(str(self.root / key)))
 
     def size(self, key: str) -> int:
@@ -124,7 +128,7 @@ class LocalStorage(Storage):
         return [path.relative_to(self.root).as_posix() for path in removed]
 
     def _open_binary(self, key: str) -> BinaryIO:
-        return self._budget.run(lambda: (self.root / key).open("rb"))
+        return self._budget.run(lambda: open_regular(self.root / key))
 
     def _walk(self, prefix: str, *, topdown: bool) -> list[tuple[str, list[str]]]:
         walk = partial(os.walk, self.root / prefix, topdown=topdown, onerror=_raise_shortage)

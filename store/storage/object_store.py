@@ -46,8 +46,12 @@ class ObjectStorage(Storage):
         self._refuse_fork()
         self.client: ObjectStore = connect(address, retries=self._retries, writing=False)
 
-    def read(self, key: str, start: int = 0) -> bytes:
-        return bytes(self._try(f"reading '{key}'", key, lambda: self._get(key, start, None)))
+    def read(self, key: str, start: int = 0, *, limit: int | None = None) -> bytes:
+        stop = None if limit is None else start + limit + 1
+        data = bytes(self._try(f"reading '{key}'", key, lambda: self._get(key, start, stop)))
+        if limit is not None and len(data) > limit:
+            raise self.too_large(key, limit)
+        return data
 
     def read_last(self, key: str, length: int) -> bytes:
         def attempt() -> memoryview:

@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from store.common.regular_files import open_descriptor
+
 MAX_BUFFERS = min(os.sysconf("SC_IOV_MAX"), 1024)
 MAX_OPEN_FILES = 1024  # more would save little: a kept descriptor only saves one open()
 NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
@@ -29,7 +31,7 @@ class OpenFile:
     """A file open for positional reads."""
 
     def __init__(self, path: str | Path, *, table: dict[str, "OpenFile"], key: str) -> None:
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.fd = open_descriptor(path)
         self.readers: list[int] = []  # threads that are reading it now; it stays open as long as there are any
         self.table = table
         self.key = key

@@ -4,12 +4,12 @@ Trailers are small and hold what nothing else does (provenance, reasons, the man
 crc32c can do more than detect: an error within one byte has a syndrome that names the byte and the bits.
 """
 
-import json
-import struct
 from dataclasses import dataclass
 from functools import cache
 
 from store import errors
+from store.common import strict_json
+from store.common.strict_json import Fields
 from store.format.layout import checksum
 from store.format.trailer import ENDING, Trailer, decode
 from store.verify.problems import Kind
@@ -108,21 +108,27 @@ def _parse(blob: bytes, *, index_bytes: int) -> Trailer | None:
     whole = blob + ENDING.pack(len(blob), checksum(blob)) + bytes(index_bytes)
     try:
         return decode(whole, where="trailer", index_bytes=index_bytes)
-    except (errors.Damaged, AttributeError):
+    except errors.Damaged:
         return None
 
 
 def _blob_length(tail: bytes) -> int | None:
     """Return the length of the safetensors blob that `tail` begins with, by the blob's header; None if it has none."""
-    try:
-        (header_bytes,) = struct.unpack_from("<Q", tail)
-        if header_bytes > len(tail) - 8:
-            return None
-        header = json.loads(tail[8 : 8 + header_bytes])
-        ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError):
+    header_bytes = int.from_bytes(tail[:8], "little")
+    if len(tail) < 8 or header_bytes > len(tail) - 8:
         return None
-    return int(8 + header_bytes + max(ends, default=0))
+    try:
+        header = strict_json.parse_object(tail[8 : 8 + header_bytes], where="trailer")
+        entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
+        ends = [
+            Fields(entry if isinstance(entry, dict) else {}, where=name).integers(
+                "data_offsets", low=0, high=len(tail), lengths=range(2, 3)
+            )[1]
+            for name, entry in entries
+        ]
+    except errors.Damaged:
+        return None
+    return 8 + header_bytes + max(ends, default=0)
 
 
 def corrected(blob: bytes, crc: int) -> bytes | None:

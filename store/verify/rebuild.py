@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from store import errors
-from store.cache import sealed_tables
 from store.cache.dataset import Dataset
+from store.cache.seal_record import trusted_record
 from store.common.text import some_rows
 from store.format import manifest
 from store.format.layout import checksum
@@ -269,7 +269,7 @@ def _recognised(source: ShardCheck, pixels_digest: str | None) -> bool:
     if source.belongs is False:
         return False
     location, tail = source.location, source.tail
-    record = sealed_tables.read_record(location.dataset.storage, dataset=location.dataset.name, array=location.array)
+    record = trusted_record(location.dataset.storage, dataset=location.dataset.name, array=location.array)
     if record is not None and len(record.fingerprints) == location.dataset.shards and tail.recorded_crc32c:
         return int(record.fingerprints[location.shard]) == tail.recorded_crc32c
     names = pixels_digest or f'"rows":"{location.rows.start}:{location.rows.stop}"'
@@ -290,7 +290,7 @@ def _sealed_rows(location: ShardLocation) -> pa.Table | None:
 def _expected_digests(location: ShardLocation) -> set[str]:
     """Return the digests recorded for a pixel shard: that of the seal if there is one, else those that tokens name."""
     dataset = location.dataset
-    record = sealed_tables.read_record(dataset.storage, dataset=dataset.name, array=PIXELS)
+    record = trusted_record(dataset.storage, dataset=dataset.name, array=PIXELS)
     if (
         record is not None
         and len(record.pixels_digests) == dataset.shards

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from store import errors
-from store.cache import sealed_tables
+from store.cache import seal_record, sealed_tables
 from store.cache.dataset import Dataset
 from store.format import schema, statistics
 from store.format.layout import any_in_shard
@@ -32,7 +32,7 @@ class SealedCheck:
         self._dataset, self._array = dataset, array
         self.problems: list[Problem] = []
         self.notes: list[str] = []
-        self._record = sealed_tables.read_record(dataset.storage, dataset=dataset.name, array=array)
+        self._record = seal_record.read_record(dataset.storage, dataset=dataset.name, array=array)
         self._status = self._read_status()
         self._present = np.zeros(dataset.shards, np.bool_)
         self._unsealed = 0
@@ -45,7 +45,8 @@ class SealedCheck:
         """Compare one shard; a damaged shard has problems of its own and is left out."""
         shard, trailer = check.location.shard, check.trailer
         self._present[shard] = True
-        if trailer is None or len(trailer.status) != len(check.location.rows):
+        inconsistent = any(problem.kind is Kind.TRAILER_INCONSISTENT for problem in check.problems)
+        if trailer is None or inconsistent or len(trailer.status) != len(check.location.rows):
             self._damaged = True
             return
         if trailer.moments is not None:
@@ -79,7 +80,7 @@ class SealedCheck:
                 self.notes.append(f"'{self._dataset.name}/{self._array}' is not sealed")
             return
         if self._manifest is not None and self._manifest.unreadable:
-            self._add_problem(Kind.SEALED_DAMAGED, self._manifest.unreadable)
+            self._add_problem(Kind.SEALED_DAMAGED, self._manifest.unreadable, key=self._manifest.key)
         if self._unsealed:
             self.notes.append(f"'{self._dataset.name}/{self._array}': {self._unsealed} shards are not sealed yet")
         sealed = any_in_shard(self._status != MISSING, self._dataset.shard_rows)
@@ -99,6 +100,7 @@ class SealedCheck:
         if self._array != PIXELS and not (self._damaged or self._unsealed or outdated):
             self._compare_statistics()
         self._compare_counts()
+        self._compare_record()
 
     def _read_status(self) -> npt.NDArray[np.uint8] | None:
         try:
@@ -111,8 +113,6 @@ class SealedCheck:
 
     def _check_documents(self) -> None:
         """Check the zarr.json of sealed arrays, which follow from the array's shape."""
-        if self._status is None:
-            return
         dataset = self._dataset
         documents = {
             schema.status_path(dataset.name, self._array): schema.small_array_document(
@@ -125,13 +125,13 @@ class SealedCheck:
                 shape, np.dtype(np.float64), ("type", "statistic", "channel")
             )
         for path, expected in documents.items():
+            key = f"{path}/zarr.json"
             try:
-                stored = dataset.storage.read(f"{path}/zarr.json")
+                if dataset.storage.read(key) != expected:
+                    self._add_problem(Kind.SEALED_DAMAGED, "it is not what seal writes", key=key)
             except FileNotFoundError:
-                self._add_problem(Kind.SEALED_DAMAGED, f"'{path}/zarr.json' is absent")
-                continue
-            if stored != expected:
-                self._add_problem(Kind.SEALED_DAMAGED, f"'{path}/zarr.json' is not what seal writes")
+                if self._status is not None:
+                    self._add_problem(Kind.SEALED_DAMAGED, "it is absent", key=key)
 
     def _outdated(self, shard: int, fingerprint: int | None) -> bool:
         if self._record is None or len(self._record.fingerprints) != self._dataset.shards or fingerprint is None:
@@ -163,11 +163,28 @@ class SealedCheck:
             message = f"record of the seal counts {self._record.counts}, the status {counts}"
             self._add_problem(Kind.SEALED_DAMAGED, message)
 
-    def _add_problem(self, kind: Kind, message: str, shard: int | None = None, rows: tuple[int, ...] = ()) -> None:
-        tables = {Kind.SEALED_STATISTICS_DIFFER: schema.statistics_path(self._dataset.name, self._array)}
-        key = tables.get(kind, schema.status_path(self._dataset.name, self._array))
-        if kind is Kind.SEALED_MANIFEST_DIFFERS:
-            key = schema.manifest_key(self._dataset.name)
+    def _compare_record(self) -> None:
+        """Compare the manifest with its recorded sum; note where there is no such record."""
+        where, storage = f"'{self._dataset.name}/{self._array}'", self._dataset.storage
+        if self._record is None and storage.exists(schema.record_key(self._dataset.name, self._array)):
+            return  # damaged, which is reported with the documents
+        if self._record is None or not self._record.checked:
+            lacks = "has no record of its seal" if self._record is None else "was sealed by an earlier version"
+            exits = f"Run: codistill store seal {storage.location}"
+            self.notes.append(f"{where} {lacks}: its metadata is not compared with what was sealed. {exits}")
+        elif self._manifest is not None and not any(p.key == self._manifest.key for p in self.problems):
+            for key in seal_record.changed(storage, [self._manifest.key], self._record):
+                message = "it is not the file that was sealed. Is a seal running? Then check again"
+                self._add_problem(Kind.SEALED_DAMAGED, message, key=key)
+
+    def _add_problem(
+        self, kind: Kind, message: str, shard: int | None = None, rows: tuple[int, ...] = (), *, key: str = ""
+    ) -> None:
+        tables = {
+            Kind.SEALED_STATISTICS_DIFFER: schema.statistics_path(self._dataset.name, self._array),
+            Kind.SEALED_MANIFEST_DIFFERS: schema.manifest_key(self._dataset.name),
+        }
+        key = key or tables.get(kind, schema.status_path(self._dataset.name, self._array))
         self.problems.append(
             Problem(kind=kind, key=key, message=message, dataset=self._dataset.name, array=self._array, rows=rows)
         )
@@ -190,11 +207,13 @@ class _SealedManifest:
     """The sealed manifest, read a few shards at a time.
 
     Attributes:
+        key: its object.
         unreadable: error that kept it from being read; empty if there was none.
     """
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
+        self.key = schema.manifest_key(dataset.name)
         self._rows = range(0)
         self._table: pa.Table | None = None
         self.unreadable = ""

@@ -15,12 +15,11 @@ from store.format.layout import CHECKSUM_BYTES, ShardLayout, checksum
 from store.format.moments import TokenMoments
 from store.format.schema import FAILED, OK, PIXELS
 from store.format.statistics import agree
-from store.format.trailer import ENDING, Trailer, mismatches
+from store.format.trailer import ENDING, MAX_TRAILER_BYTES, Trailer, mismatches
 from store.verify.damaged_tail import ShardTail, read_tail
 from store.verify.problems import Kind, Problem
 
 BLOCK_BYTES = 8 * 2**20
-MAX_TRAILER_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,16 +99,20 @@ def check_trailer(location: ShardLocation) -> ShardCheck:
     Raises:
         FileNotFoundError: there is no such object.
     """
-    layout = location.layout
-    tail = read_tail(
-        location.dataset.storage.read(location.key, layout.slots_bytes(location.shard)), index_bytes=layout.index_bytes
-    )
+    layout, storage = location.layout, location.dataset.storage
+    limit = MAX_TRAILER_BYTES + layout.index_bytes
+    too_large = None
+    try:
+        stored = storage.read(location.key, layout.slots_bytes(location.shard), limit=limit)
+    except errors.Damaged as error:
+        stored, too_large = b"", location.problem(Kind.OBJECT_SIZE, str(error))
+    tail = read_tail(stored, index_bytes=layout.index_bytes)
     check = ShardCheck(location=location, tail=tail, belongs=None, good=np.zeros(len(location.rows), np.bool_))
     misplaced = _misplaced_shard(location) if tail.trailer is None else None
     if misplaced is not None:
         check.problems, check.belongs = [misplaced], False
         return check
-    check.problems += [location.problem(kind, message) for kind, message in tail.damage]
+    check.problems += [too_large] if too_large else [location.problem(*damage) for damage in tail.damage]
     if tail.trailer is not None:
         misplaced = _misplacement(location, tail.trailer)
         check.belongs = misplaced is None
@@ -337,9 +340,9 @@ def _manifest(dataset: Dataset, trailer: Trailer, *, paths: pa.Array | None) -> 
     try:
         if trailer.manifest_bytes is None:
             return ["pixels without manifest rows"]
-        table = manifest.parse_parquet(trailer.manifest_bytes)
+        table = manifest.parse_rows(trailer.manifest_bytes, rows=trailer.rows, where="they")
         table = manifest.check_rows(table, rows=trailer.rows, dataset=dataset.name, status=trailer.status)
-    except (errors.InvalidInput, OSError, pa.ArrowInvalid) as error:
+    except (errors.InvalidInput, errors.Damaged) as error:
         return [f"manifest rows: {error}"]
     rows = np.arange(trailer.rows.start, trailer.rows.stop)
     images = rows // dataset.views

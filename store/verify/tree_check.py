@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 from store import errors
+from store.cache import seal_record
 from store.cache.cache import Cache
 from store.cache.cache import open as open_cache
 from store.cache.dataset import Dataset
@@ -40,6 +41,7 @@ class Tree:
         self.paths: dict[str, pa.Array | None] = {}
         for name in sorted(self._storage.list_directories(HIERARCHY)):
             self._add_dataset(name)
+            self._compare_with_seals(name)
         self._check_objects()
 
     def _add_dataset(self, name: str) -> None:
@@ -52,14 +54,13 @@ class Tree:
             else:
                 self.notes.append(f"dataset '{name}' was begun and not finished: run stage index again")
             return
+        key = f"{base}/{DOCUMENT}"
         try:
             dataset = self._cache[name]
+            key = f"{base}/{PIXELS}/{DOCUMENT}"
             dataset.array(PIXELS)
         except errors.CodistillError as error:
-            self._add_problem(Kind.METADATA_DAMAGED, f"{base}/{DOCUMENT}", str(error))
-            return
-        except (KeyError, TypeError, ValueError) as error:
-            self._add_problem(Kind.METADATA_DAMAGED, f"{base}/{DOCUMENT}", f"not what format 1 writes: {error!r}")
+            self._add_problem(Kind.METADATA_DAMAGED, key, str(error))
             return
         self.datasets.append(dataset)
         self.arrays[name] = [PIXELS] if self._is_ours(dataset, PIXELS) else []
@@ -83,22 +84,46 @@ class Tree:
         try:
             if not self._is_ours(dataset, name):
                 return
-            info = dataset.teacher(name)
-            shape = dataset.array(name).shape
-            tokens = info.prefix_tokens + info.patch_grid[0] * info.patch_grid[1]
-            if shape[1:] != (tokens, info.channels):
-                message = f"shape {shape} does not fit {info.prefix_tokens} prefix tokens and grid {info.patch_grid}"
-                raise errors.UnsupportedFormat(message)
-            schema.parse_node(path, self._storage.read(f"{path}/{DOCUMENT}"))
-        except (errors.CodistillError, KeyError, TypeError, ValueError, FileNotFoundError) as error:
-            self._add_problem(Kind.METADATA_DAMAGED, f"{path}/{TOKENS}/{DOCUMENT}", str(error) or repr(error))
+            dataset.teacher(name)
+        except (errors.CodistillError, FileNotFoundError) as error:
+            self._add_problem(Kind.METADATA_DAMAGED, f"{path}/{TOKENS}/{DOCUMENT}", str(error))
             return
         self.arrays[dataset.name].append(name)
+        self._check_teacher_group(f"{path}/{DOCUMENT}")
+
+    def _check_teacher_group(self, key: str) -> None:
+        """Check the document of a teacher's group, which is the same for all."""
+        try:
+            if self._storage.read(key) != schema.group_document():
+                self._add_problem(Kind.METADATA_DAMAGED, key, "it is not what codistill writes")
+        except FileNotFoundError:
+            self._add_problem(Kind.METADATA_DAMAGED, key, "it is absent")
+
+    def _compare_with_seals(self, dataset: str) -> None:
+        """Compare the documents of a dataset with the sums that the seals of its arrays recorded."""
+        known = {problem.key for problem in self.problems}
+        for array in sorted(self._storage.list_directories(f"{HIERARCHY}/{dataset}")):
+            try:
+                record = seal_record.load_record(self._storage, dataset=dataset, array=array)
+            except errors.Damaged as error:
+                key = schema.record_key(dataset, array)
+                kind = Kind.SEALED_DAMAGED
+                self.problems.append(Problem(kind=kind, key=key, message=str(error), dataset=dataset, array=array))
+                continue
+            keys = [key for key in seal_record.documents_of(dataset, array) if record and key in record.sha256]
+            for key in seal_record.changed(self._storage, keys, record) if record else ():
+                if key not in known:
+                    self._add_problem(
+                        Kind.METADATA_DAMAGED, key, f"not the document that '{dataset}/{array}' was sealed with"
+                    )
+                    known.add(key)
 
     def _is_ours(self, dataset: Dataset, array: str) -> bool:
-        """Return whether codistill wrote an array, so that its shards can be checked; a note says if not."""
+        """Return whether codistill wrote an array, so that its shards can be checked; a problem says if not."""
         if dataset.array(array).layout is None:
-            self.notes.append(f"'{dataset.name}/{array}' was not written by codistill: its rows are not checked")
+            key = f"{schema.array_path(dataset.name, array)}/{DOCUMENT}"
+            message = "an array without attribute 'layout' in a dataset of codistill: its rows are not checked"
+            self._add_problem(Kind.METADATA_DAMAGED, key, message)
             return False
         return True
 
@@ -114,7 +139,11 @@ class Tree:
             message = f"sha256 expected {dataset.image_list_sha256}, found {actual}"
             self._add_problem(Kind.IMAGE_LIST_DAMAGED, key, message)
             return None
-        return manifest.parse_parquet(data)["path"].combine_chunks()
+        try:
+            return manifest.parse_images(data, images=dataset.images, where=f"'{key}'")["path"].combine_chunks()
+        except errors.Damaged as error:  # whole, and not what the dataset says
+            self._add_problem(Kind.IMAGE_LIST_DAMAGED, key, str(error))
+            return None
 
     def _check_objects(self) -> None:
         """Report objects and folders that the format does not have."""
@@ -183,5 +212,5 @@ def open_for_checking(location: Location) -> Cache | Problem:
     """
     try:
         return open_cache(location)
-    except (errors.Damaged, errors.UnsupportedFormat, KeyError, TypeError, ValueError) as error:
+    except (errors.Damaged, errors.UnsupportedFormat) as error:
         return Problem(kind=Kind.METADATA_DAMAGED, key=f"{HIERARCHY}/{DOCUMENT}", message=str(error))

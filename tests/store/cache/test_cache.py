@@ -50,7 +50,7 @@ def test_another_recipe_is_refused_with_both_values(tmp_path: Path) -> None:
     store.create(tmp_path, RECIPE)
     with pytest.raises(errors.Conflict, match=r"recipe.views.flip: stored 0.5, asked 0.25"):
         store.create(tmp_path, RECIPE | {"views": {"flip": 0.25, "scale": (0.4, 1.0)}})
-    with pytest.raises(errors.InvalidInput, match=r"recipe.shard_rows: expected a positive integer, found 0"):
+    with pytest.raises(errors.InvalidInput, match=r"recipe.shard_rows: expected an integer from 1 to 1048576, found 0"):
         store.create(tmp_path / "other", {"image_size": 6, "shard_rows": 0})
 
 

@@ -1,0 +1,178 @@
+"""Attributes of a cache, its datasets and teachers: from a parsed zarr.json to checked values, or one clear error."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from store import errors
+from store.common.strict_json import Fields
+from store.format.schema import (
+    MAX_CHUNK_BYTES,
+    MAX_DIMENSIONS,
+    MAX_ROWS,
+    MAX_SHARD_ROWS,
+    PIXELS,
+    PIXELS_DIMENSIONS,
+    TOKENS_DIMENSIONS,
+    ArrayNode,
+    Node,
+)
+
+MAX_IMAGE_SIZE_PX = 2**14
+MAX_VIEWS = 2**16
+MAX_GRID_SIDE = 2**12
+MAX_PREFIX_TOKENS = 2**16
+SPLITS = ("train", "val")
+MODES = ("train", "center")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheAttributes:
+    """Attributes of the root group.
+
+    Attributes:
+        uuid: identifier of the cache.
+        recipe: how the pixels were made; plain JSON.
+        image_size: side of the pixels, px.
+        shard_rows: rows of a full shard.
+    """
+
+    uuid: str
+    recipe: dict[str, Any]
+    image_size: int
+    shard_rows: int
+
+    @classmethod
+    def of(cls, node: Node) -> "CacheAttributes":
+        """Check the attributes of a root group.
+
+        Raises:
+            errors.UnsupportedFormat: one is absent.
+            errors.Damaged: one has another type or is out of bounds.
+        """
+        node.require(("format", "uuid", "recipe"))
+        recipe = node.fields.mapping("recipe")
+        image_size, shard_rows = pixel_sizes(Fields(recipe, where=f"'{node.path}/zarr.json': recipe"))
+        return cls(uuid=node.fields.text("uuid"), recipe=recipe, image_size=image_size, shard_rows=shard_rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetAttributes:
+    """Attributes of the group of a dataset, as `store.cache.metadata.DatasetMetadata` describes them."""
+
+    group: str
+    split: str
+    mode: str
+    views: int
+    first_view: int
+    images: int
+    rows: int
+    image_list_sha256: str
+    source: dict[str, Any]
+
+    @classmethod
+    def of(cls, node: Node) -> "DatasetAttributes":
+        """Check the attributes of a dataset.
+
+        Raises:
+            errors.UnsupportedFormat: one is absent.
+            errors.Damaged: one has another type or is out of bounds, or rows are not images times views.
+        """
+        node.require(("group", "split", "mode", "views", "first_view", "images", "rows", "image_list_sha256"))
+        fields = node.fields
+        attributes = cls(
+            group=fields.text("group"),
+            split=fields.text("split", allowed=SPLITS),
+            mode=fields.text("mode", allowed=MODES),
+            views=fields.integer("views", low=1, high=MAX_VIEWS),
+            first_view=fields.integer("first_view", low=0, high=2**31 - 1 - MAX_VIEWS),  # numbers of views are int32
+            images=fields.integer("images", low=1, high=MAX_ROWS),
+            rows=fields.integer("rows", low=1, high=MAX_ROWS),
+            image_list_sha256=fields.hexadecimal("image_list_sha256", digits=64),
+            source=fields.mapping("source", optional=True),
+        )
+        if attributes.rows != attributes.images * attributes.views:
+            expected = f"{attributes.images} images times {attributes.views} views"
+            raise fields.invalid("rows", expected)
+        return attributes
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherAttributes:
+    """Attributes of a tokens array, as `store.cache.metadata.TeacherInfo` describes them."""
+
+    identity: dict[str, Any]
+    groups: tuple[str, ...]
+    patch_grid: tuple[int, int]
+    prefix_tokens: int
+
+    @classmethod
+    def of(cls, node: ArrayNode) -> "TeacherAttributes":
+        """Check the attributes of tokens, and that the array has the shape that follows from them.
+
+        Raises:
+            errors.UnsupportedFormat: one is absent.
+            errors.Damaged: one has another type or is out of bounds, or does not fit the shape.
+        """
+        node.require(("identity", "groups", "patch_grid", "prefix_tokens"))
+        fields = node.fields
+        rows, cols = fields.integers("patch_grid", low=1, high=MAX_GRID_SIDE, lengths=range(2, 3))
+        prefix_tokens = fields.integer("prefix_tokens", low=0, high=MAX_PREFIX_TOKENS)
+        if len(node.shape) != 3 or node.shape[1] != prefix_tokens + rows * cols:
+            found = f"shape {list(node.shape)}"
+            message = f"'{node.path}/zarr.json': {found} does not fit {prefix_tokens} prefix tokens and {rows}x{cols}"
+            raise errors.Damaged(f"{message} patches")
+        return cls(
+            identity=fields.mapping("identity"),
+            groups=fields.texts("groups"),
+            patch_grid=(rows, cols),
+            prefix_tokens=prefix_tokens,
+        )
+
+
+def pixel_sizes(recipe: Fields) -> tuple[int, int]:
+    """Return (image_size, shard_rows) of a recipe, checked."""
+    image_size = recipe.integer("image_size", low=1, high=MAX_IMAGE_SIZE_PX)
+    return image_size, recipe.integer("shard_rows", low=1, high=MAX_SHARD_ROWS)
+
+
+def check_array(node: ArrayNode, *, array: str, rows: int, attributes: CacheAttributes) -> None:
+    """Check that the array of a dataset fits the dataset and the recipe.
+
+    Args:
+        node: the array.
+        array: `pixels` or a teacher's name.
+        rows: rows of the dataset.
+        attributes: attributes of the cache.
+
+    Raises:
+        errors.UnsupportedFormat: it does not; expected and found are shown.
+    """
+    if node.shape[0] != rows:
+        raise errors.UnsupportedFormat(f"'{node.path}' has {node.shape[0]} rows, its dataset has {rows}")
+    if node.layout is None:
+        _check_chunks(node)
+        return
+    problems = []
+    names, found = PIXELS_DIMENSIONS if array == PIXELS else TOKENS_DIMENSIONS, node.document.get("dimension_names")
+    if found != list(names):
+        problems.append(f"dimension names {list(names)} expected, found {found}")
+    if node.layout.shard_rows != attributes.shard_rows:
+        problems.append(f"{attributes.shard_rows} rows a shard expected, found {node.layout.shard_rows}")
+    size = attributes.image_size
+    if array == PIXELS and (node.shape[1:], node.dtype.name) != ((size, size, 3), "uint8"):
+        problems.append(f"uint8 pixels of {size}x{size}x3 expected, found {node.dtype} of {list(node.shape[1:])}")
+    if array != PIXELS and (len(node.shape), node.dtype.name) != (3, "float16"):
+        problems.append(f"float16 [row, token, channel] expected, found {node.dtype} of shape {list(node.shape)}")
+    if problems:
+        raise errors.UnsupportedFormat(f"'{node.path}/zarr.json': {'; '.join(problems)}")
+
+
+def _check_chunks(node: ArrayNode) -> None:
+    """Bound the chunks of an array that zarr reads: it asks for their memory before it looks at what is stored."""
+    grid = Fields(node.document, where=f"'{node.path}/zarr.json'").mapping("chunk_grid")
+    fields = Fields(grid, where=f"'{node.path}/zarr.json': chunk_grid", error=errors.UnsupportedFormat)
+    configuration = Fields(fields.mapping("configuration"), where=f"'{node.path}/zarr.json': chunk_grid.configuration")
+    chunk = configuration.integers("chunk_shape", low=1, high=MAX_ROWS, lengths=range(1, MAX_DIMENSIONS + 1))
+    if math.prod(chunk) * node.dtype.itemsize > MAX_CHUNK_BYTES:
+        raise configuration.invalid("chunk_shape", f"chunks of at most {MAX_CHUNK_BYTES} bytes")

@@ -27,6 +27,7 @@ BETWEEN_ROWS_INCHES = 0.42
 DPI = 130
 CLIP_PERCENT = 1.0
 WRAP_CHARACTERS = 26
+LEAST_COSINE_RANGE = 2.0**-10  # narrower ranges of similarity are rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +38,14 @@ class TeacherView:
         basis: principal components that become colours.
         patch: (row, col) that similarities are to.
         norm_range: lowest and highest norm of the patches shown.
+        norm_rounding: difference of norms that the rounding of stored tokens can cause.
         lowest_cosine: lowest similarity of all patches shown.
     """
 
     basis: Basis
     patch: tuple[int, int]
     norm_range: tuple[float, float]
+    norm_rounding: float
     lowest_cosine: float
 
 
@@ -91,7 +94,8 @@ def _teacher_views(shown: RowsToShow, patch: tuple[int, int] | None) -> dict[str
             basis=token_images.pca_basis(_flat(grids), clip_percent=CLIP_PERCENT),
             patch=chosen,
             norm_range=(float(lengths.min()), float(lengths.max())),
-            lowest_cosine=float(np.min(cosines)),
+            norm_rounding=max(token_images.rounding(grid) for grid in grids),
+            lowest_cosine=min(float(np.min(cosines)), 1.0 - LEAST_COSINE_RANGE),
         )
     return views
 
@@ -202,12 +206,18 @@ def _plot_tokens(axes: "Axes", tokens: Tokens | str, view: TeacherView | None, *
         note = f"{values.min():.2f} to 1"
     else:
         values = token_images.norms(tokens.patches)
-        low, high = view.norm_range
-        axes.imshow(values, vmin=low, vmax=high, cmap="magma", interpolation="nearest")
+        brightness = token_images.levels(values, *view.norm_range, resolution=view.norm_rounding)
+        axes.imshow(brightness, vmin=0.0, vmax=1.0, cmap="magma", interpolation="nearest")
         prefix = ", ".join(f"{norm:.3g}" for norm in token_images.norms(tokens.prefix)[:3])
-        note = f"{values.min():.3g} to {values.max():.3g}" + (f"; prefix {prefix}" if prefix else "")
+        note = _norm_note(values, rounding=view.norm_rounding) + (f"; prefix {prefix}" if prefix else "")
     _hide_axes(axes, title)
     axes.set_xlabel(note, fontsize=6.5, labelpad=1.5, color="0.35")
+
+
+def _norm_note(values: npt.NDArray[np.float64], *, rounding: float) -> str:
+    """Name the range of norms, or the one norm if they differ by no more than rounding."""
+    low, high = float(values.min()), float(values.max())
+    return f"{low:.3g} to {high:.3g}" if high - low > rounding else f"all {(low + high) / 2:.3g}"
 
 
 def _outline(axes: "Axes", patch: tuple[int, int], *, cell: tuple[float, float], origin: float = 0.0) -> None:

@@ -1,5 +1,7 @@
 """Pictures of tokens: three principal components shown as red, green and blue, norms, similarity to one patch.
 
+Differences that the rounding of stored tokens can cause are not shown: what is constant becomes one flat colour.
+
 Shapes: N tokens, C channels, rows x cols the patch grid.
 """
 
@@ -22,7 +24,7 @@ class Basis:
         mean: float64 (C,), subtracted first.
         components: float64 (3, C), the directions of red, green and blue; zeros where there are fewer.
         low, high: the values of a component that become 0 and 255, the same for all three, so that a component which
-            varies less is paler.
+            varies less is paler; equal if the tokens differ by no more than their rounding.
     """
 
     mean: npt.NDArray[np.float64]
@@ -56,6 +58,8 @@ def pca_basis(tokens: npt.NDArray[Any], *, clip_percent: float = 0.0) -> Basis:
     components[: len(directions)] = directions * np.where(largest < 0, -1.0, 1.0)
     projected = centred @ components.T
     low, high = np.percentile(projected, (clip_percent, 100.0 - clip_percent))
+    if high - low <= rounding(tokens):
+        low = high = (low + high) / 2
     return Basis(mean=mean, components=components, low=float(low), high=float(high))
 
 
@@ -73,9 +77,38 @@ def pca_rgb(tokens: npt.NDArray[Any], basis: Basis | None = None) -> npt.NDArray
     flat = np.asarray(tokens, np.float64).reshape(-1, channels)
     used = basis or pca_basis(flat)
     projected = (flat - used.mean) @ used.components.T
-    span = used.high - used.low
-    scaled = (projected - used.low) / span if span > 0 else np.full_like(projected, 0.5)
-    return np.asarray(np.rint(scaled.clip(0.0, 1.0) * 255).astype(np.uint8).reshape(rows, cols, COLOURS))
+    scaled = levels(projected, used.low, used.high)
+    return np.asarray(np.rint(scaled * 255).astype(np.uint8).reshape(rows, cols, COLOURS))
+
+
+def levels(values: npt.NDArray[Any], low: float, high: float, *, resolution: float = 0.0) -> npt.NDArray[np.float64]:
+    """Scale values to brightness: `low` becomes 0, `high` 1, what lies outside is clipped.
+
+    Args:
+        values: any shape.
+        low: value that becomes 0.
+        high: value that becomes 1.
+        resolution: difference that means nothing; if the range is not wider, all values become 0.5.
+
+    Returns:
+        float64, shape of `values`, in [0, 1].
+    """
+    if not high - low > resolution:
+        return np.full(np.shape(values), 0.5)
+    return np.asarray(((np.asarray(values, np.float64) - low) / (high - low)).clip(0.0, 1.0))
+
+
+def rounding(tokens: npt.NDArray[Any]) -> float:
+    """Return by how much the norms of tokens [..., C], or coordinates along a direction, can differ by rounding alone.
+
+    Tokens are stored with few digits. Rounding moves each value by half a step at most, so a norm by half the norm of
+    the steps, and two norms differ by the whole of it.
+    """
+    if not np.issubdtype(tokens.dtype, np.floating) or not tokens.size:
+        return 0.0
+    with np.errstate(invalid="ignore"):  # infinite values of foreign arrays
+        steps = np.abs(np.spacing(tokens)).astype(np.float64)
+    return float(np.linalg.norm(steps, axis=-1).max())
 
 
 def norms(tokens: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

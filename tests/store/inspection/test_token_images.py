@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from store import errors
-from store.inspection.token_images import pca_basis, pca_rgb
+from store.inspection.token_images import levels, norms, pca_basis, pca_rgb, rounding
 
 
 def test_components_are_the_directions_of_most_variance_with_their_largest_entry_positive() -> None:
@@ -40,3 +40,34 @@ def test_few_channels_constant_tokens_and_bad_tokens() -> None:
     assert set(pca_rgb(np.ones((2, 2, 4))).reshape(-1)) == {128}
     with pytest.raises(errors.InvalidInput, match="finite tokens"):
         pca_basis(np.array([[np.nan, 1.0]]))
+
+
+def unit_tokens(*shape: int, length: float = 1.0) -> np.ndarray:
+    """Tokens of one norm that point anywhere, stored with few digits."""
+    tokens = np.random.default_rng(3).normal(size=shape)
+    return (length * tokens / np.linalg.norm(tokens, axis=-1, keepdims=True)).astype(np.float16)
+
+
+@pytest.mark.parametrize("length", [1e-3, 1.0, 16.0, 1000.0])
+@pytest.mark.parametrize("channels", [1, 16, 768])
+def test_norms_that_differ_by_rounding_alone_are_one_colour(length: float, channels: int) -> None:
+    tokens = unit_tokens(6, 6, channels, length=length)
+    values = norms(tokens)
+    assert set(levels(values, values.min(), values.max(), resolution=rounding(tokens)).reshape(-1)) == {0.5}
+    tokens[2, 3] *= np.float16(1.01)
+    values = norms(tokens)
+    shown = levels(values, values.min(), values.max(), resolution=rounding(tokens))
+    assert (shown.argmax(), shown.max(), shown.min()) == (15, 1.0, 0.0)
+
+
+def test_tokens_that_are_alike_have_one_colour() -> None:
+    """A mean of equal values differs from them in its last digit, which is not a direction of the tokens."""
+    for value in (0.1, 0.7, 1000.1):
+        assert set(pca_rgb(np.full((3, 3, 5), value)).reshape(-1)) == {128}
+    basis = pca_basis(np.full((9, 5), 0.1))
+    assert set(pca_rgb(np.random.default_rng(4).normal(size=(2, 2, 5)), basis).reshape(-1)) == {128}
+
+
+def test_levels_of_one_value_and_beyond_the_range() -> None:
+    assert levels(np.array([3.0, 3.0]), 3.0, 3.0).tolist() == [0.5, 0.5]
+    assert levels(np.array([-1.0, 0.0, 1.0, 2.0, 9.0]), 0.0, 2.0).tolist() == [0.0, 0.0, 0.5, 1.0, 1.0]

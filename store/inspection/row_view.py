@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,12 @@ from store import errors
 from store.cache.dataset import Dataset
 from store.cache.metadata import TeacherInfo
 from store.cache.row_status import RowStatus
+from store.common.regular_files import open_below
 from store.common.threads import ThreadTeam
 from store.format.schema import FAILED, MISSING, PIXELS
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 MAX_ROWS = 64
 LONGEST_SIDE_PX = 1024
@@ -114,7 +118,7 @@ def gather(
                 path=path,
                 view=dataset.first_view + row % dataset.views,
                 pixels=pixels[position],
-                photograph=folder if isinstance(folder, str) else read_photograph(folder / path, record),
+                photograph=folder if isinstance(folder, str) else read_photograph(folder, path, record),
                 tokens={name: _split(tokens[name][position], info) for name, info in infos.items()},
                 record=record,
             )
@@ -122,11 +126,12 @@ def gather(
     return RowsToShow(dataset=dataset, rows=shown, teachers=infos)
 
 
-def read_photograph(path: Path, record: Mapping[str, Any]) -> Photograph | str:
+def read_photograph(folder: Path, path: str, record: Mapping[str, Any]) -> Photograph | str:
     """Read a source image and turn it as its manifest row records.
 
     Args:
-        path: image file.
+        folder: root of the images; nothing outside it is read.
+        path: path of the image below it, from the image list.
         record: manifest row.
 
     Returns:
@@ -138,13 +143,15 @@ def read_photograph(path: Path, record: Mapping[str, Any]) -> Photograph | str:
     if record.get("crop_height") is None:
         return "no crop: the row has no pixels"
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image
     except ImportError as error:
         raise errors.MissingExtra(f"pictures need pillow. Run: {INSPECT_EXTRA}") from error
     try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        with open_below(folder, path) as file, Image.open(file) as opened:
+            image = _upright(opened).convert("RGB")
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever damaged bytes make a decoder raise
         return f"source photograph not readable: {error}"
     if record["rotate_deg"]:
         image = image.rotate(record["rotate_deg"], expand=True)  # counter-clockwise, as the rotate rule
@@ -155,6 +162,19 @@ def read_photograph(path: Path, record: Mapping[str, Any]) -> Photograph | str:
     image.thumbnail((LONGEST_SIDE_PX, LONGEST_SIDE_PX))
     top, left, crop_height, crop_width = (record[f"crop_{name}"] for name in ("top", "left", "height", "width"))
     return Photograph(pixels=np.asarray(image), width=width, height=height, crop=(top, left, crop_height, crop_width))
+
+
+def _upright(image: "Image") -> "Image":
+    """Apply the EXIF orientation; EXIF that cannot be read is ignored, as extraction does."""
+    from PIL import ImageOps
+
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
+    except Exception:
+        return image
 
 
 def _images_folder(dataset: Dataset, given: Path | None) -> Path | str:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +22,7 @@ from store.inspection import figure, info_table
 from store.inspection.export import export
 from store.inspection.failures import counts_by_kind, failures
 from store.inspection.info import inspect
-from store.inspection.row_view import Photograph, Tokens, gather
+from store.inspection.row_view import Photograph, Tokens, gather, read_photograph
 from store.inspection.token_images import cosine_map, norms
 from tests.store import caches, damage
 from tests.store.damage import DINO, FLOWERS
@@ -125,8 +126,25 @@ def test_photographs_that_cannot_be_shown_say_why(whole: Path, images: Path, tmp
     assert changed.photograph == "source photograph has changed: 10 x 10 px, was 60 x 40"
     assert "not readable" in str(broken.photograph)
     assert "not readable" in str(gone.photograph)
+    block = b"Exif\0\0 no TIFF header"
+    Image.new("RGB", (60, 40)).save(folder / "000.png", exif=block)  # extraction takes it, as it is stored
+    assert isinstance(gather(dataset, [0], images=tmp_path).rows[0].photograph, Photograph)
     with pytest.raises(errors.MissingFile, match="does not exist"):
         gather(dataset, [0], images=tmp_path / "nowhere")
+
+
+def test_no_photograph_is_read_outside_the_folder(tmp_path: Path) -> None:
+    """The path comes from an image list that somebody else may have written."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("RGB", (60, 40)).save(tmp_path / "secret.png")
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    os.mkfifo(folder / "pipe.png")  # opening it would wait for ever
+    size = {"rotate_deg": 0, "source_width": 60, "source_height": 40}
+    record = size | {f"crop_{name}": 0 for name in ("top", "left", "height", "width")}
+    for path in ("../secret.png", str(tmp_path / "secret.png"), "link.png"):
+        assert "outside the root" in str(read_photograph(folder, path, record))
+    assert "named pipe" in str(read_photograph(folder, "pipe.png", record))
 
 
 @pytest.mark.parametrize("rows", [[0], [3], [0, 3, 9]])

@@ -22,8 +22,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from extract.views.decode import decode
+from store.common.regular_files import open_regular
 from store.common.text import some
-from store.errors import DecodeError, InvalidInput, MissingFile
+from store.errors import DecodeError, InvalidInput, MissingFile, RefusedFile
 
 Split = Literal["train", "test"]
 IGNORED = 255
@@ -187,10 +188,11 @@ def identity(dataset: Folders | Dense) -> dict[str, Any]:
 def read_image(path: Path) -> np.ndarray:
     """Read an image as uint8 (H, W, 3) RGB, decoded as for extraction."""
     try:
-        return decode(path.read_bytes())
+        with open_regular(path) as file:
+            return decode(file.read())
     except OSError as error:
         raise MissingFile(f"image '{path}': cannot be read ({error.strerror})") from None
-    except DecodeError as error:
+    except (DecodeError, RefusedFile) as error:
         raise InvalidInput(f"image '{path}': {error}. A probe needs all of its images: replace it") from None
 
 
@@ -296,10 +298,12 @@ def _text(path: Path) -> str:
 
 def _integers(path: Path) -> np.ndarray:
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file) as image:
             stored = np.array(image)
     except UnidentifiedImageError:
         raise InvalidInput(f"labels '{path}': not an image") from None
+    except RefusedFile as error:
+        raise InvalidInput(f"labels '{path}': {error}") from None
     except (OSError, SyntaxError) as error:
         raise MissingFile(f"labels '{path}': cannot be read ({error})") from None
     if stored.ndim != 2 or stored.dtype.kind not in "uib" or (stored.dtype.kind == "i" and stored.min(initial=0) < 0):

@@ -1,5 +1,6 @@
 """Every dataset layout on a miniature tree, and reading of its files."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,10 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         datasets.read_labels(save(tmp_path / "rgb.png", PIXELS), lookup)
     with pytest.raises(InvalidInput, match="value 1163"):
         datasets.read_labels(save(tmp_path / "raw.png", LABELS.astype(np.uint16) + 1163), lookup)
+    os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for ever
+    for read in (datasets.read_image, lambda path: datasets.read_labels(path, lookup)):
+        with pytest.raises(InvalidInput, match=r"pipe\.png': unreadable file: not a regular file but a named pipe"):
+            read(tmp_path / "pipe.png")
 
 
 def test_palettes_are_indices(tmp_path: Path) -> None:

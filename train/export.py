@@ -18,7 +18,7 @@ from backbones.vit import DinoVisionTransformer
 from store.common import atomic, checksums
 from store.errors import OutputExists, StorageFailed
 from train.model.encoder import Encoder, TimmEncoder, has_cls
-from train.run import dune_checkpoint, log
+from train.run import dune_checkpoint, headline, log
 from train.run.load import Run
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -37,7 +37,7 @@ class CardFacts:
         steps: optimizer steps done.
         teachers: name of a teacher -> text that identifies it.
         datasets: names of the training datasets.
-        fidelity: name of a measure -> held-out value, for example `cosine mast3r`.
+        fidelity: name of a measure -> held-out value, for example `patch cosine with mast3r`.
     """
 
     name: str
@@ -176,16 +176,16 @@ def _vit_arguments(encoder: DinoVisionTransformer) -> dict[str, Any]:
 
 
 def card_facts(run: Run) -> CardFacts:
-    """Collect the facts of a run; its fidelity is the last measurement, averaged over the held-out datasets."""
+    """Collect the facts of a run; its fidelity is the last patch cosine, averaged over the held-out datasets."""
     datasets = {name: info["split"] for cache in run.description["caches"] for name, info in cache["datasets"].items()}
     measured = [record for record in log.read(run.directory, log.FIDELITY) if record["step"] <= run.step]
     fidelity: dict[str, float] = {}
     if measured:
         by_dataset = measured[-1]["datasets"].values()
         for teacher in run.teachers:
-            values = [measures[teacher]["cosine"] for measures in by_dataset if teacher in measures]
+            values = [headline.patch_cosine(measures[teacher]) for measures in by_dataset if teacher in measures]
             if values:
-                fidelity[f"cosine similarity to {teacher}"] = mean(values)
+                fidelity[f"{headline.PATCH_COSINE} with {teacher}"] = mean(values)
     return CardFacts(
         name=run.directory.resolve().name,
         recipe=run.recipe.name,
@@ -201,7 +201,8 @@ def model_card(encoder: Encoder, facts: CardFacts, *, image_size: int) -> str:
     parameters = sum(parameter.numel() for parameter in encoder.parameters())
     teachers = "\n".join(f"- **{name}**: {identity}" for name, identity in sorted(facts.teachers.items()))
     measured = "\n".join(f"| {measure} | {value:.4f} |" for measure, value in facts.fidelity.items())
-    table = f"| held-out measure | value |\n|---|---|\n{measured}\n" if measured else "Not measured.\n"
+    table = f"| held-out measure | value |\n|---|---|\n{measured}\n\n{headline.DEFINITION}\n"
+    table = table if measured else "Not measured.\n"
     patches = (image_size // encoder.patch_size) ** 2
     order = ["CLS"] * has_cls(encoder) + [f"{encoder.register_tokens} registers"] * bool(encoder.register_tokens)
     return f"""# {facts.name}

@@ -13,6 +13,7 @@ from train.model.distiller import Distiller
 from train.objective.losses import teacher_loss
 from train.objective.targets import TargetNorms
 from train.recipe.config import Recipe
+from train.run import headline
 from train.step import arithmetic, term_names
 
 BATCH = 32  # images
@@ -32,8 +33,8 @@ def measure(*, recipe: Recipe, mixture: Mixture, distiller: Distiller, norms: Ta
         ranks: processes that share the work.
 
     Returns:
-        dataset -> teacher -> "images"; "loss"; "cosine" (similarity) and "smooth_l1", means over the teacher's token
-        types and over images; and the distances of each token type, such as "patch_cosine".
+        dataset -> teacher -> "images"; "loss"; "cosine" (similarity) and "smooth_l1" of patch tokens, means over
+        images; and the distances of each token type, such as "patch_cosine".
     """
     terms = term_names(distiller)
     sums: Sums = {
@@ -93,12 +94,10 @@ def _losses(
 def _means(total: "np.ndarray[Any, np.dtype[np.float64]]", terms: list[str]) -> dict[str, float]:
     images, loss, *rest = (float(value) for value in total)
     by_term = {term: value / images for term, value in zip(terms, rest, strict=True)}
-    cosine = [value for term, value in by_term.items() if term.endswith("cosine")]
-    smooth_l1 = [value for term, value in by_term.items() if term.endswith("smooth_l1")]
     return {
         "images": images,
         "loss": loss / images,
-        "cosine": 1 - sum(cosine) / len(cosine),
-        "smooth_l1": sum(smooth_l1) / len(smooth_l1),
+        "cosine": headline.patch_cosine(by_term),
+        "smooth_l1": by_term["patch_smooth_l1"],
         **by_term,
     }

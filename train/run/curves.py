@@ -1,4 +1,4 @@
-"""Curves of a run as one PNG: the loss, and each teacher's training loss and held-out cosine similarity."""
+"""Curves of a run as one PNG: the loss, and each teacher's training loss and held-out patch cosine."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 
 from store.common import atomic
 from store.errors import MissingExtra
-from train.run import log
+from train.run import headline, log
 
 FILE = "curves.png"
 SMOOTHING = 0.02  # window of the running mean, as a share of the steps
@@ -80,12 +80,12 @@ def _plot_teachers(axes: Any, steps: Sequence[log.Record]) -> None:
 
 
 def _plot_fidelity(axes: Any, records: Sequence[log.Record]) -> None:
-    axes.set_title("held-out cosine similarity to the targets")
+    axes.set_title(f"held-out {headline.PATCH_COSINE}")
     curves: dict[tuple[str, str], list[tuple[int, float]]] = {}
     for record in records:
         for dataset, teachers in record["datasets"].items():
             for name, values in teachers.items():
-                curves.setdefault((dataset, name), []).append((record["step"], values["cosine"]))
+                curves.setdefault((dataset, name), []).append((record["step"], headline.patch_cosine(values)))
     for (dataset, name), points in curves.items():
         axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=f"{name} on {dataset}")
     if curves:

@@ -121,8 +121,8 @@ def test_training_beats_the_start_and_agrees_with_what_training_measured(opened:
             before = pick(scores, predictor=UNTRAINED, group=dataset, teacher=teacher, token_type="patch")
             assert mine is not None
             assert before is not None
-            assert mine.of("cosine")[0] == pytest.approx(1 - values["patch_cosine"], abs=1e-5)
-            assert mine.of("smooth_l1")[0] == pytest.approx(values["patch_smooth_l1"], abs=1e-5)
+            assert mine.of("cosine")[0] == pytest.approx(values["cosine"], abs=1e-5)
+            assert mine.of("smooth_l1")[0] == pytest.approx(values["smooth_l1"], abs=1e-5)
             assert mine.of("cosine")[0] > before.of("cosine")[0] + 0.2
             assert mine.low[0] < mine.value[0] < mine.high[0]
 

@@ -56,7 +56,7 @@ def infer(state: Mapping[str, Tensor], *, num_heads: int | None = None, source: 
     """Read the architecture off a renamed state dict.
 
     Args:
-        state: as `rename` returns it.
+        state: tensors under the names that `rename` gives.
         num_heads: attention heads; None means channels / 64, as in every released model.
         source: name of the file in error messages.
 
@@ -93,7 +93,7 @@ def build(
     """Build the network of a state dict (in any of the known namings) and load it strictly, on the CPU.
 
     Raises:
-        InvalidInput: as `infer` and `state_dicts.check`.
+        InvalidInput: the tensors are not those of such a network; see `infer` and `state_dicts.check`.
     """
     renamed = rename(state)
     architecture = infer(renamed, num_heads=num_heads, source=source)

@@ -92,7 +92,7 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], *, source: str) ->
     """Copy a state dict into a module, strictly; a module on the meta device is given CPU memory first.
 
     Raises:
-        InvalidInput: as `check`.
+        InvalidInput: names or shapes differ; see `check`.
     """
     check(module.state_dict(), state, source=source)
     if any(parameter.is_meta for parameter in module.parameters()):

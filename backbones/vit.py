@@ -35,7 +35,7 @@ class DinoVisionTransformer(nn.Module):
         register_tokens: registers between CLS and patches.
         pos_grid: (rows, cols) that `pos_embed` is stored for.
         layer_scale: initial LayerScale value; None for none.
-        pos_rule: how `pos_embed` is resampled at another grid.
+        pos_rule: rule by which `pos_embed` is resampled to another grid.
         qkv_bias: bias in the query, key and value projection.
         mlp_hidden: width of the first MLP layer's output; None means 4 x embed_dim.
         swiglu: gated SiLU MLP (DINOv2 giant) in place of erf GELU; `mlp_hidden` then counts gate and value together.
@@ -151,7 +151,7 @@ class DinoVisionTransformer(nn.Module):
         Args:
             images: normalised float (B, 3, H, W); sides are multiples of the patch size, not necessarily equal.
             taps: block numbers from 0, in the order wanted; the last block may be among them.
-            pos_embed: as for `embed`.
+            pos_embed: position embedding in place of the stored one; see `embed`.
 
         Returns:
             (B, 1 + R + N, D) in the order CLS, registers, patches (row-major), and one such tensor per tap.

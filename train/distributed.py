@@ -18,7 +18,7 @@ _ENVIRONMENT = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """This process among `world` equal ones.
+    """One of the `world` processes of a training, which do equal work.
 
     Attributes:
         rank: number of this process; rank 0 writes the run directory.
@@ -34,7 +34,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this rank writes and reports."""
+        """True if this rank writes and reports."""
         return self.rank == 0
 
     def total(self, values: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class Outcome:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done."""
+        """True if all steps are done."""
         return self.step >= self.steps
 
 
@@ -68,7 +68,7 @@ def train(
         quiet: show no progress bar.
         selection: datasets, rows and teachers of a run that begins; None selects as the recipe says. A run that was
             begun goes on with its own.
-        listener: told of each step and each line instead of a progress bar.
+        listener: receives each step and each line in place of a progress bar.
 
     Raises:
         InvalidConfig, InvalidInput: recipe, caches and machine do not fit together; all problems are listed.

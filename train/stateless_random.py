@@ -32,7 +32,7 @@ def uniforms(stream: int, count: int) -> Float64:
 
 
 def permute(index: Int64, *, size: Int64, keys: UInt64) -> Int64:
-    """Return the place of each `index` in the permutation of range(size) that belongs to its key; elementwise.
+    """Return the position of each `index` in the permutation of range(size) that belongs to its key; elementwise.
 
     A Feistel network over the smallest a x b grid that holds `size` (both near its square root), whose rounds add a
     hash of one coordinate to the other: a bijection of the grid. An index that lands on one of the few grid

@@ -223,7 +223,7 @@ def predict(
     """Predict the depth of images and average it with that of their mirrored copies.
 
     Args:
-        head: in evaluation mode.
+        head: trained head, in evaluation mode.
         patches: (B, V, N, D), V = 1, or 2: the image and the mirrored one.
         cls: (B, V, D) or None.
         grid: (rows, cols).

@@ -255,7 +255,7 @@ def classify_image(
     """Classify an image's pixels, int64 (H, W), from the tokens of its windows.
 
     Args:
-        head: in evaluation mode.
+        head: trained head, in evaluation mode.
         tokens: (M, N, D).
         grid: (rows, cols) of a window's patches.
         corners: (top, left) of the windows in the resized image.

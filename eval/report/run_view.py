@@ -16,7 +16,7 @@ class RunView:
         name: name on the page.
         path: run directory.
         recipe: recipe of its training.
-        description: its caches and teachers, as `train.data.open_caches.describe` gives them.
+        description: caches and teachers of the run, as `train.data.open_caches.describe` gives them.
         step: step of the checkpoint that was measured.
         parameters: number of parameters of the encoder.
         weights_digest: sha256 of the checkpoint.
@@ -40,5 +40,5 @@ class RunView:
 
     @property
     def trained_on(self) -> tuple[str, ...]:
-        """Uuids of the caches that it was trained on."""
+        """Uuids of the caches that the run was trained on."""
         return tuple(cache["uuid"] for cache in self.description["caches"])

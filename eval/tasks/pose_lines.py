@@ -61,7 +61,7 @@ def pose_problem(frame: str, values: Sequence[float], *, count: int) -> str:
     Args:
         frame: name of the frame.
         values: quaternion, translation, and in submissions the confidence.
-        count: how many numbers a line has, 7 or 8.
+        count: expected number of values, 7 or 8.
     """
     if len(values) != count:
         return f"{len(values)} fields after the frame, expected {count}, with one space before each"

@@ -130,12 +130,12 @@ def read_json(path: Path, *, subject: str) -> Any:
     """Read a JSON file.
 
     Args:
-        path: the file.
+        path: path of the file.
         subject: name of the file in error messages.
 
     Raises:
-        MissingFile: it cannot be read.
-        InvalidInput: it is not JSON.
+        MissingFile: the file cannot be read.
+        InvalidInput: the file is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -36,7 +36,7 @@ class Scene:
     """The scored frames of a scene.
 
     Attributes:
-        name: of the scene.
+        name: name of the scene.
         poses: name of a scored frame -> true pose.
         cameras: name of a scored frame -> camera.
         frames: number of all frames with a true pose, scored or not.
@@ -86,7 +86,7 @@ def read_scene(folder: Path) -> Scene:
     """Read one scene: every fifth of its frames is scored, in file order, starting with the first.
 
     Frames are told apart by their number alone, as in the benchmark: the reference frame `seq0/frame_00000.jpg` and the
-    query `seq1/frame_00000.jpg` are one frame, at the place of the first line and with the pose of the last.
+    query `seq1/frame_00000.jpg` are one frame, at the position of the first line and with the pose of the last.
     """
     poses: dict[int | None, tuple[str, RigidTransform]] = {}
     for line in _file_lines(folder / "poses.txt"):

@@ -74,12 +74,12 @@ class RunReport:
 
     @property
     def complete(self) -> bool:
-        """Whether the job ran to its end and nothing of its part is missing."""
+        """True if the job ran to its end and nothing of its part is missing."""
         return self.problem is None and self.missing_rows == 0
 
 
 def table_of(report: RunReport) -> Table:
-    """Table of the stages of a job."""
+    """Return the table of the stages of a job."""
     table = Table(title=f"extraction into {report.cache}", title_justify="left")
     for name in ("stage", "rows", "already there", "failed", "time", "rows/s", "MB/s"):
         table.add_column(name, justify="left" if name == "stage" else "right")

@@ -24,10 +24,10 @@ def calibrate(catalogue: Catalogue, *, device: str, threads: int, say: Callable[
     """Measure rows per second of pixels, where images are here, and of every teacher whose weights are here.
 
     Args:
-        catalogue: what is extracted.
+        catalogue: catalogue of the extraction.
         device: device of the teachers.
         threads: number of decoding threads.
-        say: called with a sentence about each measurement.
+        say: function that shows a sentence about each measurement.
     """
     rates = {}
     for entry in catalogue.dataset:

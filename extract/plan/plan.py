@@ -25,8 +25,8 @@ class Count:
 
     Attributes:
         images: number of images; None if it is unknown.
-        origin: where the number comes from: image list in the cache, listing of the files, or the catalogue.
-        problem: why images could not be listed although their folder is here; None if they could.
+        origin: source of the number: image list in the cache, listing of the files, or the catalogue.
+        problem: reason why images could not be listed although their folder is here; None if they could.
     """
 
     images: int | None
@@ -39,7 +39,7 @@ class DatasetPlan:
     """Work on one dataset.
 
     Attributes:
-        entry: its entry in the catalogue.
+        entry: catalogue entry of the dataset.
         count: number of its images.
         shards: number of shards in each array.
         present: number of shards that exist, by array.
@@ -134,7 +134,7 @@ def count_images(catalogue: Catalogue, *, cache: Cache | None, count_files: bool
     """Count the images of every dataset, by name. Raises nothing: a plan also reports what cannot be counted.
 
     Args:
-        catalogue: what is extracted.
+        catalogue: catalogue of the extraction.
         cache: cache in which some datasets may be indexed already.
         count_files: list the images of the other datasets; otherwise, and where their images are not here, the
             expected number is taken.
@@ -153,7 +153,7 @@ def make_plan(
     """Plan the extraction of a catalogue.
 
     Args:
-        catalogue: what is extracted.
+        catalogue: catalogue of the extraction.
         counts: numbers of images by dataset, from `count_images`.
         cache: cache that may hold a part of it already.
         rates: rows per second by array, where known.

@@ -1,4 +1,4 @@
-"""Read columns of strangers' Parquet files in bounded memory, or fail with one clear error.
+"""Read columns of untrusted Parquet files in bounded memory, or fail with one clear error.
 
 A few bytes of Parquet may stand for gigabytes: a page of zeros that compresses a thousandfold, or one value that a
 dictionary repeats. So nothing is read before the sizes that the file declares have been checked, and values come in
@@ -175,12 +175,12 @@ class ParquetColumns:
 
 
 def is_bytes(kind: pa.DataType | None) -> bool:
-    """Whether a column of this type holds byte strings."""
+    """Return whether a column of this type holds byte strings."""
     return _plain(kind) in (pa.binary(), pa.large_binary(), pa.binary_view())
 
 
 def is_text(kind: pa.DataType | None) -> bool:
-    """Whether a column of this type holds text."""
+    """Return whether a column of this type holds text."""
     return _plain(kind) in (pa.string(), pa.large_string(), pa.string_view())
 
 

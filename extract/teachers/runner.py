@@ -87,7 +87,7 @@ class TeacherRunner:
         return host.numpy(), reasons
 
     def _stream(self) -> AbstractContextManager[Any]:
-        """This thread's stream on a GPU."""
+        """Return the CUDA stream of this thread as a context; an empty context on the CPU."""
         if self.teacher.device.type != "cuda":
             return nullcontext()
         if not hasattr(self._thread, "stream"):

@@ -22,7 +22,7 @@ class ViewRow(PixelsRow):
     """One row of pixels.
 
     Attributes:
-        notes: what is wrong with the image although the row could be made; see `DecodedImage.notes`.
+        notes: defects of an image whose row could still be made; see `DecodedImage.notes`.
     """
 
     notes: tuple[str, ...] = ()
@@ -103,7 +103,7 @@ def manifest_table(rows: Sequence[PixelsRow]) -> pa.Table:
 def _ok_row(
     key: dict[str, Any], pixels: np.ndarray, parameters: ViewParameters, *, source: np.ndarray, rotation: int
 ) -> ViewRow:
-    """Row with pixels.
+    """Return a row with pixels.
 
     Args:
         key: row, dataset, image_index, path and view.
@@ -127,5 +127,5 @@ def _ok_row(
 
 
 def _failed_row(key: dict[str, Any], reason: str) -> ViewRow:
-    """Row that could not be made, with the reason."""
+    """Return a row that could not be made, with the reason."""
     return ViewRow(pixels=None, error=reason, record=key | {"status": FAILED, "error": reason})

@@ -1,6 +1,6 @@
 """Parameters of a view: crop, flip and colours, a pure function of (recipe, dataset, image, view number).
 
-Every parameter comes from its own fixed place in one block of Philox words keyed by those four, so it depends on no
+Every parameter comes from its own fixed position in one block of Philox words keyed by those four, so it depends on no
 other parameter, no order of work, no worker, and no library's way of sampling distributions.
 """
 
@@ -20,7 +20,7 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.4, 0.4, 0.2, 0.1
 BLUR_SIGMA = (0.1, 5.0)
 JITTER_STEPS = "bcsh"
 LONGEST_CENTER_RATIO = 32  # beyond it, resizing the short side would need gigabytes
-# Places in the block of words: four for each try at a crop, then one for each of the others.
+# Positions in the block of words: four for each try at a crop, then one for each of the others.
 FLIP, JITTER, B, C, S, H = range(CROP_TRIES * 4, CROP_TRIES * 4 + 6)
 ORDER = slice(H + 1, H + 5)
 GREY, BLUR, SIGMA, SOLARIZE, WORDS = range(H + 5, H + 10)

@@ -25,13 +25,13 @@ LISTED_NAMES = 3
 
 
 class Cache:
-    """Datasets whose pixels were made by one recipe. Got from `store.open` or `store.create`.
+    """Datasets whose pixels were made by one recipe. Made by `store.open` or `store.create`.
 
     Attributes:
-        storage: where the objects are.
+        storage: storage of the cache.
         location: path or URL, safe to print.
         uuid: identifier, made once by `store.create`.
-        recipe: how the pixels were made; plain JSON.
+        recipe: view recipe that the pixels were made by; plain JSON.
     """
 
     def __init__(self, storage: Storage) -> None:

@@ -23,7 +23,7 @@ class TeacherInfo:
     """A teacher as a dataset's tokens record it.
 
     Attributes:
-        name: its name in this cache.
+        name: name of the teacher in this cache.
         identity: architecture, weights, preprocessing; enforced.
         identity_digest: sha256 of `identity`.
         groups: groups of datasets that this teacher specialises in.
@@ -42,14 +42,14 @@ class TeacherInfo:
 
 
 class DatasetMetadata:
-    """What is recorded of one dataset: its rows, arrays, teachers, identities and shards.
+    """Recorded facts of one dataset: its rows, arrays, teachers, identities and shards.
 
     An array is named `pixels` or by its teacher. All methods may be called from several threads.
 
     Attributes:
-        storage: where the cache is.
+        storage: storage of the cache.
         name: name of the dataset.
-        group: what training balances over.
+        group: name of the group of datasets that it belongs to; training takes equally many rows of each group.
         split: `train` or `val`.
         mode: `train` (random views) or `center` (the central view).
         views: views of each image.
@@ -57,7 +57,7 @@ class DatasetMetadata:
         images: number of images.
         rows: number of rows, `images * views`.
         image_list_sha256: checksum of the stored image list.
-        source: description of where the images come from, plain JSON.
+        source: description of the source of the images, plain JSON.
         image_size: side of the pixels, px.
         shard_rows: rows of a full shard.
         shards: number of shards of each array.

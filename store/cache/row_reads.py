@@ -18,16 +18,16 @@ from store.format.layout import CHECKSUM_BYTES, ShardLayout, checksum
 from store.format.schema import ArrayNode
 from store.storage.base import Storage
 
-TASK_BYTES = 4 * 2**20  # what one thread takes at a time
+TASK_BYTES = 4 * 2**20  # bytes that one thread reads at a time
 CALL_ROWS = 256  # two buffers a row, within what one system call takes
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowRead:
-    """Rows of one array and where they go.
+    """Rows of one array, and the memory that they are read into.
 
     Attributes:
-        node: the array.
+        node: array to read.
         rows: int64 [B], within bounds, any order, duplicates allowed.
         out: [B, ...] of the array's row shape and type, C-contiguous, writable.
         verify: check the crc32c of every row.
@@ -43,12 +43,12 @@ class RowRead:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadContext:
-    """Where rows are read from, and texts for errors.
+    """Storage that rows are read from, and texts for errors.
 
     Attributes:
-        storage: where the shards are.
-        describe: returns `dataset/array` of an array.
-        how_to_make: returns the command that makes the shards of an array.
+        storage: storage of the cache.
+        describe: function that returns `dataset/array` of an array.
+        how_to_make: function that returns the command that makes the shards of an array.
     """
 
     storage: Storage
@@ -162,7 +162,7 @@ def _read_through_zarr(read: RowRead, context: ReadContext) -> None:
     where, done = f"'{context.describe(read.node)}'", 0
     try:
         array = open_array(context.storage, read.node.path)
-        for row in read.rows.tolist():  # in their order, each into its place
+        for row in read.rows.tolist():  # in the order asked for
             read.out[done] = array[row]
             done += 1
     except errors.CodistillError:

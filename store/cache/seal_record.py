@@ -31,7 +31,6 @@ MAX_RECORD_BYTES = 2**30
 CHECKSUM = re.compile(rb'"crc32c":"([0-9a-f]{8})"')  # in the metadata; quotes inside of texts are escaped
 UNSET_CHECKSUM = b'"crc32c":"00000000"'
 BLOCK_BYTES = 8 * 2**20
-MAX_RECORD_BYTES = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,10 +16,10 @@ def replacing(path: Path) -> Iterator[Path]:
     On an error, Ctrl-C included, the temporary is removed and an older `path` stays as it was.
 
     Args:
-        path: of the file; its directory is created.
+        path: path of the file; its directory is created.
 
     Yields:
-        Where to write; the suffix is that of `path`.
+        Temporary path to write to, with the suffix of `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")

@@ -47,7 +47,7 @@ def read_toml(path: Path, *, subject: str) -> dict[str, Any]:
 
     Raises:
         MissingFile: there is no such file.
-        InvalidConfig: it is not TOML.
+        InvalidConfig: the file is not TOML.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Open files that strangers' data names: regular files alone, below a root that no name leaves, without waiting.
+"""Open files that untrusted data names: regular files alone, below a root that no name leaves, without waiting.
 
 Opening a pipe waits for a writer, a device may do anything, and a link may lead to any file of the machine. Whoever
 opens a file by a name that came from data opens it here.

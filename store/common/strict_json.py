@@ -1,4 +1,4 @@
-"""JSON of strangers: bytes to plain values in bounds, and typed reading of objects; anything else is one clear error.
+"""Untrusted JSON: bytes to plain values in bounds, and typed reading of objects; anything else is one clear error.
 
 Python's parser alone gives more than JSON has (NaN, infinity, the last of equal keys) and fails in ways of its own on
 deep nesting and long numbers. Whoever reads JSON that codistill did not just write reads it here.

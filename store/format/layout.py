@@ -36,7 +36,7 @@ def rows_of_shard(shard: int, *, rows: int, shard_rows: int, owner: str) -> rang
         shard: number of the shard, from 0.
         rows: rows in all.
         shard_rows: rows of a full shard.
-        owner: what has these rows, for the error.
+        owner: name of the array or dataset in the error.
 
     Raises:
         errors.InvalidInput: there is no such shard.

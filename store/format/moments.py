@@ -78,7 +78,7 @@ class _Part:
 
     @property
     def finite(self) -> bool:
-        """Whether no value of the measured row is NaN or infinite."""
+        """True if no value of the measured row is NaN or infinite."""
         return bool(self._row_max.signed.max() < 0x7C00 and self._row_max.unsigned.max() < 0xFC00)
 
     def add(self, tokens: Float16) -> None:

@@ -25,11 +25,11 @@ BATCH_ROWS = 2**14
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What a table must be.
+    """Schema and number of rows that a table must have.
 
     Attributes:
-        schema: its columns and types, in order.
-        rows: its number of rows; None if that is not known.
+        schema: columns and types, in order.
+        rows: number of rows; None if that is not known.
     """
 
     schema: pa.Schema
@@ -43,7 +43,7 @@ def read(
 
     Args:
         source: Parquet file, as a seekable pyarrow file.
-        claim: what the table must be.
+        claim: schema and number of rows that the table must have.
         where: name of the table, for errors.
         columns: names of the columns; None takes all.
         filter: pyarrow expression over any column; None takes all rows.

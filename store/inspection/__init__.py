@@ -1,1 +1,1 @@
-"""What a cache holds, for people: tables, pictures, failures, export."""
+"""Tables, pictures, lists of failures and exports of the contents of a cache."""

@@ -40,8 +40,8 @@ def pca_basis(tokens: npt.NDArray[Any], *, clip_percent: float = 0.0) -> Basis:
 
     Args:
         tokens: (N, C), of all images that shall share colours.
-        clip_percent: of the values, how many may lie outside the range at either end: a few outlying patches would
-            otherwise make all others pale.
+        clip_percent: percentage of values outside the range at either end: a few outlying patches would otherwise make
+            all others pale.
 
     Raises:
         errors.InvalidInput: no token, or one that is not finite.

@@ -1,1 +1,1 @@
-"""Where objects live: a local file system or an object store behind one interface."""
+"""Storage of objects: a local file system or an object store behind one interface."""

@@ -63,7 +63,7 @@ class Storage(ABC):
     """Objects under one location.
 
     Attributes:
-        location: as the user gave it, safe to print (no credentials).
+        location: path or URL that the user gave, safe to print (no credentials).
         read_threads: useful number of reads in flight.
         call_bytes: size up to which neighbouring rows are read by one call.
     """

@@ -53,7 +53,7 @@ class Failure:
     Attributes:
         text: description of the failure, safe to show.
         passing: whether another attempt may succeed.
-        denied: whether credentials are the problem.
+        denied: whether the credentials were refused.
         outside: whether the range asked for may lie outside of the object.
     """
 

@@ -61,7 +61,7 @@ class DescriptorBudget:
         self.after_fork()
 
     def after_fork(self) -> None:
-        """Begin anew in a child process: of all threads only the calling one is left, its locks may be held."""
+        """Renew the locks in a child process: only the calling thread is left, and others may have held them."""
         self.lock = threading.Lock()
         self._changed = threading.Condition(self.lock)
         self._waiting = 0

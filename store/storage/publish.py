@@ -1,4 +1,4 @@
-"""How a file becomes visible: written under a temporary name, synced, linked to its final name.
+"""Publish a file: write it under a temporary name, sync it, link it to its final name.
 
 The first publisher wins and the loser discards its own file; an existing file is never renamed over. A temporary name
 carries its writer (host, boot id, pid namespace, pid), so that what dead writers left can be told from what live ones
@@ -60,7 +60,7 @@ class Writer:
         return cls(parts[0], parts[1], parts[2], int(parts[3]))
 
     def known_dead(self) -> bool:
-        """Whether this process certainly lives no more; False for one that cannot be looked up from here."""
+        """Return whether this process has certainly ended; False for one that cannot be looked up from here."""
         here = Writer.here()
         if (self.host, self.boot, self.pids) != (here.host, here.boot, here.pids) or here.boot == "unknown":
             return False
@@ -79,7 +79,7 @@ def temporary_path(final: Path) -> Path:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file name is that of a file being written or of a claim, never part of the cache."""
+    """Return whether a file name is that of a file being written or of a claim, never part of the cache."""
     return bool(TEMPORARY.fullmatch(name) or CLAIM.fullmatch(name))
 
 

@@ -20,7 +20,7 @@ def open_array(storage: Storage, path: str) -> Any:
     """Open the array at `path` for reading.
 
     Args:
-        storage: where the cache is.
+        storage: storage of the cache.
         path: path of the array below the cache.
     """
     return zarr.open_array(StorageStore(storage, path), mode="r")

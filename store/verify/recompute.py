@@ -65,7 +65,7 @@ class RecomputerFactory(Protocol):
 
         Args:
             cache: cache under repair.
-            catalogue: file with the places of images and weights; None if the user gave none.
+            catalogue: file with the locations of images and weights; None if the user gave none.
             device: device that teachers run on: `auto`, `cpu`, `cuda`, ...
 
         Raises:

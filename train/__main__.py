@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from pydantic import BaseModel
+from tqdm import tqdm
 
 from store.common.arguments import COMMAS, names_of
 from store.common.cli import INTERRUPTED
@@ -21,6 +22,7 @@ DEFAULT_RECIPE = "dune-base-336"  # whose values `codistill train run --help` sh
 
 RecipeName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
 CacheList = Annotated[str, COMMAS, tyro.conf.arg(metavar="CACHE[,CACHE]")]
+CachesOrNone = Annotated[str, COMMAS, tyro.conf.arg(metavar="CACHE[,CACHE]")]  # a finished sweep needs none
 Directory = Annotated[Path, tyro.conf.arg(metavar="DIR")]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
@@ -107,34 +109,50 @@ def unvalidated(section: BaseModel) -> Any:
     return mirror()
 
 
-def sweep(file: Annotated[Path, tyro.conf.Positional], cache: CacheList, out: Directory) -> int:
-    """Train a grid of students and compare them. example: codistill train sweep sweeps/table1.toml --cache C --out RUNS
+def sweep(
+    sweep: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SWEEP")],
+    cache: CachesOrNone,
+    out: Directory,
+    jobs: int = 1,
+) -> int:
+    """Train a grid of students and compare them. example: codistill train sweep table1 --cache C --out RUNS
 
     The same command again continues: finished runs stay, others resume from their newest checkpoint. A run that fails
     does not stop the others.
 
     Args:
-        file: TOML file with the recipe and the values that vary.
-        cache: locations of sealed caches, separated by commas.
+        sweep: demo-table1, demo-table2, table1, table2, or a TOML file with the recipe and the values that vary.
+        cache: locations of sealed caches.
         out: directory to write the runs and comparison.md, .csv and .png to.
+        jobs: number of runs at once; on several GPUs they take turns, on the CPU they share the cores.
     """
+    from train.sweep import FAILED, STOPPED, plan, store_sweep
+
+    planned, runs = plan(sweep, out)
+    caches = names_of(cache) or ()
     from train import sweep_table
     from train.run.lock import RunLock
-    from train.sweep import FAILED, STOPPED, check, plan, run_all, store_sweep
+    from train.sweep_check import check, refuse_to_drop, store_selections
+    from train.sweep_jobs import run_all
 
-    planned, runs = plan(file, out)
-    check(f"sweep '{file}'", runs, caches=names_of(cache) or [])
+    refuse_to_drop(out, runs)
+    selections = check(f"sweep '{sweep}'", runs, caches=caches)
     with RunLock(out) as lock:
         lock.acquire()
+        store_selections(out, selections, runs)
         store_sweep(planned, out)
         ended = []
-        for number, item in enumerate(run_all(runs, caches=names_of(cache) or []), start=1):
+        for number, item in enumerate(run_all(runs, caches=caches, jobs=jobs), start=1):
             ended.append(item)
             title = f"{item.run.row.name}, seed {item.run.seed}"
             problem = f": {item.problem}" if item.problem else ""
-            print(f"[{number}/{len(runs)}] {title}: {item.status}{problem}", flush=True)
-        files = sweep_table.write(out, title=planned.title, rows=planned.rows, baseline=planned.baseline, ended=ended)
-    print("comparison: " + ", ".join(str(path) for path in files))
+            with tqdm.external_write_mode():
+                print(f"[{number}/{len(runs)}] {title}: {item.status}{problem}", flush=True)
+        ended.sort(key=lambda item: runs.index(item.run))  # the order of the table, whichever ended first
+        compared = sweep_table.write(
+            out, title=planned.title, rows=planned.rows, baseline=planned.baseline, ended=ended
+        )
+    print(compared)
     print(f"for one page with pictures: codistill eval report {out} --out REPORT")
     statuses = {item.status for item in ended}
     return INTERRUPTED if STOPPED in statuses else 1 if FAILED in statuses else 0

@@ -328,7 +328,7 @@ def term_names(distiller: Distiller) -> dict[str, list[str]]:
         name: [
             f"{kind}_{term}"
             for kind in (("cls", "patch") if teacher.prefix_tokens else ("patch",))
-            for term in ("cosine", "smooth_l1")
+            for term in ("cosine_loss", "smooth_l1")
         ]
         for name, teacher in distiller.teachers.items()
     }

@@ -15,12 +15,8 @@ set = { "projector.kind" = "sp" }
 
 import itertools
 import json
-import multiprocessing
-import os
-import signal
-import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -29,14 +25,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from store.common import atomic
 from store.common.config import near_miss, parse, read_toml
-from store.errors import CodistillError, InvalidConfig
+from store.errors import InvalidConfig, InvalidInput
 from train.recipe.config import Recipe, flattened, overridden
 from train.recipe.named import find
-from train.run.interrupt import StopRequest
 
 FINISHED, FAILED, STOPPED = "finished", "failed", "stopped"
 PROBLEM = "problem.txt"
 SWEEP = "sweep.json"
+NAMED = Path(__file__).with_name("sweeps")  # NAME.toml each
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._=,+-]+$")]
 
@@ -121,17 +117,41 @@ class EndedRun:
     problem: str = ""
 
 
-def plan(file: Path, out: Path) -> tuple[SweepFile, list[PlannedRun]]:
-    """Read a sweep file and resolve the recipe of every run.
+def names() -> list[str]:
+    """Return the names of the sweeps that come with codistill."""
+    return sorted(path.stem for path in NAMED.glob("*.toml"))
+
+
+def find_file(sweep: str | Path) -> Path:
+    """Return the file of a sweep, given by its name or as a file.
+
+    Raises:
+        InvalidInput: no sweep has this name; the nearest is suggested.
+    """
+    path = Path(sweep)
+    if path.suffix == ".toml" or path.is_file():
+        return path
+    if str(sweep) not in names():
+        raise InvalidInput(
+            f"unknown sweep '{sweep}'{near_miss(str(sweep), names())}. Choose one of: {', '.join(names())}; "
+            "or give a .toml file"
+        )
+    return NAMED / f"{sweep}.toml"
+
+
+def plan(sweep_or_file: str | Path, out: Path) -> tuple[SweepFile, list[PlannedRun]]:
+    """Read a sweep and resolve the recipe of every run.
 
     Args:
-        file: TOML file.
+        sweep_or_file: name of a sweep, or TOML file.
         out: directory of the sweep; each run gets `ROW/seed-N` below it.
 
     Raises:
+        InvalidInput: no sweep has this name.
         MissingFile: the file does not exist.
         InvalidConfig: every problem of the file and of all recipes.
     """
+    file = find_file(sweep_or_file)
     subject = f"sweep '{file}'"
     sweep = parse(SweepFile, read_toml(file, subject=subject), subject=subject)
     base = find(str(file.parent / sweep.base) if (file.parent / sweep.base).is_file() else sweep.base)
@@ -174,97 +194,6 @@ def stored_sweep(directory: Path) -> SweepFile | None:
 def problem_file(run: Path) -> Path:
     """Return the file that says why a run of a sweep failed."""
     return run.with_name(f"{run.name}.{PROBLEM}")
-
-
-def check(subject: str, runs: Sequence[PlannedRun], *, caches: Sequence[str]) -> None:
-    """Refuse, before the first run, rows that do not fit the caches and would fail after hours of others.
-
-    Args:
-        subject: name of the sweep in messages.
-        runs: runs from `plan`; one of each row is checked.
-        caches: locations of the caches.
-
-    Raises:
-        InvalidConfig: the problems of all rows.
-    """
-    import torch
-
-    from train.data.open_caches import describe, open_mixture
-    from train.run.directory import RECIPE
-    from train.run.load import build_from_seed, recipe_problems
-
-    problems = []
-    for run in {run.row.name: run for run in runs}.values():
-        own_problems = recipe_problems(run.recipe, begins=not (run.directory / RECIPE).exists())
-        try:
-            description = describe(open_mixture(run.recipe, caches, problems=own_problems))
-            with torch.device("meta"):  # shapes alone: no memory, no time
-                build_from_seed(run.recipe, description)
-        except CodistillError as error:
-            problems.append(f"row '{run.row.name}': {error}")
-    if problems:
-        raise InvalidConfig(subject, problems)
-
-
-def run_all(runs: Sequence[PlannedRun], *, caches: Sequence[str]) -> Iterator[EndedRun]:
-    """Train the unfinished runs one after another, each in a process of its own.
-
-    A run that fails is reported and the next one begins. Ctrl-C and SIGTERM let the current run write a checkpoint;
-    the remaining runs are reported as stopped.
-
-    Args:
-        runs: runs from `plan`.
-        caches: locations of the caches.
-
-    Yields:
-        each run once it has ended.
-    """
-    with StopRequest() as stop:
-        for run in runs:
-            if stop.requested:
-                yield EndedRun(run=run, status=STOPPED)
-                continue
-            yield _run_in_process(run, caches, stop)
-
-
-def _run_in_process(run: PlannedRun, caches: Sequence[str], stop: StopRequest) -> EndedRun:
-    problem = problem_file(run.directory)
-    problem.parent.mkdir(parents=True, exist_ok=True)
-    problem.unlink(missing_ok=True)
-    arguments = (run.recipe.model_dump(mode="json"), list(caches), str(run.directory), str(problem))
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train.loop"])  # imports torch once, not in every run
-    process = context.Process(target=_train_in_child, args=arguments)
-    process.start()
-    signalled = False
-    while process.is_alive():
-        process.join(0.2)
-        if stop.requested and not signalled and process.pid is not None:
-            os.kill(process.pid, signal.SIGTERM)
-            signalled = True
-    if process.exitcode == 0:
-        return EndedRun(run=run, status=FINISHED)
-    if problem.exists():
-        return EndedRun(run=run, status=FAILED, problem=problem.read_text(encoding="utf-8").strip().splitlines()[-1])
-    if stop.requested:
-        return EndedRun(run=run, status=STOPPED)
-    return EndedRun(run=run, status=FAILED, problem=f"the process ended with exit code {process.exitcode}")
-
-
-def _train_in_child(recipe: Mapping[str, Any], caches: list[str], directory: str, problem: str) -> None:
-    """Train one run, as the child process."""
-    os.setpgrp()  # leaves the terminal's group, so that Ctrl-C reaches it through the parent alone
-    from train.loop import train
-
-    try:
-        outcome = train(Recipe.model_validate(recipe), caches=caches, out=Path(directory), resume=True)
-    except CodistillError as error:
-        atomic.write_text(Path(problem), f"{error}\n")
-        raise SystemExit(1) from None
-    except Exception:
-        atomic.write_text(Path(problem), traceback.format_exc())
-        raise SystemExit(1) from None
-    raise SystemExit(0 if outcome.finished else 130)
 
 
 def _grid_name(values: Mapping[str, Any]) -> str:

@@ -1,19 +1,25 @@
 """Comparison of a sweep's runs as Markdown, CSV and PNG: differences to a baseline, spread over seeds."""
 
 import csv
+import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
 from store.common import atomic
-from train.run import log
+from store.common.text import some
+from train.run import headline, log
 from train.sweep import FINISHED, EndedRun, Row
 
 HOW_TO_READ = (
-    "Cosine similarity of the projected student to the standardised teacher tokens, higher is better: mean over "
-    "held-out rows, and over seeds as mean ± standard deviation. In brackets the difference to the baseline."
+    f"{headline.DEFINITION} Mean over held-out rows, and over seeds as mean ± standard deviation. In brackets the "
+    "difference to the baseline. Whether a student is better than an untrained one or than a linear map is not in "
+    "these tables: `codistill eval report` shows it."
 )
+MEAN = "mean over teachers"
+NOT_A_NUMBER = "not a number"
 Key = tuple[str, str, str]  # row, held-out dataset, teacher
 
 
@@ -26,8 +32,8 @@ class Result:
     step: int
     dataset: str
     teacher: str
-    cosine: float
-    smooth_l1: float
+    patch_cosine: float
+    patch_smooth_l1: float
     loss: float
 
 
@@ -46,8 +52,8 @@ def collect(ended: Sequence[EndedRun]) -> list[Result]:
                     step=records[-1]["step"],
                     dataset=dataset,
                     teacher=teacher,
-                    cosine=values["cosine"],
-                    smooth_l1=values["smooth_l1"],
+                    patch_cosine=headline.patch_cosine(values),
+                    patch_smooth_l1=headline.patch_smooth_l1(values),
                     loss=values["loss"],
                 )
                 for teacher, values in teachers.items()
@@ -55,8 +61,11 @@ def collect(ended: Sequence[EndedRun]) -> list[Result]:
     return results
 
 
-def write(out: Path, *, title: str, rows: Sequence[Row], baseline: str, ended: Sequence[EndedRun]) -> list[Path]:
+def write(out: Path, *, title: str, rows: Sequence[Row], baseline: str, ended: Sequence[EndedRun]) -> str:
     """Write `comparison.md`, `.csv` and, if there is a result, `.png` into `out`.
+
+    Files that are right already stay untouched, and a comparison never loses a result: if `out` has one of a run of
+    this sweep that has none now, all files stay as they are.
 
     Args:
         out: directory of the sweep.
@@ -66,18 +75,52 @@ def write(out: Path, *, title: str, rows: Sequence[Row], baseline: str, ended: S
         ended: runs of the sweep.
 
     Returns:
-        Paths of the files.
+        A sentence that names the files.
     """
     results = collect(ended)
-    files = [out / "comparison.md", out / "comparison.csv"]
-    atomic.write_text(files[0], markdown(title, rows=rows, baseline=baseline, results=results, ended=ended))
-    with atomic.replacing(files[1]) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(Result.__dataclass_fields__)
-        writer.writerows([vars(result).values() for result in results])
-    if results:
-        files.append(_plot(out / "comparison.png", title=title, rows=rows, results=results))
-    return files
+    text, table, plot = out / "comparison.md", out / "comparison.csv", out / "comparison.png"
+    lost = sorted(_compared_before(table) & {_name(item) for item in ended} - {(r.row, r.seed) for r in results})
+    if lost:
+        names = some(f"{row}, seed {seed}" for row, seed in lost)
+        return (
+            f"'{text}' stays as it was: it has results of runs that have none now ({names}). Train them, or delete it"
+        )
+    changed = _write_if_other(text, markdown(title, rows=rows, baseline=baseline, results=results, ended=ended))
+    changed |= _write_if_other(table, _csv(results))
+    if results and (changed or not plot.exists()):
+        _plot(plot, title=title, rows=rows, results=results)
+    return f"comparison: {', '.join(str(path) for path in (text, table, *([plot] if results else [])))}"
+
+
+def _name(item: EndedRun) -> tuple[str, int]:
+    return item.run.row.name, item.run.seed
+
+
+def _compared_before(table: Path) -> set[tuple[str, int]]:
+    """Return row and seed of the runs in a written comparison; a file that cannot be read has none."""
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
+            return {(line["row"], int(line["seed"])) for line in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        return set()
+
+
+def _csv(results: Sequence[Result]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(Result.__dataclass_fields__)
+    writer.writerows([vars(result).values() for result in results])
+    return text.getvalue()
+
+
+def _write_if_other(path: Path, text: str) -> bool:
+    """Write a file unless it has this text already; tell whether it was written."""
+    content = text.encode("utf-8")
+    if path.is_file() and path.read_bytes() == content:
+        return False
+    with atomic.replacing(path) as partial:
+        partial.write_bytes(content)
+    return True
 
 
 def markdown(
@@ -88,7 +131,7 @@ def markdown(
     text = [f"# {title or 'Comparison'}", "", HOW_TO_READ + (f" Baseline: {baseline}." if baseline else ""), ""]
     for dataset in _ordered(result.dataset for result in results):
         teachers = _ordered(result.teacher for result in results if result.dataset == dataset)
-        text += [f"## {dataset}", "", f"| | {' | '.join(teachers)} | mean |", f"|---{'|---:' * (len(teachers) + 1)}|"]
+        text += [f"## {dataset}", "", f"| | {' | '.join(teachers)} | {MEAN} |", f"|---{'|---:' * (len(teachers) + 1)}|"]
         for row in rows:
             cells = [_cell(values, (row.name, dataset, teacher), baseline) for teacher in teachers]
             cells.append(_mean_cell(values, row.name, dataset, teachers, baseline))
@@ -113,7 +156,7 @@ def _by_key(results: Sequence[Result]) -> dict[Key, dict[int, float]]:
     """Return the cosines by seed of every row, dataset and teacher."""
     by_key: dict[Key, dict[int, float]] = {}
     for result in results:
-        by_key.setdefault((result.row, result.dataset, result.teacher), {})[result.seed] = result.cosine
+        by_key.setdefault((result.row, result.dataset, result.teacher), {})[result.seed] = result.patch_cosine
     return by_key
 
 
@@ -139,8 +182,16 @@ def _mean_cell(
 def _cell_text(cosines: Sequence[float], reference: Sequence[float]) -> str:
     if not cosines:
         return "-"
+    if not _all_finite(cosines):
+        return NOT_A_NUMBER
     text = f"{mean(cosines):.4f}" + (f" ± {stdev(cosines):.4f}" if len(cosines) > 1 else "")
-    return text + (f" ({mean(cosines) - mean(reference):+.4f})" if reference else "")
+    return text + (f" ({mean(cosines) - mean(reference):+.4f})" if _all_finite(reference) else "")
+
+
+def _all_finite(cosines: Iterable[float]) -> list[float]:
+    """Return the values of the seeds, none if one of them is not a number: there is no bar then."""
+    listed = list(cosines)
+    return listed if all(map(math.isfinite, listed)) else []
 
 
 def _ordered(names: Iterable[str]) -> list[str]:
@@ -164,16 +215,16 @@ def _plot(path: Path, *, title: str, rows: Sequence[Row], results: Sequence[Resu
         spare.remove()
     for axes, dataset in zip(panels[: len(datasets)], datasets, strict=True):
         for position, teacher in enumerate(teachers):
-            cosines = [list(values.get((row.name, dataset, teacher), {}).values()) for row in rows]
+            cosines = [_all_finite(values.get((row.name, dataset, teacher), {}).values()) for row in rows]
             axes.bar(
                 [number + (position - (len(teachers) - 1) / 2) * 0.8 / len(teachers) for number in range(len(rows))],
-                [mean(of_seeds) if of_seeds else 0.0 for of_seeds in cosines],
+                [mean(of_seeds) if of_seeds else math.nan for of_seeds in cosines],
                 width=0.8 / len(teachers),
                 yerr=[stdev(of_seeds) if len(of_seeds) > 1 else 0.0 for of_seeds in cosines],
                 label=teacher,
             )
         axes.set_title(f"held-out '{dataset}'", fontsize="medium")
-        axes.set_ylabel("cosine similarity")
+        axes.set_ylabel(headline.PATCH_COSINE)
         axes.set_xticks(range(len(rows)), [row.label or row.name for row in rows])
         axes.grid(axis="y", alpha=0.3)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(teachers))

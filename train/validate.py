@@ -34,7 +34,7 @@ def measure(*, recipe: Recipe, mixture: Mixture, distiller: Distiller, norms: Ta
 
     Returns:
         dataset -> teacher -> "images"; "loss"; "cosine" (similarity) and "smooth_l1" of patch tokens, means over
-        images; and the distances of each token type, such as "patch_cosine".
+        images; and the distances of each token type, such as "patch_cosine_loss".
     """
     terms = term_names(distiller)
     sums: Sums = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from store.errors import InvalidInput, MissingFile
 from train.run import checkpoints
-from train.run.directory import CHECKPOINTS, RECIPE, read_recipe
+from train.run.directory import CHECKPOINTS, RECIPE, is_finished, read_recipe
 from train.sweep import PROBLEM, problem_file, stored_sweep
 
 
@@ -98,7 +98,9 @@ def _run_directories(path: Path) -> Iterator[Path]:
 
 
 def _unfinished(run: Path) -> str:
-    """Say why a run of a sweep cannot be compared; empty if it is finished."""
+    """Say why a run of a sweep cannot be compared; empty if it is finished, whatever went wrong before or after."""
+    if is_finished(run):
+        return ""
     problem = problem_file(run)
     if problem.is_file():
         lines = problem.read_text(encoding="utf-8", errors="replace").strip().splitlines()
@@ -106,6 +108,4 @@ def _unfinished(run: Path) -> str:
     if not (run / RECIPE).is_file():
         return "not begun"
     steps, wanted = checkpoints.saved(run / CHECKPOINTS), read_recipe(run).steps
-    if not steps or steps[-1] < wanted:
-        return f"not finished: {steps[-1] if steps else 0:,} of {wanted:,} steps saved"
-    return ""
+    return f"not finished: {steps[-1] if steps else 0:,} of {wanted:,} steps saved"

@@ -89,7 +89,7 @@ def test_every_logged_scalar(recorded: dict[str, Tensor], targets: dict[str, Ten
     for row, (theirs, ours) in enumerate(golden.TEACHERS.items()):
         terms = {name: float(values.mean()) for name, values in step.losses[ours].terms.items()}
         for kind in sorted({name.split("_")[0] for name in terms}):
-            cosine, smooth_l1 = terms[f"{kind}_cosine"], terms[f"{kind}_smooth_l1"]
+            cosine, smooth_l1 = terms[f"{kind}_cosine_loss"], terms[f"{kind}_smooth_l1"]
             logged[f"loss/dist_{kind}_cos_{theirs}"] = cosine
             logged[f"loss/dist_{kind}_sl1_{theirs}"] = smooth_l1
             logged[f"loss/dist_{kind}_{theirs}"] = 0.5 * cosine + 0.5 * smooth_l1

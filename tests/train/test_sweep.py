@@ -15,9 +15,19 @@ from train.__main__ import main
 from train.run import log
 from train.run.interrupt import StopRequest
 from train.run.load import build_from_seed
-from train.sweep import FINISHED, STOPPED, EndedRun, PlannedRun, Row, plan, run_all, store_sweep, stored_sweep
+from train.sweep import (
+    FINISHED,
+    STOPPED,
+    EndedRun,
+    PlannedRun,
+    Row,
+    names,
+    plan,
+    store_sweep,
+    stored_sweep,
+)
+from train.sweep_jobs import run_all
 
-ROOT = Path(__file__).parents[2]
 SWEEP = """
 title = "trial"
 base = "tiny"
@@ -156,18 +166,20 @@ def test_the_table_gives_differences_to_the_baseline_and_the_spread_of_seeds(tmp
 def test_nothing_begins_after_a_request_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, runs = plan(write(tmp_path, SWEEP), tmp_path / "out")
 
-    def stopped(run: PlannedRun, caches: object, stop: StopRequest) -> EndedRun:
-        stop.requested = True
-        return EndedRun(run=run, status=STOPPED)
+    enter = StopRequest.__enter__
 
-    monkeypatch.setattr("train.sweep._run_in_process", stopped)
+    def requested(self: StopRequest) -> StopRequest:
+        self.requested = True
+        return enter(self)
+
+    monkeypatch.setattr(StopRequest, "__enter__", requested)
     assert [ended.status for ended in run_all(runs, caches=["c"])] == [STOPPED, STOPPED]
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["table1", "table2", "demo-table1", "demo-table2"])
+@pytest.mark.parametrize("name", names())
 def test_shipped_sweeps_resolve(name: str, tmp_path: Path) -> None:
-    sweep, runs = plan(ROOT / "sweeps" / f"{name}.toml", tmp_path)
+    sweep, runs = plan(name, tmp_path)
     assert sweep.baseline in [row.name for row in sweep.rows]
     assert len(runs) == len(sweep.rows) * len(sweep.seeds)
     assert {run.recipe.targets.statistics for run in runs} == {"cache"}

@@ -98,7 +98,7 @@ def open_selected(
         Conflict: these are other caches, or what the run uses has changed; both values are shown.
         MissingCache, NotSealed: from the caches.
     """
-    caches = _in_recorded_order(selection, [store.open(location) for location in locations], owner=owner)
+    caches = in_recorded_order(selection, [store.open(location) for location in locations], owner=owner)
     subset = parse_subset(recipe.data.subset, manifest.SCHEMA) if recipe.data.subset else None
     finder = _Finder(selection=selection, caches=caches, subset=subset, begins=begins, exact=exact)
     problems = [*changes, *finder.problems()]
@@ -144,7 +144,12 @@ def left_out(mixture: Mixture, *, recipe: Recipe) -> str:
     return f"goes on with the datasets, rows and teachers that it began with; new and not used: {some(new, limit=8)}"
 
 
-def _in_recorded_order(selection: Selection, caches: Sequence[Cache], *, owner: str) -> tuple[Cache, ...]:
+def in_recorded_order(selection: Selection, caches: Sequence[Cache], *, owner: str) -> tuple[Cache, ...]:
+    """Return the caches in the order in which a selection names them.
+
+    Raises:
+        Conflict: they are others; both uuids are shown.
+    """
     recorded, asked = selection.uuids, [cache.uuid for cache in caches]
     if Counter(recorded) != Counter(asked):
         raise Conflict(

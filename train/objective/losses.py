@@ -32,8 +32,8 @@ class TeacherLoss:
 
     Attributes:
         per_image: (B,) differentiable; mean over tokens, then over token types.
-        terms: `cls_cosine`, `cls_smooth_l1`, `patch_cosine`, `patch_smooth_l1`, each (B,) detached; the `cls` terms
-            only where the teacher has a CLS token.
+        terms: `cls_cosine_loss`, `cls_smooth_l1`, `patch_cosine_loss`, `patch_smooth_l1`, each (B,) detached; the
+            `cls` terms only where the teacher has a CLS token.
     """
 
     per_image: Tensor
@@ -85,7 +85,7 @@ def teacher_loss(
     per_type = []
     for kind, (predicted, raw, statistics) in parts.items():
         tokens = token_losses(predicted, raw, norm=statistics, weights=weights)
-        terms[f"{kind}_cosine"] = tokens.cosine.mean(dim=1)
+        terms[f"{kind}_cosine_loss"] = tokens.cosine.mean(dim=1)
         terms[f"{kind}_smooth_l1"] = tokens.smooth_l1.mean(dim=1)
         per_type.append(tokens.loss.mean(dim=1))
     return TeacherLoss(per_image=torch.stack(per_type).mean(dim=0), terms=terms)

@@ -127,6 +127,12 @@ def read_description(run: Path) -> Description:
     return _read(run, CACHE)
 
 
+def is_finished(run: Path) -> bool:
+    """Tell whether all steps of a run are done and saved; False where there is no run."""
+    steps = checkpoints.saved(run / CHECKPOINTS)
+    return bool(steps) and (run / RECIPE).is_file() and steps[-1] >= read_recipe(run).steps
+
+
 def begun(out: Path) -> Selection | None:
     """Return the selection of the run in `out`; None if no run was begun there."""
     return read_selection(out) if (out / RECIPE).is_file() else None

@@ -14,6 +14,7 @@ from store.errors import MissingExtra
 LOG = "log.jsonl"
 STEP = "step"
 FIDELITY = "fidelity"
+_TODAYS_NAMES = {"cls_cosine": "cls_cosine_loss", "patch_cosine": "patch_cosine_loss"}
 LOG_FILE_INTERVAL_S = 15.0  # between progress lines where stderr is not a terminal
 
 Record = dict[str, Any]
@@ -35,8 +36,25 @@ def read(run: Path, kind: str | None = None) -> list[Record]:
         except ValueError:
             break
         if kind is None or record["kind"] == kind:
-            records.append(record)
+            records.append(_with_todays_names(record))
     return records
+
+
+def _with_todays_names(record: Record) -> Record:
+    """Return a record in which cosine distances of token types are called losses, as logs before did not."""
+    if "datasets" in record:
+        datasets = {
+            dataset: {teacher: _renamed(values) for teacher, values in teachers.items()}
+            for dataset, teachers in record["datasets"].items()
+        }
+        return {**record, "datasets": datasets}
+    if "terms" in record:
+        return {**record, "terms": {teacher: _renamed(values) for teacher, values in record["terms"].items()}}
+    return record
+
+
+def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {_TODAYS_NAMES.get(name, name): value for name, value in values.items()}
 
 
 def truncate(run: Path, *, after_step: int) -> None:

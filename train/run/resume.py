@@ -1,12 +1,14 @@
 """Data of a run that begins or goes on: a run that was begun keeps the datasets, rows and teachers that it has used."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from store.errors import CodistillError, Conflict, InvalidConfig
+import store
+from store.errors import CodistillError, Conflict, InvalidConfig, MissingCache
 from train.data.mixture import Mixture
 from train.data.open_caches import open_mixture
-from train.data.selection import Selection, left_out, open_selected, select
+from train.data.selection import Selection, in_recorded_order, left_out, open_selected, select
 from train.recipe.config import Recipe
 from train.run import directory
 
@@ -45,6 +47,16 @@ def open_data(
         raise InvalidConfig(f"recipe '{recipe.name}'", problems)
     mixture = open_selected(stored, caches, recipe=recipe, owner=f"run '{out}'", changes=changes, begins=begins)
     return mixture, stored, left_out(mixture, recipe=recipe)
+
+
+def refuse_another_cache(stored: Selection, caches: Sequence[str], *, owner: str) -> None:
+    """Refuse other caches than a run was begun with; caches that are not there are left to others.
+
+    Raises:
+        Conflict: both uuids are shown.
+    """
+    with suppress(MissingCache):
+        in_recorded_order(stored, [store.open(location) for location in caches], owner=owner)
 
 
 def refuse_other_data(stored: Selection, caches: Sequence[str], *, recipe: Recipe, out: Path) -> None:

@@ -84,7 +84,7 @@ def test_logged_terms(recorded: dict[str, Tensor], facts: dict) -> None:
         assert {name.split("_")[0] for name in terms} == set(facts["token_types"][teacher])
         for name, values in terms.items():
             kind, measure = name.split("_", 1)
-            short = "cos" if measure == "cosine" else "sl1"
+            short = "cos" if measure == "cosine_loss" else "sl1"
             expected = facts["metrics"][f"loss/dist_{kind}_{short}_{teacher}"]
             assert float(values.mean()) == pytest.approx(expected, abs=golden.LOSS_ATOL)
 

@@ -143,6 +143,8 @@ def fidelity(
     opened = _open_all(distinct_names(select(runs).runs), cache=cache, device=device)
     peers = _open_peers(encoders, opened)
     settings = Settings(rows_per_dataset=rows, fit_rows=fit_rows)
+    for name, run in opened.items():
+        cached.require_fidelity(run, settings, peers=peers.get(name))
     tables = {
         name: cached.fidelity(run, settings, peers=peers.get(name), progress=True) for name, run in opened.items()
     }

@@ -22,6 +22,7 @@ from eval.report.sections.pictures import RunPictures
 from eval.report.sections.scores import RunScores
 from eval.runs import cached
 from eval.runs.open_run import OpenRun
+from store.common.text import some
 from store.errors import InvalidInput
 
 # Titles of results that the page shows if their commands have stored them.
@@ -37,7 +38,6 @@ PROBE_OPTIONS = {
     "depth": "--data FOLDER --features FEATURES",
 }
 LISTED_RUNS = 3  # more runs than these are counted, not listed
-LEAD_SENTENCES = 2  # sentences of a comparison's verdict at the top of the page
 TASKS = (
     "Task metrics (map-free relocalisation, human meshes, multi-view depth and pose) score files of predictions, which "
     "a run does not make by itself:"
@@ -95,6 +95,8 @@ def build(
         peers: run -> encoders to compare with, by name.
         progress: show progress bars.
     """
+    for name, opened in runs.items():
+        cached.require_fidelity(opened, settings, peers=(peers or {}).get(name))
     own = {
         name: cached.fidelity(opened, settings, peers=(peers or {}).get(name), progress=progress)
         for name, opened in runs.items()
@@ -110,23 +112,30 @@ def build(
     )
     views = [_view(name, opened, own[name], compared) for name, opened in runs.items()]
     shown = [_pictures(name, runs[name], compared, count=picture_count) for name in _runs_with_pictures(compared)]
-    pictures_section = pictures.section(shown)
+    shown_first = [pictures.section(shown)] if any(run.captions for run in shown) else []
     several = len(runs) > 1
     by_difficulty = None if several else fidelity_section.photographs_by_difficulty(next(iter(common.values())))
     sections = [
-        *([comparison.section(compared, absent=sweeps.absent), pictures_section] if several else []),
-        about.setup(views),
-        about.curves(views),
+        *shown_first,
+        *([comparison.section(compared, absent=sweeps.absent)] if several else []),
         fidelity_section.section(scores, more=[by_difficulty] if by_difficulty else []),
-        *([] if several else [pictures_section]),
+        *([] if shown_first else [pictures.section(shown)]),
+        about.curves(views),
+        about.setup(views),
         *_probe_sections(runs),
         *_analysis_sections(runs, views),
         extraction.section(views, summary),
         about.not_computed(missing(runs, summary)),
         about.how_to_read(),
     ]
-    verdict = comparison.sentences(compared) if several else fidelity_section.verdict(scores[0])
-    notes = [*about.notes(views), *target_norms.notes({name: opened.run.target_norms for name, opened in runs.items()})]
+    verdict = comparison.headline(compared) if several else fidelity_section.verdict(scores[0])
+    notes = comparison.warnings(compared) if several else fidelity_section.warnings(scores[0])
+    if sweeps.absent:
+        notes.append(f"Not all runs are here: {some(sweeps.absent)}.")
+    notes += [
+        *about.notes(views),
+        *target_norms.notes({name: opened.run.target_norms for name, opened in runs.items()}),
+    ]
     page = _page(views, scores, sections, verdict=verdict, notes=notes, titles=sweeps.titles)
     return Report(page=page, scores=scores, views=views, compared=compared)
 
@@ -217,10 +226,18 @@ def _view(name: str, opened: OpenRun, table: pa.Table, compared: Comparison) -> 
         parameters=sum(parameter.numel() for parameter in opened.run.distiller.encoder.parameters()),
         weights_digest=opened.weights_digest,
         kinds={dataset: sorted(of_dataset) for dataset, of_dataset in kinds.items()},
-        measured_on=tuple(cache.uuid for cache in opened.mixture.caches),
+        measured_on=tuple(opened.uuids),
         label=compared.label(name),
         colour=compared.colour(name),
+        notes=_notes_of_data(opened),
     )
+
+
+def _notes_of_data(opened: OpenRun) -> tuple[str, ...]:
+    """Return the notes that the catalogues of the run's data give to all who report on it."""
+    sources = (*opened.mixture.sources, *opened.mixture.held_out)
+    notes = dict.fromkeys(source.dataset.source.get("note") for source in sources)
+    return tuple(note for note in notes if isinstance(note, str) and note)
 
 
 def _pictures(name: str, opened: OpenRun, compared: Comparison, *, count: int) -> RunPictures:
@@ -232,7 +249,7 @@ def _pictures(name: str, opened: OpenRun, compared: Comparison, *, count: int) -
     images = images_of(table)
     return RunPictures(
         name=label,
-        shown=[[cache.uuid for cache in opened.mixture.caches], *facts["rows"]],
+        shown=[opened.uuids, *facts["rows"]],
         captions=facts["captions"],
         images={model: images[model] for model in facts["models"] if model in images},
         cosines=facts["cosines"],
@@ -256,7 +273,7 @@ def _page(
     cards = [*fidelity_section.cards(scores[0]), *about.cards(views[0])] if single else []
     return Page(
         title=f"Distillation report: {subject}",
-        lead=" ".join([lead, *(verdict if single else verdict[:LEAD_SENTENCES])]),
+        lead=" ".join([lead, *verdict]),
         version=version("codistill"),
         notes=notes,
         cards=cards,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -39,13 +39,28 @@ def fidelity(
     """
     peers = peers or {}
     networks = {name: encoder.network for name, encoder in peers.items()}
-    key = {**asdict(settings), "peers": {name: dict(encoder.identity) for name, encoder in peers.items()}}
     result = opened.results.get_or_compute(
         FIDELITY,
-        key,
+        _fidelity_key(settings, peers),
         lambda: measure.measure(opened.subject(networks), settings, device=opened.device, progress=progress),
     )
     return _with_table(result)[1]
+
+
+def require_fidelity(
+    opened: OpenRun, settings: measure.Settings, *, peers: Mapping[str, OpenEncoder] | None = None
+) -> None:
+    """Refuse at once a run whose fidelity is neither stored nor can be computed; arguments as for `fidelity`.
+
+    Raises:
+        CodistillError: its caches are not there, or what it used of them has changed.
+    """
+    if opened.results.get(FIDELITY, _fidelity_key(settings, peers or {})) is None:
+        _ = opened.mixture
+
+
+def _fidelity_key(settings: measure.Settings, peers: Mapping[str, OpenEncoder]) -> dict[str, Any]:
+    return {**asdict(settings), "peers": {name: dict(encoder.identity) for name, encoder in peers.items()}}
 
 
 def pictures(opened: OpenRun, *, count: int) -> FactsAndTable:

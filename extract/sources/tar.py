@@ -3,8 +3,9 @@
 import os
 import tarfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BufferedReader
@@ -67,16 +68,17 @@ class TarSource:
         excluded = compile_globs(self.exclude)
         images = ListingBuilder()
         skipped, repeated, cut_short, problems = 0, 0, [], []
-        for tar, archive in zip(tars, self._scan_all(tars), strict=True):
-            if isinstance(archive, str):
-                problems.append(archive)
-                continue
-            for member, (_, size) in archive.members.items():
-                if not excluded.fullmatch(f"{tar}/{member}"):
-                    images.add(f"{tar}/{member}", size)
-            skipped += archive.skipped
-            repeated += archive.repeated
-            cut_short += [tar] * archive.cut_short
+        with closing(self._scan_all(tars)) as archives:  # on Ctrl-C, too
+            for tar, archive in zip(tars, archives, strict=True):
+                if isinstance(archive, str):
+                    problems.append(archive)
+                    continue
+                for member, (_, size) in archive.members.items():
+                    if not excluded.fullmatch(f"{tar}/{member}"):
+                        images.add(f"{tar}/{member}", size)
+                skipped += archive.skipped
+                repeated += archive.repeated
+                cut_short += [tar] * archive.cut_short
         if problems:
             raise errors.InvalidInput(f"{len(problems)} of {len(tars)} tar files cannot be used: {some(problems)}")
         notes = [f"{skipped} members of {len(tars)} tar files are no images"] if skipped else []
@@ -103,7 +105,7 @@ class TarSource:
             raise DecodeError("damaged image", f"tar '{tar}' is cut short")
         return content
 
-    def _scan_all(self, tars: Sequence[str]) -> Iterator[Archive | str]:
+    def _scan_all(self, tars: Sequence[str]) -> Generator[Archive | str, None, None]:
         """Yield the contents of each tar file, or why it cannot be used. Closing the iterator stops the scans."""
         stop = threading.Event()
 
@@ -186,11 +188,9 @@ def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     Raises:
         tarfile.ReadError: a header is damaged, or leads back to an earlier one.
     """
-    end = -1
     while (member := archive.next()) is not None:
-        if not 0 <= member.size <= LARGEST_MEMBER_BYTES or archive.offset <= end:
+        if not 0 <= member.size <= LARGEST_MEMBER_BYTES:
             raise tarfile.ReadError(f"member '{storable(member.name)}' claims a size of {member.size} bytes")
-        end = archive.offset
         archive.members = []  # type: ignore[attr-defined]  # else all headers stay in memory
         yield member
 

@@ -121,7 +121,7 @@ def _jpeg_pixels(image: Image.Image, content: bytes, *, allow_damaged: bool) -> 
 
     simplejpeg is asked of every JPEG, as it alone tells of damage; what it cannot decode or convert, Pillow does.
     """
-    pixels, damage = jpeg.decode_strictly(content, cmyk=image.mode == "CMYK")
+    pixels, damage = jpeg.decode_strictly(content)
     if damage is not None:
         if not allow_damaged:
             raise DecodeError("damaged image", damage)

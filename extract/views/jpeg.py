@@ -57,18 +57,17 @@ def split(content: bytes) -> Jpeg:
     return Jpeg(image=b"".join(parts), info=info)
 
 
-def decode_strictly(image: bytes, *, cmyk: bool) -> tuple[np.ndarray | None, str | None]:
+def decode_strictly(image: bytes) -> tuple[np.ndarray | None, str | None]:
     """Decode a JPEG and find out whether it is damaged.
 
     Args:
         image: JPEG file, better without metadata.
-        cmyk: whether it has four channels.
 
     Returns:
-        Pixels uint8 (height, width, 3 or 4), None if simplejpeg cannot decode them; libjpeg's warning about damage.
+        Pixels uint8 (height, width, 3), None if simplejpeg cannot decode them; libjpeg's warning about damage.
     """
     try:
-        return np.asarray(simplejpeg.decode_jpeg(image, "CMYK" if cmyk else "RGB")), None
+        return np.asarray(simplejpeg.decode_jpeg(image, "RGB")), None
     except ValueError as error:
         warning = str(error)
         return None, warning if warning.startswith(DAMAGE) else None

@@ -407,25 +407,36 @@ def test_containers_that_are_no_regular_files_or_lie_elsewhere(tmp_path: Path, k
 
 
 def test_an_interrupt_ends_the_scan_of_tars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scans under way see it at their next header, whatever their tar still holds; no other scan begins."""
+    """A scan under way sees it at its next header, whatever its tar still holds; no other scan begins."""
     for number in range(100):
-        write_tar(tmp_path / f"{number:03d}.tar", {f"{n}.jpg": b"x" for n in range(3)})
-    interrupted, scans = threading.Event(), []
+        write_tar(tmp_path / f"{number:03d}.tar", {"1.jpg": b"x"})
+    endless_began, interrupted, scans = threading.Event(), threading.Event(), []
+    endless_threads = set()
+    real_scan = tar.scan
+
+    def scan(file: io.BufferedReader, subject: str, stop: threading.Event) -> tar.Archive:
+        scans.append(subject)
+        if subject == "tar '000.tar'":  # its image lets the main thread go on to what interrupts it
+            endless_began.wait()
+        else:
+            endless_threads.add(threading.get_ident())
+        return real_scan(file, subject, stop)
 
     def endless(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-        scans.append(archive)
-        if len(scans) > 1:  # the first lets the main thread go on to what interrupts it
-            while True:
-                interrupted.wait()
-                yield tarfile.TarInfo("x.jpg")
-        yield tarfile.TarInfo("x.jpg")
+        yield tarfile.TarInfo("1.jpg")
+        while threading.get_ident() in endless_threads:
+            endless_began.set()
+            interrupted.wait()
+            yield tarfile.TarInfo("2.jpg")
 
-    def add(*_: object) -> None:
-        interrupted.set()
-        raise KeyboardInterrupt
+    class Interrupted(tar.ListingBuilder):
+        def add(self, path: str, size_bytes: int) -> None:
+            interrupted.set()
+            raise KeyboardInterrupt
 
+    monkeypatch.setattr(tar, "scan", scan)
     monkeypatch.setattr(tar, "_members", endless)
-    monkeypatch.setattr(tar.ListingBuilder, "add", add)
+    monkeypatch.setattr(tar, "ListingBuilder", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         source_of(tmp_path, tar="*.tar").enumerate()
-    assert len(scans) < 100
+    assert 1 < len(scans) < 100

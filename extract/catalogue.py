@@ -115,6 +115,7 @@ class DatasetEntry(_Section):
         first_view: number of the first view; a later cache with more views starts where this one ended.
         nature: "real", "rendered" or "synthetic" images; for information only.
         expected_images: number of images the dataset should have; a difference is reported.
+        note: remark that every report on a student of this data shows at its top; stored when the dataset is indexed.
     """
 
     name: DatasetName
@@ -134,6 +135,7 @@ class DatasetEntry(_Section):
     first_view: int = Field(default=0, ge=0)
     nature: Literal["real", "rendered", "synthetic"] | None = None
     expected_images: int | None = Field(default=None, ge=1)
+    note: str = ""
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -169,8 +171,16 @@ class TeacherEntry(TeacherOptions):
 
 
 class Catalogue(_Section):
-    """A whole catalogue: `[recipe]`, `[[dataset]]` and `[[teacher]]`."""
+    """A whole catalogue: `[recipe]`, `[[dataset]]` and `[[teacher]]`.
 
+    Attributes:
+        note: note of all datasets that have none of their own.
+        recipe: size, crops, colours and seed of the views.
+        dataset: datasets, in the order in which they are extracted.
+        teacher: teachers.
+    """
+
+    note: str = ""
     recipe: ViewRecipe = ViewRecipe()
     dataset: tuple[DatasetEntry, ...]
     teacher: tuple[TeacherEntry, ...] = ()
@@ -293,7 +303,13 @@ def _located(catalogue: Catalogue, folder: Path) -> Catalogue:
         return expanded if unset_variable(expanded) else folder / expanded
 
     datasets = [
-        entry.model_copy(update={"root": located(entry.root), "list_file": located(entry.list_file)})
+        entry.model_copy(
+            update={
+                "root": located(entry.root),
+                "list_file": located(entry.list_file),
+                "note": entry.note or catalogue.note,
+            }
+        )
         for entry in catalogue.dataset
     ]
     teachers = [entry.model_copy(update={"weights": located(entry.weights)}) for entry in catalogue.teacher]

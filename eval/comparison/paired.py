@@ -64,6 +64,7 @@ class Aligned:
         *,
         teacher: str | None = None,
         score: str = "cosine",
+        weights: tuple[Sequence[float], Sequence[float]] | None = None,
         replicates: int = 1000,
         seed: int = 0,
     ) -> Difference:
@@ -77,16 +78,18 @@ class Aligned:
             references: runs of another recipe.
             teacher: name of one teacher; None takes the mean over teachers.
             score: one of `eval.fidelity.metrics.SCORES`.
+            weights: weights of the runs and of the references, each summing to 1; None weighs them equally.
             replicates: number of bootstrap resamples.
             seed: seed of the resampling.
         """
         if not self.images or not self.teachers:
             return Difference(value=NAN, low=NAN, high=NAN, images=0)
+        shares = weights or ([1 / len(runs)] * len(runs), [1 / len(references)] * len(references))
+        signed = np.concatenate([np.asarray(shares[0]), -np.asarray(shares[1])])  # (G,)
         stacked = np.stack([self.sums[run] for run in (*runs, *references)], axis=1)  # (K, G, T, M)
 
         def statistic(summed: np.ndarray) -> np.ndarray:
-            values = self._scores(summed, teacher, score)  # (R, G)
-            return np.asarray(values[:, : len(runs)].mean(1) - values[:, len(runs) :].mean(1))
+            return np.asarray(self._scores(summed, teacher, score) @ signed)  # (R, G) @ (G,)
 
         value = float(statistic(stacked.sum(0)[None])[0])
         if len(self.images) < 2:

@@ -34,10 +34,15 @@ class Group:
     seeds: tuple[int, ...]
     entries: Entries
 
+    @property
+    def weights(self) -> list[float]:
+        """Weights of the runs in the mean over seeds: those of one seed share its weight."""
+        return [1 / (len(set(self.seeds)) * self.seeds.count(seed)) for seed in self.seeds]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """Mean and standard deviation over seeds; NaN deviation of one seed."""
+    """Mean and standard deviation over seeds; NaN deviation of one seed, NaN mean if a run has no score."""
 
     mean: float
     std: float
@@ -98,7 +103,9 @@ def spread(group: Group, values: Mapping[str, float]) -> Spread:
 
 
 def seed_probability(first: Spread, second: Spread, everyone: Sequence[Spread]) -> float:
-    """Compute the p-value of Student's t-test for the difference of two recipes; NaN if no recipe has two seeds.
+    """Compute the p-value of Student's t-test for the difference of two recipes.
+
+    NaN if no recipe has scores of two seeds, or one of the two has no score.
 
     The standard deviation between seeds is pooled over all recipes that have several, because two or three seeds say
     little about it; the t-distribution accounts for the few runs behind the pooled one.
@@ -108,13 +115,13 @@ def seed_probability(first: Spread, second: Spread, everyone: Sequence[Spread]) 
         second: scores of the other recipe.
         everyone: scores of all recipes, which the deviation is pooled over.
     """
-    several = [entry for entry in everyone if entry.seeds > 1]
-    if not several:
+    several = [entry for entry in everyone if entry.seeds > 1 and math.isfinite(entry.std)]
+    apart = abs(first.mean - second.mean)
+    if not several or math.isnan(apart):
         return math.nan
     degrees = sum(entry.seeds - 1 for entry in several)
     pooled = math.sqrt(sum((entry.seeds - 1) * entry.std**2 for entry in several) / degrees)
     error = pooled * math.sqrt(1 / first.seeds + 1 / second.seeds)
-    apart = abs(first.mean - second.mean)
     if not error:
         return 0.0 if apart else 1.0
     return float(2 * stdtr(degrees, -apart / error))

@@ -229,15 +229,7 @@ def _view(name: str, opened: OpenRun, table: pa.Table, compared: Comparison) -> 
         measured_on=tuple(opened.uuids),
         label=compared.label(name),
         colour=compared.colour(name),
-        notes=_notes_of_data(opened),
     )
-
-
-def _notes_of_data(opened: OpenRun) -> tuple[str, ...]:
-    """Return the notes that the catalogues of the run's data give to all who report on it."""
-    sources = (*opened.mixture.sources, *opened.mixture.held_out)
-    notes = dict.fromkeys(source.dataset.source.get("note") for source in sources)
-    return tuple(note for note in notes if isinstance(note, str) and note)
 
 
 def _pictures(name: str, opened: OpenRun, compared: Comparison, *, count: int) -> RunPictures:

@@ -14,6 +14,7 @@ LEFT, RIGHT, TOP, BOTTOM = 58, 14, 14, 44
 COLOURS = 8
 MAX_POINTS = 400
 CHARACTER_WIDTH = 6.4
+HOLLOW = '<span class="key"><span class="ring"></span>hollow: no better than a baseline</span>'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +30,14 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Dot:
-    """A value with its interval (NaN for none) in one line of a dot chart."""
+    """A value with its interval (NaN for none) in one line of a dot chart; `hollow` if no better than a baseline."""
 
     label: str
     value: float
     low: float
     high: float
     colour: int = 0
+    hollow: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +152,8 @@ def dot_chart(
         for dot in dots:
             legend.setdefault(dot.label, Line(label=dot.label, x=(), y=(), colour=dot.colour))
     svg = _svg(parts, height=height, title=x_label)
-    return f'<figure class="chart">{svg}{_legend(list(legend.values()))}</figure>'
+    hollow = any(dot.hollow and math.isfinite(dot.value) for _, dots in rows for dot in dots)
+    return f'<figure class="chart">{svg}{_legend(list(legend.values()), more=HOLLOW if hollow else "")}</figure>'
 
 
 def _finite(line: Line, *, log_x: bool) -> Line:
@@ -200,7 +203,10 @@ def _dot(dot: Dot, x_axis: Axis, y: float) -> str:
             f'<line class="whisker {css}" x1="{x_axis.coordinate(dot.low):.1f}" x2="{x_axis.coordinate(dot.high):.1f}" '
             f'y1="{y:.1f}" y2="{y:.1f}"/>'
         )
-    circle = f'<circle class="point {css}" cx="{x_axis.coordinate(dot.value):.1f}" cy="{y:.1f}" r="5"/>'
+    shape = f"point {css}"
+    if dot.hollow:
+        shape, title = f"{shape} hollow", f"{title}, no better than a baseline"
+    circle = f'<circle class="{shape}" cx="{x_axis.coordinate(dot.value):.1f}" cy="{y:.1f}" r="5"/>'
     return f"<g><title>{escape(title)}</title>{whisker}{circle}</g>"
 
 
@@ -221,12 +227,12 @@ def _svg(parts: Sequence[str], *, height: float, title: str) -> str:
     )
 
 
-def _legend(lines: Sequence[Line]) -> str:
+def _legend(lines: Sequence[Line], *, more: str = "") -> str:
     entries = []
     for line in {(line.label, line.colour, line.dashed): line for line in lines}.values():
         css = f"swatch c{line.colour % COLOURS}" + (" dashed" if line.dashed else "")
         entries.append(f'<span class="key"><span class="{css}"></span>{escape(line.label)}</span>')
-    return f'<figcaption class="legend">{"".join(entries)}</figcaption>'
+    return f'<figcaption class="legend">{"".join(entries)}{more}</figcaption>'
 
 
 def _empty(reason: str) -> str:

@@ -16,11 +16,12 @@ from store.common import atomic
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A headline figure: what it is, the figure, and what to compare it with."""
+    """A headline figure: what it is, the figure, what to compare it with; `css` is `loses` or empty."""
 
     what: str
     figure: str
     beside: str = ""
+    css: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +89,11 @@ class PicturesBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class SheetsBlock:
-    """Grids of pictures, two in a line where the screen is wide enough."""
+    """Grids of pictures, two in a line where the screen is wide enough; `folded` as in `TableBlock`."""
 
     kind: ClassVar[str] = "sheets"
     sheets: Sequence[PicturesBlock]
+    folded: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

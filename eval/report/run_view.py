@@ -39,6 +39,11 @@ class RunView:
     colour: int = 0
 
     @property
+    def notes(self) -> list[str]:
+        """Notes of the catalogues that its data was extracted with."""
+        return list(self.description.get("notes", ()))
+
+    @property
     def trained_on(self) -> tuple[str, ...]:
         """Uuids of the caches that the run was trained on."""
         return tuple(cache["uuid"] for cache in self.description["caches"])

@@ -11,6 +11,7 @@ from rich.text import Text
 from store.common.text import human_bytes
 
 MISSING = "\N{EM DASH}"
+TERMINAL_STYLES = {"best": "bold", "loses": "red"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,7 @@ class Cell:
         text: text of the cell.
         sort: value that the column is sorted by; None takes the text.
         beside: smaller second line.
-        css: style class.
+        css: style class: `best` wins, `loses` is no better than a baseline, `up` and `down` are clear differences.
     """
 
     text: str
@@ -91,6 +92,6 @@ def to_rich(table: Table, *, title: str = "") -> RichTable:
         justify: JustifyMethod = "right" if column.numeric else "left"
         rendered.add_column(column.title, justify=justify, no_wrap=column.numeric, overflow="fold")
     for row in table.rows:
-        texts = [Text(cell.text, style="bold" if cell.css == "best" else "") for cell in row]
+        texts = [Text(cell.text, style=TERMINAL_STYLES.get(cell.css, "")) for cell in row]
         rendered.add_row(*texts)
     return rendered

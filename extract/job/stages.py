@@ -68,9 +68,10 @@ def index(cache: Cache, entry: DatasetEntry, source: Source) -> tuple[Dataset, t
         errors.InvalidInput: there are no images.
     """
     listing = source.enumerate()
-    notes = list(listing.notes)
+    notes, remark = list(listing.notes), entry.note
     if entry.name in cache.datasets:
         _refuse_other_images(cache[entry.name], listing)
+        remark = cache[entry.name].source.get("note", "")  # another remark makes no other dataset
     if entry.expected_images not in (None, len(listing)):
         notes.append(f"{len(listing):,} images, expected {entry.expected_images:,}")
     numbers = pa.array(np.arange(len(listing)), pa.int64())
@@ -83,7 +84,7 @@ def index(cache: Cache, entry: DatasetEntry, source: Source) -> tuple[Dataset, t
         mode=entry.mode,
         views=entry.views,
         first_view=entry.first_view,
-        source=source.describe() | entry.decoding(),
+        source=source.describe() | entry.decoding() | ({"note": remark} if remark else {}),
     )
     return dataset, tuple(notes)
 

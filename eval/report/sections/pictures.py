@@ -7,6 +7,7 @@ import numpy as np
 
 from eval.analyses.pca import ENCODER, PHOTOGRAPH, PROJECTION, TEACHER
 from eval.report.page import Block, Picture, PictureColumn, PicturesBlock, Section, SheetsBlock, TextBlock, data_uri
+from train.run.headline import PATCH_COSINE
 
 COLOURS = (
     "Patch tokens as colours: their first three principal components are red, green and blue. Every network has one "
@@ -15,7 +16,11 @@ COLOURS = (
     "different networks are not comparable otherwise."
 )
 NOTHING = 'Nothing is held out in these caches, so there is nothing to show. Extract a dataset with split = "val".'
-NUMBERS = "The number below a projection is its cosine to the teacher's tokens in this view, in standardised units."
+NUMBERS = (
+    f"The number below a projection is its {PATCH_COSINE} in this view: cosine similarity to the teacher's patch "
+    "tokens, in standardised units."
+)
+UNFOLDED_SHEETS = 2  # photographs whose grids are shown where there are several runs; others are folded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +59,20 @@ def section(runs: Sequence[RunPictures]) -> Section:
                 by_views.append([run])
             else:
                 same.append(run)
-        blocks = [SheetsBlock(sheets=[_sheet(same, n) for n in range(len(same[0].captions))]) for same in by_views]
+        blocks = [block for same in by_views for block in _sheets(same)]
     return Section(
         anchor="pictures", short="Pictures", title="What the networks see", intro=tuple(intro), blocks=blocks
     )
+
+
+def _sheets(runs: Sequence[RunPictures]) -> list[Block]:
+    """Make the grids of all photographs; of many, those after the first are folded, for the comparison is below."""
+    sheets = [_sheet(runs, number) for number in range(len(runs[0].captions))]
+    if len(sheets) <= UNFOLDED_SHEETS:
+        return [SheetsBlock(sheets=sheets)]
+    rest = sheets[UNFOLDED_SHEETS:]
+    folded = f"Show {len(rest)} more photograph{'s' if len(rest) > 1 else ''}"
+    return [SheetsBlock(sheets=sheets[:UNFOLDED_SHEETS]), SheetsBlock(sheets=rest, folded=folded)]
 
 
 def _grid(run: RunPictures) -> PicturesBlock:

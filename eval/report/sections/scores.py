@@ -1,19 +1,21 @@
 """Fidelity section: scores of student and baselines by teacher, for the page and the terminal."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
+from eval.comparison.baselines import beats_baselines, best_baseline, is_better
 from eval.comparison.paired import Aligned, align
-from eval.comparison.ranking import DECIDING_KINDS
+from eval.comparison.ranking import DECIDING_KINDS, nan_last
 from eval.fidelity.metrics import SCORES
 from eval.fidelity.predictors import BASELINES, LINEAR_STUDENT, MEAN, ORDER, ROUNDING, STUDENT, UNTRAINED
 from eval.fidelity.scores import KINDS, PATCH, PREFIX, Score, ordered, pick
 from eval.report.charts import Dot, dot_chart
 from eval.report.page import Block, Card, Chart, ChartsBlock, Section, TableBlock
 from eval.report.tables import MISSING, Cell, Column, Table, interval_cell, number_cell, text_cell
+from train.run.headline import PATCH_COSINE
 
 SCORE_TITLES = {
     "cosine": "Cosine similarity (higher is better)",
@@ -32,6 +34,7 @@ COMMON = "Runs are scored on the rows that are held out for all of them, as the 
 UNFOLDED_RUNS = 3  # tables of more runs are folded
 TERMINAL_TITLES = ("n", "before", "mean", "linear", "student", "95 %")
 COLOURS = {STUDENT: 0, UNTRAINED: 7, MEAN: 4, BASELINES[2]: 1, LINEAR_STUDENT: 2, ROUNDING: 3}
+DIGITS = 3
 SHOWN_PHOTOGRAPHS = 5  # of the lowest and of the highest cosine
 
 
@@ -51,9 +54,10 @@ def section(runs: Sequence[RunScores], *, more: Sequence[Block] = ()) -> Section
         runs: scores of each run.
         more: blocks to add at the end.
     """
-    chart = _chart if len(runs) == 1 else _chart_of_runs
+    several = len(runs) > 1
+    chart = _chart_of_runs if several else _chart
     charts = [
-        Chart(svg=chart(runs, kind), title=f"{kind[:1].upper()}{kind[1:]}, cosine similarity")
+        Chart(svg=chart(runs, kind), title=f"{kind[:1].upper()}{kind[1:]}, {PATCH_COSINE if several else 'cosine'}")
         for kind in ordered((score.group for run in runs for score in run.by_kind), KINDS)
     ]
     blocks: list[Block] = [ChartsBlock(charts=charts)]
@@ -78,8 +82,9 @@ def section(runs: Sequence[RunScores], *, more: Sequence[Block] = ()) -> Section
             "All on rows that training never used. Held-out views are new crops of photographs that were trained on; "
             "held-out photographs were never seen in any form, so they show what was learnt rather than memorised. "
             "Small numbers under a value are its 95 % interval, from a bootstrap over photographs; with one "
-            "photograph there is none.",
-            *([COMMON] if len(runs) > 1 else []),
+            "photograph there is none. In each row of a table the best value is bold; a red value with a triangle is "
+            "no better than a baseline (before training, mean token, or linear map of the untrained student).",
+            *([COMMON] if several else []),
         ),
         blocks=blocks,
     )
@@ -135,29 +140,53 @@ def terminal_table(runs: Sequence[RunScores], score: str, *, by_dataset: bool = 
 
 
 def cards(run: RunScores) -> list[Card]:
-    """Make one card for each kind of held-out rows: the cosine averaged over teachers, and the best baseline."""
+    """Make one card for each kind of held-out rows: the patch cosine averaged over teachers, and the best baseline."""
     made = []
     for kind in ordered((s.group for s in run.by_kind), KINDS):
-        student = mean_score(run.by_kind, kind, STUDENT)
-        means = {name: mean_score(run.by_kind, kind, name) for name in BASELINES}
-        baselines = {name: value for name, value in means.items() if math.isfinite(value)}
-        beside = ""
-        if baselines:
-            best = max(baselines, key=lambda name: baselines[name])
-            beside = f"best baseline {baselines[best]:.3f} ({best})"
-        made.append(Card(what=f"cosine on {kind}, mean over teachers", figure=f"{student:.3f}", beside=beside))
+        means = mean_scores(run.by_kind, kind)
+        best = best_baseline(means)
+        beaten = beats_baselines(means) is False
+        beside = f"{'no better than' if beaten else 'best baseline'} {best[1]:.3f} ({best[0]})" if best else ""
+        student = means[STUDENT]
+        made.append(
+            Card(
+                what=f"{PATCH_COSINE} on {kind}, mean over teachers",
+                figure=f"{student:z.3f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(student) else MISSING,
+                beside=beside,
+                css="loses" if beaten else "",
+            )
+        )
     return made
 
 
+def warnings(run: RunScores) -> list[str]:
+    """Write a warning for each kind of held-out rows on which the student is no better than a baseline."""
+    texts = []
+    for kind in ordered((s.group for s in run.by_kind), KINDS):
+        means = mean_scores(run.by_kind, kind)
+        best = best_baseline(means)
+        if best is not None and beats_baselines(means) is False:
+            texts.append(
+                f"On {kind} the student is no better than a baseline: its {PATCH_COSINE}, averaged over teachers, is "
+                f"{means[STUDENT]:.3f}, that of the {best[0]} {best[1]:.3f}."
+            )
+    return texts
+
+
 def verdict(run: RunScores) -> list[str]:
-    """Write sentences that tell for how many teachers the student is above all baselines."""
+    """Write sentences that tell for how many teachers the student's patch cosine is above all baselines."""
     sentences = []
     for kind in ordered((s.group for s in run.by_kind), KINDS):
         teachers = ordered((s.teacher for s in run.by_kind if s.group == kind), ())
-        above = [teacher for teacher in teachers if _is_above_baselines(run.by_kind, kind, teacher)]
-        missing = [teacher for teacher in teachers if teacher not in above]
-        text = f"On {kind} the student's cosine is above every baseline for {len(above)} of {len(teachers)} teachers"
-        sentences.append(text + (f" (not for {', '.join(missing)})." if missing else "."))
+        above = {t: beats_baselines(_by_predictor(run.by_kind, kind, t)) for t in teachers}
+        others = {
+            "not for": [teacher for teacher in teachers if above[teacher] is False],
+            "unknown for": [teacher for teacher in teachers if above[teacher] is None],
+        }
+        count = sum(value is True for value in above.values())
+        text = f"On {kind} the student's {PATCH_COSINE} is above every baseline for {count} of {len(teachers)} teachers"
+        listed = "; ".join(f"{what} {', '.join(names)}" for what, names in others.items() if names)
+        sentences.append(text + (f" ({listed})." if listed else "."))
     return sentences
 
 
@@ -175,10 +204,14 @@ def photographs_by_difficulty(sums: pa.Table) -> TableBlock | None:
     return None
 
 
-def mean_score(scores: Sequence[Score], group: str, predictor: str, score: str = "cosine") -> float:
-    """Average a score of patch tokens over teachers; NaN if there is none."""
-    values = [s.of(score)[0] for s in scores if (s.group, s.predictor, s.token_type) == (group, predictor, PATCH)]
-    return sum(values) / len(values) if values else math.nan
+def mean_scores(scores: Sequence[Score], group: str) -> dict[str, float]:
+    """Average the patch cosines of student and baselines over teachers; NaN for one that lacks a teacher."""
+    teachers = {s.teacher for s in scores if (s.group, s.token_type) == (group, PATCH)}
+    by_teacher = [_by_predictor(scores, group, teacher) for teacher in teachers]
+    return {
+        name: sum(values.get(name, math.nan) for values in by_teacher) / len(by_teacher) if by_teacher else math.nan
+        for name in (STUDENT, *BASELINES)
+    }
 
 
 def title_of(predictor: str) -> str:
@@ -187,11 +220,12 @@ def title_of(predictor: str) -> str:
 
 
 def _score_cells(scores: Sequence[Score], predictors: Sequence[str], score: str) -> list[Cell]:
-    """Make the cells of one row, the best of student and baselines in bold."""
+    """Make the cells of one row: the best values in bold, marked those that are no better than a baseline."""
     values = {s.predictor: s.of(score)[0] for s in scores if s.predictor != ROUNDING}
-    finite = {name: value for name, value in values.items() if math.isfinite(value)}
-    choose = min if score == "smooth_l1" else max
-    best = choose(finite, key=lambda name: finite[name]) if finite else ""
+    finite = [value for value in values.values() if math.isfinite(value)]
+    best = math.nan
+    for value in finite:
+        best = value if math.isnan(best) or is_better(value, best, score=score) else best
     cells = []
     for name in predictors:
         of_predictor = pick(scores, predictor=name)
@@ -200,7 +234,10 @@ def _score_cells(scores: Sequence[Score], predictors: Sequence[str], score: str)
         elif name == ROUNDING:
             cells.append(_ceiling_cell(of_predictor.of(score)[0], perfect=0.0 if score == "smooth_l1" else 1.0))
         else:
-            cells.append(interval_cell(*of_predictor.of(score), css="best" if name == best else ""))
+            css = "best" if round(values[name], DIGITS) == round(best, DIGITS) else ""
+            if name not in BASELINES and beats_baselines(values, score=score, predictor=name) is False:
+                css = "loses"
+            cells.append(interval_cell(*of_predictor.of(score), css=css, digits=DIGITS))
     return cells
 
 
@@ -230,10 +267,18 @@ def _grouped(scores: Sequence[Score]) -> list[tuple[tuple[str, str, str], list[S
     return sorted(by_key.items(), key=lambda item: (groups.index(item[0][0]), item[0][1], item[0][2] == PATCH))
 
 
-def _is_above_baselines(scores: Sequence[Score], kind: str, teacher: str) -> bool:
+def _by_predictor(scores: Sequence[Score], kind: str, teacher: str) -> dict[str, float]:
+    """Return the patch cosine for a teacher of every predictor."""
     of_teacher = [s for s in scores if (s.group, s.teacher, s.token_type) == (kind, teacher, PATCH)]
-    cosines = {s.predictor: s.of("cosine")[0] for s in of_teacher}
-    return STUDENT in cosines and all(cosines[STUDENT] > cosines[name] for name in BASELINES if name in cosines)
+    return {s.predictor: s.of("cosine")[0] for s in of_teacher}
+
+
+def _dot(score: Score, *, label: str, colour: int, values: Mapping[str, float]) -> Dot:
+    """Make the dot of a predictor, hollow if it is no baseline and no better than one; `values` predictor -> cosine."""
+    value, low, high = score.of("cosine")
+    name = score.predictor
+    hollow = name not in BASELINES and beats_baselines(values, predictor=name) is False
+    return Dot(label=label, value=value, low=low, high=high, colour=colour, hollow=hollow)
 
 
 def _chart(runs: Sequence[RunScores], kind: str) -> str:
@@ -244,12 +289,12 @@ def _chart(runs: Sequence[RunScores], kind: str) -> str:
             continue
         label = teacher if token_type == PATCH else f"{teacher}, {token_type}"
         dots = []
+        values = {s.predictor: s.of("cosine")[0] for s in scores}
         for name in _columns_of(scores):
             if name == ROUNDING:
                 continue
-            value, low, high = next(s for s in scores if s.predictor == name).of("cosine")
-            colour = COLOURS.get(name, 5)
-            dots.append(Dot(label=title_of(name), value=value, low=low, high=high, colour=colour))
+            score = next(s for s in scores if s.predictor == name)
+            dots.append(_dot(score, label=title_of(name), colour=COLOURS.get(name, 5), values=values))
         rows.append((label, dots))
     return dot_chart(rows, x_label="cosine similarity to the teacher's tokens", best=1.0)
 
@@ -263,18 +308,18 @@ def _chart_of_runs(runs: Sequence[RunScores], kind: str) -> str:
         for number, teacher in enumerate(teachers):
             score = pick(run.by_kind, group=kind, teacher=teacher, token_type=PATCH, predictor=STUDENT)
             if score is not None:
-                value, low, high = score.of("cosine")
-                dots.append(Dot(label=teacher, value=value, low=low, high=high, colour=number))
+                values = _by_predictor(run.by_kind, kind, teacher)
+                dots.append(_dot(score, label=teacher, colour=number, values=values))
         rows.append((run.name, dots))
-    return dot_chart(rows, x_label="cosine similarity to the teacher's tokens", best=1.0)
+    return dot_chart(rows, x_label=PATCH_COSINE, best=1.0)
 
 
 def _difficulty_table(aligned: Aligned) -> Table:
     single = [_single_image(aligned, number) for number in range(len(aligned.images))]
-    order = sorted(range(len(single)), key=lambda number: single[number].score(""))
+    order = sorted(range(len(single)), key=lambda number: nan_last(single[number].score("")))
     if len(order) > 2 * SHOWN_PHOTOGRAPHS:
         order = [*order[:SHOWN_PHOTOGRAPHS], *order[-SHOWN_PHOTOGRAPHS:]]
-    columns = [Column(title="Photograph"), Column(title="Mean over teachers", numeric=True)]
+    columns = [Column(title="Photograph"), Column(title=f"{title_of(PATCH_COSINE)}, mean over teachers", numeric=True)]
     columns += [Column(title=teacher, numeric=True) for teacher in aligned.teachers]
     rows = [
         [

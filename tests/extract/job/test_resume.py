@@ -81,16 +81,17 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("array", ["pixels", "tokens"])
 def test_stopped_in_order(folder: Path, array: str, number: signal.Signals) -> None:
     """In the middle of a shard."""
-    point = Point(folder=folder / "disturbed", names=(WRITE,), part=f"/{array}/c.", number=30)
+    point = Point(folder=folder / "disturbed", names=(WRITE,), part=f"/{array}/c.1.", number=9)
     arrived, arriving = context().Pipe(duplex=False)
     child = start(folder, "disturbed", prepare=HoldUntilStopped(point=point, arrived=arriving))
     arriving.close()
-    arrived.recv()  # raises if the child ends before it is there
+    unfinished = arrived.recv()  # raises if the child ends before it is there
     os.kill(int(child.pid or 0), number)
     child.join()
     assert child.exitcode == 130
     assert "run the same command again to go on" in (folder / "disturbed.txt").read_text()
     assert not list((folder / "disturbed").rglob(TEMPORARY))
+    assert not Path(unfinished.partition(".tmp~")[0]).exists()
     assert finish(folder, "disturbed") == 0
     assert finish(folder, "undisturbed") == 0
     assert tree_of(folder / "disturbed") == tree_of(folder / "undisturbed")

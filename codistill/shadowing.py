@@ -17,12 +17,12 @@ def refuse_shadowed_packages() -> None:
     Raises:
         ShadowedPackage: naming every file or folder that would be imported instead.
     """
-    hiding = {name: found for name in PACKAGES if (found := _importable_from(name)) != INSTALLED / name}
+    hiding = {name: path for name in PACKAGES if (path := _importable_from(name)) != INSTALLED / name}
     if not hiding:
         return
     problems = [
-        f"'{found}' hides codistill's package '{name}'" if found else f"codistill's package '{name}' cannot be imported"
-        for name, found in hiding.items()
+        f"'{path}' hides codistill's package '{name}'" if path else f"codistill's package '{name}' cannot be imported"
+        for name, path in hiding.items()
     ]
     exits = "Rename it, start codistill from another directory, or take its directory out of PYTHONPATH"
     raise ShadowedPackage(f"{'; '.join(problems)}. {exits}")

@@ -1,4 +1,4 @@
-"""What every test gets: fixed seeds, one torch thread, no network beyond loopback."""
+"""Fixtures of every test: fixed seeds, one torch thread, no network beyond loopback."""
 
 import os
 import random

@@ -22,7 +22,7 @@ class Call:
     Attributes:
         name: name of the function.
         path: path that it changes; of links and renames the new one.
-        arguments: its arguments.
+        arguments: arguments of the call.
     """
 
     name: str

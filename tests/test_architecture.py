@@ -54,7 +54,7 @@ def import_graph(root: Path, packages: Iterable[str]) -> Graph:
         return name or None
 
     return {
-        module: {found for name in imported_names(source) if (found := module_of(name)) not in (None, module)}
+        module: {other for name in imported_names(source) if (other := module_of(name)) not in (None, module)}
         for module, source in sources.items()
     }
 

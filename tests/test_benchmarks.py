@@ -50,11 +50,11 @@ def test_a_peer_that_is_not_installed_is_listed(monkeypatch: pytest.MonkeyPatch)
 def test_a_cache_of_any_size_opens_and_samples(tmp_path: Path) -> None:
     scale.main(quick=True, folder=tmp_path, out=tmp_path / "results")
     report = json.loads((tmp_path / "results/store_scale.json").read_text())
-    found, trainer = report["warm"]["store"], report["warm"]["train"]
-    assert found["rows"] * 0.98 < found["usable_rows"] < found["rows"]
-    assert sum(trainer["groups"].values()) == found["usable_rows"]
-    assert 0 < found["selected"] < found["selection_of"]
-    assert {"open_s", "valid_rows_s", "valid_rows_peak_bytes", "row_lookup_s", "reads_growth_bytes"} <= set(found)
+    measured, trainer = report["warm"]["store"], report["warm"]["train"]
+    assert measured["rows"] * 0.98 < measured["usable_rows"] < measured["rows"]
+    assert sum(trainer["groups"].values()) == measured["usable_rows"]
+    assert 0 < measured["selected"] < measured["selection_of"]
+    assert {"open_s", "valid_rows_s", "valid_rows_peak_bytes", "row_lookup_s", "reads_growth_bytes"} <= set(measured)
     assert {"ready_s", "ready_peak_bytes", "step_s"} <= set(trainer)
 
 

@@ -35,8 +35,8 @@ def test_a_file_that_hides_a_package_is_named(tmp_path: Path, hiding: str, start
     (tmp_path / hiding).parent.mkdir(exist_ok=True)
     (tmp_path / hiding).write_text("raise SystemExit('the wrong file ran')")
     refused = python(*start, cwd=tmp_path)
-    name, found = Path(hiding).parts[0].removesuffix(".py"), tmp_path / hiding
-    named = found.parent if found.name == "__init__.py" else found
+    name, other = Path(hiding).parts[0].removesuffix(".py"), tmp_path / hiding
+    named = other.parent if other.name == "__init__.py" else other
     assert refused.returncode != 0
     assert f"'{named}' hides codistill's package '{name}'. Rename it" in refused.stderr
     assert "the wrong file ran" not in refused.stderr

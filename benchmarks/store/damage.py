@@ -139,8 +139,8 @@ def break_structure(whole: Path, root: Path, function: Damage, kind: Kind) -> di
     finally:
         for folder in (root, root.parent / "other"):
             shutil.rmtree(folder, ignore_errors=True)
-    found = kind in {problem.kind for problem in report.problems}
-    return {"damage": function.__name__, "kind": kind.value, "found": found, "outcome": outcome}
+    detected = kind in {problem.kind for problem in report.problems}
+    return {"damage": function.__name__, "kind": kind.value, "found": detected, "outcome": outcome}
 
 
 def _tree(root: Path) -> dict[str, bytes]:
@@ -165,9 +165,9 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     table = Table("expected", "damages", "found", "as expected", title="structural damages")
     for expected in dict.fromkeys(case["expected"] for case in report["structural"]):
         cases = [case for case in report["structural"] if case["expected"] == expected]
-        found = sum(case["found"] for case in cases)
+        detected = sum(case["found"] for case in cases)
         reached = sum(as_expected(case) for case in cases)
-        table.add_row(expected, str(len(cases)), str(found), str(reached))
+        table.add_row(expected, str(len(cases)), str(detected), str(reached))
     console.print(table)
 
 

@@ -120,9 +120,9 @@ def probe_train(location: Path) -> dict[str, Any]:
     took = []
     for step in np.random.default_rng(0).integers(0, 10**6, STEPS).tolist():
         begun = time.perf_counter()
-        picks = mixture.locate(sampler.sample_batch(step))
+        selected = mixture.locate(sampler.sample_batch(step))
         took.append(time.perf_counter() - begun)
-        assert len(picks) == recipe.data.batch
+        assert len(selected) == recipe.data.batch
     return clock.report | {
         "batch": recipe.data.batch,
         "groups": mixture.group_rows,

@@ -85,12 +85,12 @@ def choose(mixture: Mixture, *, count: int) -> tuple[rows.Selection, list[str]]:
         ordered += [turn[position] for position in range(depth) for turn in turns if position < len(turn)]
     by_image = {candidate.image: candidate for candidate in reversed(ordered)}  # the first of each photograph stays
     chosen = [candidate for candidate in ordered if by_image[candidate.image] is candidate][:count]
-    picks = RowSelection(
+    selected = RowSelection(
         source=np.array([candidate.source for candidate in chosen], dtype=np.int64),
         row=np.array([candidate.row for candidate in chosen], dtype=np.int64),
         slot=np.arange(len(chosen)),
     )
-    return rows.Selection(sources=mixture.held_out, picks=picks), [candidate.caption for candidate in chosen]
+    return rows.Selection(sources=mixture.held_out, rows=selected), [candidate.caption for candidate in chosen]
 
 
 def held_out_views(mixture: Mixture, *, count: int) -> tuple[rows.Selection, list[str]]:
@@ -135,8 +135,8 @@ def pictures(subject: Subject, *, device: torch.device, count: int = 6) -> tuple
     images[ENCODER] = [pca_rgb(grid, basis) for grid in tokens[ENCODER]]
     names = list(subject.student.teachers)
     models = [PHOTOGRAPH, *(TEACHER + n for n in names), ENCODER, *(PROJECTION + n for n in names)]
-    picks = zip(selection.picks.source, selection.picks.row, strict=True)
-    named_rows = [[selection.sources[source].dataset.name, int(row)] for source, row in picks]
+    numbers = zip(selection.rows.source, selection.rows.row, strict=True)
+    named_rows = [[selection.sources[source].dataset.name, int(row)] for source, row in numbers]
     facts: dict[str, object] = {"models": models, "captions": captions, "rows": named_rows, "cosines": cosines}
     return facts, _table(images, captions)
 

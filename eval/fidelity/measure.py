@@ -267,11 +267,11 @@ class _Collected:
 
     def _describe(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return dataset, kind and image key of every row of the selection."""
-        picks, indices = self._selection.picks, self._selection.images()
-        datasets, kinds, images = (np.empty(len(picks), dtype=object) for _ in range(3))
+        selected, indices = self._selection.rows, self._selection.images()
+        datasets, kinds, images = (np.empty(len(selected), dtype=object) for _ in range(3))
         seen = seen_in_training([source.dataset for source in self._selection.sources], self._training)
         for number, source in enumerate(self._selection.sources):
-            mine = picks.source == number
+            mine = selected.source == number
             keys = np.array(image_keys(source.dataset).to_pylist(), dtype=object)
             datasets[mine] = source.dataset.name
             images[mine] = keys[indices[mine]]

@@ -24,19 +24,19 @@ class Selection:
 
     Attributes:
         sources: sources that the rows belong to.
-        picks: the selected rows.
+        rows: the selected rows.
     """
 
     sources: tuple[Source, ...]
-    picks: RowSelection
+    rows: RowSelection
 
     def __len__(self) -> int:
-        return len(self.picks)
+        return len(self.rows)
 
     def images(self) -> np.ndarray:
         """Return the image index of every row within its dataset, int64."""
         views = np.array([source.dataset.views for source in self.sources], dtype=np.int64)
-        return np.asarray(self.picks.row // views[self.picks.source])
+        return np.asarray(self.rows.row // views[self.rows.source])
 
 
 def spread(sources: Sequence[Source], *, rows_per_source: int, seed: int = 0) -> Selection:
@@ -63,7 +63,7 @@ def batches(
         sources=selection.sources,
         teachers=mixture.teachers,
         image_size=mixture.image_size,
-        plan=lambda step: selection.picks[slice(step * batch, (step + 1) * batch)],
+        plan=lambda step: selection.rows[slice(step * batch, (step + 1) * batch)],
         steps=range(-(-len(selection) // batch)),
         batch=batch,
         device=device,
@@ -85,5 +85,5 @@ def _sample(sources: Sequence[Source], limits: Sequence[int], *, seed: int) -> S
         source_numbers.append(np.full(limit, number, dtype=np.int64))
     empty = [np.zeros(0, dtype=np.int64)]
     numbers = np.concatenate(source_numbers or empty)
-    picks = RowSelection(source=numbers, row=np.concatenate(rows or empty), slot=np.arange(len(numbers)))
-    return Selection(sources=tuple(sources), picks=picks)
+    selected = RowSelection(source=numbers, row=np.concatenate(rows or empty), slot=np.arange(len(numbers)))
+    return Selection(sources=tuple(sources), rows=selected)

@@ -112,20 +112,20 @@ def derived_documents_of(dataset: str, array: str) -> tuple[str, ...]:
 
 def sums(storage: Storage, keys: Iterable[str]) -> dict[str, str]:
     """Return the sha256 of objects by key; absent objects have none."""
-    found = {}
+    sha256 = {}
     for key in keys:
         try:
-            found[key] = object_sha256(storage, key)
+            sha256[key] = object_sha256(storage, key)
         except FileNotFoundError:
             continue
-    return found
+    return sha256
 
 
 def changed(storage: Storage, keys: Iterable[str], record: Record) -> list[str]:
     """Return the objects, of those with these keys, that are not those of the record, or absent."""
     wanted = list(keys)
-    found = sums(storage, wanted)
-    return [key for key in wanted if key not in found or found[key] != record.sha256.get(key)]
+    actual = sums(storage, wanted)
+    return [key for key in wanted if key not in actual or actual[key] != record.sha256.get(key)]
 
 
 def object_sha256(storage: Storage, key: str) -> str:

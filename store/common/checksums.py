@@ -104,7 +104,7 @@ def _size(path: Path) -> float:
 
 def _problems(path: Path, expected: str, *, of: str) -> list[str]:
     try:
-        found = file_sha256(path)
+        actual = file_sha256(path)
     except FileNotFoundError:
         return [f"{path.name} is missing, which {of} lists"]
-    return [] if found == expected else [f"{path.name} has sha256 {found}, expected {expected} ({of})"]
+    return [] if actual == expected else [f"{path.name} has sha256 {actual}, expected {expected} ({of})"]

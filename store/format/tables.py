@@ -85,11 +85,11 @@ def stated_rows(source: Any, *, where: str) -> int:
 
 
 def _check_claims(file: pq.ParquetFile, file_bytes: int, claim: Claim, *, where: str) -> None:
-    found = file.schema_arrow.remove_metadata()
-    if not found.equals(claim.schema):
-        names = [field.name for field in found]
+    schema = file.schema_arrow.remove_metadata()
+    if not schema.equals(claim.schema):
+        names = [field.name for field in schema]
         expected = [field.name for field in claim.schema]
-        differing = [f"{field.name}: {field.type}" for field in found if field not in list(claim.schema)]
+        differing = [f"{field.name}: {field.type}" for field in schema if field not in list(claim.schema)]
         detail = f"columns {expected} expected, found {names}" if names != expected else f"types: {differing}"
         raise errors.Damaged(f"{where} has other columns than format 1: {detail[:500]}")
     _check_rows(file, file_bytes, where=where)

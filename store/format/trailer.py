@@ -137,7 +137,7 @@ def decode(tail: bytes, *, where: str, index_bytes: int) -> Trailer:
 def mismatches(
     trailer: Trailer, *, dataset: str, array: str, shard: int, rows: range, identity_digest: str
 ) -> list[str]:
-    """Return the differences between a trailer and the place of its shard, each as `name: expected X, found Y`."""
+    """Return the differences between a trailer and the location of its shard, each as `name: expected X, found Y`."""
     expected = {
         "dataset": dataset,
         "array": array,
@@ -225,8 +225,8 @@ def _tensor(
 ) -> npt.NDArray[Any]:
     tensor = tensors.get(name)
     if tensor is None or tensor.dtype != dtype or tensor.shape != shape:
-        found = "nothing" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}"
-        raise errors.Damaged(f"{where}: {name}: expected {dtype} {list(shape)}, found {found}")
+        stored = "nothing" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}"
+        raise errors.Damaged(f"{where}: {name}: expected {dtype} {list(shape)}, found {stored}")
     return tensor
 
 

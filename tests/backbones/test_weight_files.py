@@ -78,11 +78,11 @@ def test_malicious_pickle_is_refused_and_not_run(tmp_path: Path, kind: str) -> N
         protocol = 4 if kind == "protocol 4" else 2
         raw = saved(content, _use_new_zipfile_serialization=kind != "legacy", pickle_protocol=protocol)
     path = written(tmp_path / "a.pth", raw)
-    with pytest.raises(UnsafeFile, match="nothing was run") as refusal:
+    with pytest.raises(UnsafeFile, match="nothing was run") as error:
         weight_files.load(path)
     assert not marker.exists()
     if kind != "protocol 4":
-        assert "'posix.system'" in str(refusal.value)
+        assert "'posix.system'" in str(error.value)
 
 
 def test_every_name_that_is_asked_for_is_told(tmp_path: Path) -> None:

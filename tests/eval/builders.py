@@ -22,7 +22,7 @@ TEACHERS = {"alpha": (1, 12, ("people",)), "beta": (0, 10, ("scenes",))}  # pref
 
 
 def teacher_tokens(name: str, pixels: np.ndarray) -> np.ndarray:
-    """What a test teacher sees in (H, W, 3) pixels: fixed functions of each cell, (P + N, C) float32."""
+    """Return the tokens of a test teacher for (H, W, 3) pixels: fixed functions of each cell, (P + N, C) float32."""
     prefix_tokens, channels, _ = TEACHERS[name]
     cells = pixels.reshape(GRID[0], CELL_PX, GRID[1], CELL_PX, 3).transpose(0, 2, 1, 3, 4) / 255.0
     features = np.concatenate([cells.mean((2, 3)), cells.std((2, 3)), cells[:, :, 7, 7]], axis=-1).reshape(-1, 9)

@@ -1,4 +1,4 @@
-"""One folder with an image of every kind and every trouble, through the whole command."""
+"""One folder with an image of every kind and with every defect, through the whole command."""
 
 import os
 from collections.abc import Callable

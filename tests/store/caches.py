@@ -227,7 +227,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 def same_rows(root: Path, whole: Path) -> bool:
-    """Whether every row that was ok is what it was."""
+    """Return whether every row that was ok is unchanged."""
     same = []
     for before in store.open(whole):
         after = store.open(root)[before.name]

@@ -19,7 +19,7 @@ TEACHERS = (TeacherSpec("dinov2", 1, 6, ("generic",)), TeacherSpec("mast3r", 0, 
 
 
 def expected_rows() -> dict[str, np.ndarray]:
-    """What the cache must give back, by `dataset.array.row`, without asking the store."""
+    """Return the values that the cache must give back, by `dataset.array.row`, without asking the store."""
     rows = {}
     for dataset in DATASETS:
         for row in range(dataset.images * dataset.views):

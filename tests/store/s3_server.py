@@ -26,7 +26,7 @@ HOP_HEADERS = {"connection", "transfer-encoding", "content-length", "date", "ser
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What came in: method, path without the bucket, and the headers in small letters."""
+    """A received request: method, path without the bucket, and the headers in small letters."""
 
     method: str
     path: str
@@ -35,7 +35,7 @@ class Request:
 
 @dataclass(kw_only=True)
 class Fault:
-    """What goes wrong with the next `times` requests that `matches` accepts.
+    """A fault of the next `times` requests that `matches` accepts.
 
     Attributes:
         kind: `slow_down` (503 at once), `conflict` (409 at once), `forbidden` (403 that quotes the request,
@@ -43,8 +43,8 @@ class Fault:
             done), `cut` (it breaks in the middle of the body), `short` (half of the body comes and claims to be all),
             `stall` (nothing is read after the first bytes of the body until `release` is set), `meet` (an answer comes
             only when three such requests are there at once).
-        matches: which requests.
-        times: how often.
+        matches: requests that it concerns.
+        times: number of requests that it concerns.
         reached: set when a `stall` has begun.
         release: ends it.
         answered: set when the first of these requests has been dealt with.
@@ -210,17 +210,17 @@ class S3:
         bucket, _, prefix = self.location.removeprefix("s3://").partition("/")
         client = self._client()
         for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/"):
-            for found in page.get("Contents", []):
-                path = folder / found["Key"].removeprefix(f"{prefix}/")
+            for entry in page.get("Contents", []):
+                path = folder / entry["Key"].removeprefix(f"{prefix}/")
                 path.parent.mkdir(parents=True, exist_ok=True)
-                client.download_file(bucket, found["Key"], str(path))
+                client.download_file(bucket, entry["Key"], str(path))
 
     def keys(self) -> list[str]:
         """Return every key in the bucket, and what uploads are unfinished."""
         client = self._client()
         whole = client.list_objects_v2(Bucket=BUCKET).get("Contents", [])
         parts = client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
-        return [found["Key"] for found in (*whole, *parts)]
+        return [entry["Key"] for entry in (*whole, *parts)]
 
     def _client(self) -> Any:
         host, port = self.server.upstream

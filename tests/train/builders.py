@@ -81,8 +81,8 @@ def build_cache(
         datasets: name -> (group, split, rows).
         teachers: by name.
         failed: (dataset, array) -> rows that failed.
-        size_px: of the pixels.
-        seed: of the pixels; teachers are the same for every seed.
+        size_px: side of the pixels.
+        seed: seed of the pixels; teachers are the same for every seed.
         first_view: number of the one view that it holds of each image.
     """
     cache = store.create(location, {"image_size": size_px, "shard_rows": 4, "seed": seed})

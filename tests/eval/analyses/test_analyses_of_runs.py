@@ -139,7 +139,7 @@ def _probe_losses(opened: OpenRun, step: int, probe: Probe) -> list[float]:
         load.restore_model(distiller, norms, saved.model, source="test")
     selection = rows.balanced(opened.mixture, rows=probe.rows, seed=opened.run.recipe.seed)
     sums: dict[str, list[float]] = {"alpha": [], "beta": []}
-    for source, row in zip(selection.picks.source, selection.picks.row, strict=True):
+    for source, row in zip(selection.rows.source, selection.rows.row, strict=True):
         row_arrays = selection.sources[source].dataset.read([row], ["pixels", "alpha", "beta"])
         with torch.inference_mode():
             predicted = distiller.eval()(normalise(torch.from_numpy(row_arrays["pixels"])))

@@ -92,14 +92,14 @@ def test_the_verdict_says_who_won_by_how_much_and_beyond_what() -> None:
         "people-tp/seed-0": [0.51, 0.51],
     }
     comparison = compared(values, baselines=frozenset({"all-sp/seed-0"}))
-    said = sentences(comparison)
-    assert said[0].startswith(
+    verdict = sentences(comparison)
+    assert verdict[0].startswith(
         "Best: 'all-tp' with a cosine of 0.5150 \N{PLUS-MINUS SIGN} 0.0071 on held-out photographs"
     )
-    assert said[1].startswith("Next: 'people-tp' is 0.0050 lower, within seed noise")
-    assert said[2].startswith("Baseline: 'all-sp' is 0.1000 lower, beyond seed noise (p = 0.005)")
-    assert said[3].startswith("Projector: 'all-tp' leads; 'all-sp' is 0.1000 lower, beyond")
-    assert said[4].startswith("Training data: 'all-tp' leads; 'people-tp' is 0.0050 lower")
+    assert verdict[1].startswith("Next: 'people-tp' is 0.0050 lower, within seed noise")
+    assert verdict[2].startswith("Baseline: 'all-sp' is 0.1000 lower, beyond seed noise (p = 0.005)")
+    assert verdict[3].startswith("Projector: 'all-tp' leads; 'all-sp' is 0.1000 lower, beyond")
+    assert verdict[4].startswith("Training data: 'all-tp' leads; 'people-tp' is 0.0050 lower")
     table = comparison_tables.recipes(comparison.deciding, comparison.reference)
     rows = {row[0].text: [cell.text for cell in row] for row in table.rows}
     assert list(rows) == ["all-tp", "people-tp", "all-sp"]
@@ -109,7 +109,7 @@ def test_the_verdict_says_who_won_by_how_much_and_beyond_what() -> None:
     assert table.rows[0][3].beside == "0.1000 to 0.1000"
 
 
-def test_one_seed_and_nothing_in_common_are_said() -> None:
+def test_one_seed_and_nothing_in_common_are_stated() -> None:
     alone = compared({"all-tp/seed-0": [0.5, 0.5], "all-sp/seed-0": [0.4, 0.4]})
     assert "so seed noise is unknown" in sentences(alone)[1]
     page = section(alone, absent=["lp/seed-0: failed: out of memory"])

@@ -50,8 +50,8 @@ def test_interval_covers_the_mean_as_often_as_it_says() -> None:
     for trial in range(200):
         values = generator.normal(1.0, 2.0, 40)
         sums = np.stack([values, np.ones(40)], axis=1)
-        draws = bootstrap.replicates(sums, lambda s: s[:, 0] / s[:, 1], count=300, seed=trial)
-        low, high = bootstrap.interval(draws)
+        values = bootstrap.replicates(sums, lambda s: s[:, 0] / s[:, 1], count=300, seed=trial)
+        low, high = bootstrap.interval(values)
         covered += bool(low <= 1.0 <= high)
     assert 0.88 <= covered / 200 <= 0.99
 
@@ -59,10 +59,10 @@ def test_interval_covers_the_mean_as_often_as_it_says() -> None:
 def test_resampling_images_not_tokens_and_the_same_images_for_the_same_seed() -> None:
     # Two photographs whose thousands of tokens say 0 and 1: the interval must be as wide as two observations warrant.
     sums = np.array([[0.0, 5000.0], [5000.0, 5000.0]])
-    draws = bootstrap.replicates(sums, lambda s: s[:, 0] / s[:, 1])
-    assert bootstrap.interval(draws) == (0.0, 1.0)
+    values = bootstrap.replicates(sums, lambda s: s[:, 0] / s[:, 1])
+    assert bootstrap.interval(values) == (0.0, 1.0)
     shifted = bootstrap.replicates(sums + np.array([500.0, 0.0]), lambda s: s[:, 0] / s[:, 1])
-    assert shifted - draws == pytest.approx(np.full(1000, 0.1))
+    assert shifted - values == pytest.approx(np.full(1000, 0.1))
 
 
 def test_linear_map_recovers_a_linear_relation_from_streamed_parts() -> None:

@@ -121,7 +121,7 @@ def test_crops_are_functions_of_the_generator_and_labels_follow_pixels() -> None
     assert len(sizes) > 1  # some factor below 0.8 makes an image smaller than the crop
 
 
-def test_crops_of_a_single_class_are_drawn_again() -> None:
+def test_crops_of_a_single_class_are_sampled_again() -> None:
     labels = np.zeros((64, 64), dtype=np.uint8)
     labels[:24, :24] = 1  # 14 % of the image
     image = np.zeros((64, 64, 3), dtype=np.uint8)
@@ -130,7 +130,7 @@ def test_crops_of_a_single_class_are_drawn_again() -> None:
     for seed in range(60):
         part = views.training_crop(image, labels, settings_, np.random.default_rng(seed))[1]
         shares.append(max(part.mean(), 1 - part.mean()))
-    assert np.mean(np.array(shares) < 0.75) > 0.5  # one draw alone would do it in about 15 %
+    assert np.mean(np.array(shares) < 0.75) > 0.5  # one sample alone would do it in about 15 %
     nothing = views.training_crop(image, np.full_like(labels, 255), settings_, np.random.default_rng(0))[1]
     assert (nothing == 255).all()
 
@@ -157,12 +157,12 @@ def test_learning_rate_of_the_protocol() -> None:
 
 
 def test_every_item_comes_once_an_epoch() -> None:
-    drawn = np.concatenate(list(head_training.batches(10, batch=4, iterations=5, seed=3)))
-    assert sorted(drawn[:10].tolist()) == sorted(drawn[10:].tolist()) == list(range(10))
+    sampled = np.concatenate(list(head_training.batches(10, batch=4, iterations=5, seed=3)))
+    assert sorted(sampled[:10].tolist()) == sorted(sampled[10:].tolist()) == list(range(10))
     again = np.concatenate(list(head_training.batches(10, batch=4, iterations=5, seed=3)))
-    np.testing.assert_array_equal(drawn, again)
+    np.testing.assert_array_equal(sampled, again)
     other = np.concatenate(list(head_training.batches(10, batch=4, iterations=5, seed=4)))
-    assert drawn.tolist() != other.tolist()
+    assert sampled.tolist() != other.tolist()
     assert len(next(head_training.batches(3, batch=8, iterations=1, seed=0))) == 8
 
 

@@ -48,8 +48,8 @@ SUMMARY = {
 }
 HARNESS = """
 <script>
-  const found = { errors: [] };
-  addEventListener("error", (e) => found.errors.push(String(e.message || e.target.src)), true);
+  const checked = { errors: [] };
+  addEventListener("error", (e) => checked.errors.push(String(e.message || e.target.src)), true);
   addEventListener("load", () => {
     const tables = [...document.querySelectorAll("table.sortable")];
     const column = (table, at) => [...table.tBodies[0].rows].map((row) => row.cells[at].textContent);
@@ -58,16 +58,16 @@ HARNESS = """
     const at = headings(table).indexOf("COLUMN");
     const header = table.tHead.rows[0].cells[at];
     header.click();
-    found.ascending = column(table, at).map(parseFloat);
+    checked.ascending = column(table, at).map(parseFloat);
     header.click();
-    found.descending = column(table, at).map(parseFloat);
-    found.images = [...document.images].map((image) => image.complete && image.naturalWidth);
+    checked.descending = column(table, at).map(parseFloat);
+    checked.images = [...document.images].map((image) => image.complete && image.naturalWidth);
     const theme = document.documentElement.dataset.theme;
     document.getElementById("theme").click();
-    found.themes = [theme, document.documentElement.dataset.theme];
-    found.wide = document.documentElement.scrollWidth - innerWidth;
-    found.sections = [...document.querySelectorAll("nav a")].every((a) => document.querySelector(a.hash));
-    document.body.dataset.found = JSON.stringify(found);
+    checked.themes = [theme, document.documentElement.dataset.theme];
+    checked.wide = document.documentElement.scrollWidth - innerWidth;
+    checked.sections = [...document.querySelectorAll("nav a")].every((a) => document.querySelector(a.hash));
+    document.body.dataset.checked = JSON.stringify(checked);
   });
 </script>
 """
@@ -247,7 +247,7 @@ def test_charts_with_nothing_or_one_point() -> None:
 
 
 def in_browser(page: Path, browser: str, tmp_path: Path, *, table: str, column: str) -> dict[str, Any]:
-    """What a page does in headless Chromium, with nothing on its console; a table with both headings is sorted."""
+    """Run a page in headless Chromium, with nothing on its console; a table with both headings is sorted."""
     tested = tmp_path / "tested.html"
     harness = HARNESS.replace("TABLE", table).replace("COLUMN", column)
     tested.write_text(page.read_text().replace("<head>", "<head>" + harness, 1))
@@ -260,7 +260,7 @@ def in_browser(page: Path, browser: str, tmp_path: Path, *, table: str, column: 
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert console == []
-    stored = re.search(r'data-found="([^"]*)"', done.stdout)
+    stored = re.search(r'data-checked="([^"]*)"', done.stdout)
     assert stored is not None
     return dict(json.loads(stored[1].replace("&quot;", '"')))
 
@@ -288,8 +288,8 @@ def test_pictures_show_the_row_that_their_caption_names(opened: OpenRun) -> None
     kinds = [caption.endswith("(held-out photograph)") for caption in captions]
     assert kinds == sorted(kinds, reverse=True)  # photographs that were never seen come first
     for number, path in enumerate(paths):
-        source = selection.sources[selection.picks.source[number]]
-        row = int(selection.picks.row[number])
+        source = selection.sources[selection.rows.source[number]]
+        row = int(selection.rows.row[number])
         assert source.dataset.manifest(columns=["path"])["path"][row].as_py() == path
         stored = source.dataset.read([row], ["pixels", "beta"])
         assert np.array_equal(images[PHOTOGRAPH][number], stored["pixels"][0])
@@ -299,5 +299,5 @@ def test_pictures_show_the_row_that_their_caption_names(opened: OpenRun) -> None
 
 
 def _rows(selection: Selection) -> list[tuple[Source, int]]:
-    picks = selection.picks
-    return [(selection.sources[source], int(row)) for source, row in zip(picks.source, picks.row, strict=True)]
+    selected = selection.rows
+    return [(selection.sources[source], int(row)) for source, row in zip(selected.source, selected.row, strict=True)]

@@ -67,11 +67,11 @@ def test_a_sweep_stands_for_its_finished_runs(sweep: Path, tmp_path: Path) -> No
         "lost/seed-0: not finished: 2 of 12 steps saved",
         "lost/seed-1: not begun",
     )
-    (sweep / "sweep.json").rename(tmp_path / "kept")
+    (sweep / "sweep.json").rename(tmp_path / "set-aside")
     try:
         bare = select([sweep])  # a sweep of another hand: whatever runs lie below
     finally:
-        (tmp_path / "kept").rename(sweep / "sweep.json")
+        (tmp_path / "set-aside").rename(sweep / "sweep.json")
     assert set(bare.runs) == set(selected.runs)
     assert bare.absent == (selected.absent[1], selected.absent[0])
     with pytest.raises(errors.InvalidInput, match="given twice"):
@@ -121,12 +121,12 @@ def test_the_terminal_names_the_winner_and_refuses_an_unknown_baseline(
 def test_runs_on_other_data_are_shown_on_the_same_photographs(sweep: Path) -> None:
     whole, part = (open_run(sweep / row / "seed-0", device="cpu").mixture for row in ("tp", "people"))
     chosen, other = (choose(mixture, count=6) for mixture in (whole, part))
-    assert chosen[0].picks.row.tolist() == other[0].picks.row.tolist()
+    assert chosen[0].rows.row.tolist() == other[0].rows.row.tolist()
     assert chosen[1] == other[1]
 
 
 def test_students_stand_below_their_teachers_and_other_photographs_apart() -> None:
-    def drawn(name: str, *teachers: str, shown: int = 0) -> RunPictures:
+    def pictures_of(name: str, *teachers: str, shown: int = 0) -> RunPictures:
         models = [
             PHOTOGRAPH,
             *(f"teacher {t}" for t in teachers),
@@ -137,7 +137,7 @@ def test_students_stand_below_their_teachers_and_other_photographs_apart() -> No
         cosines = {f"projection to {t}": [0.25] for t in teachers}
         return RunPictures(name=name, shown=[shown], captions=["cat"], images=images, cosines=cosines)
 
-    pictures = section([drawn("one", "a", "b"), drawn("two", "b"), drawn("three", "a", shown=1)])
+    pictures = section([pictures_of("one", "a", "b"), pictures_of("two", "b"), pictures_of("three", "a", shown=1)])
     first, second = (block for block in pictures.blocks if isinstance(block, SheetsBlock))
     (sheet,) = first.sheets
     assert (sheet.title, sheet.labels) == ("cat", ["teachers", "one", "two"])

@@ -279,7 +279,7 @@ def test_other_scenes_and_folders_in_the_zip_are_named(
 
 
 def benchmark_counts(poses: str, lines: list[str] | None) -> tuple[list[tuple[float, bool]], int]:
-    """(confidence, whether right) of the answered frames and the number of failures, with the rules written anew."""
+    """Apply the rules a second time: (confidence, whether right) of answered frames, and number of failures."""
     true: dict[int, str] = {}
     for line in poses.splitlines():
         name, *numbers = line.split()

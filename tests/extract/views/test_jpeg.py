@@ -97,7 +97,7 @@ def test_odd_jpegs_are_no_damage(kind: str, odd: Callable[[bytes], bytes]) -> No
 
 
 def test_colour_spaces_without_jfif_stay() -> None:
-    """What tells libjpeg the colours, Adobe's segment and the components' numbers, is no metadata."""
+    """Adobe's segment and the components' numbers tell libjpeg the colours, so they are no metadata."""
     stored_as_rgb = encoded(RGB, "JPEG", keep_rgb=True, quality=95)
     assert np.abs(decode(stored_as_rgb).astype(int) - RGB).mean() < 5
     with Image.open(io.BytesIO(stored_as_rgb)) as image:

@@ -32,9 +32,9 @@ def test_a_changed_file_is_refused_and_also_one_that_says_what_it_is(folder: Pat
     checksums.check_folder(folder)
     checksums.check_file(folder / "weights")
     (folder / name).write_bytes(b"other")
-    found = hashlib.sha256(b"other").hexdigest()
+    actual = hashlib.sha256(b"other").hexdigest()
     for check in (lambda: checksums.check_folder(folder), lambda: checksums.check_file(folder / "weights")):
-        with pytest.raises(Damaged, match=rf"{name} has sha256 {found}, expected [0-9a-f]{{64}} \({SUMS}\)"):
+        with pytest.raises(Damaged, match=rf"{name} has sha256 {actual}, expected [0-9a-f]{{64}} \({SUMS}\)"):
             check()
 
 

@@ -13,14 +13,14 @@ PROJECT = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text
 
 
 def distributions(extra: str) -> set[str]:
-    found = set()
+    names = set()
     for requirement in PROJECT["optional-dependencies"][extra]:
         name, _, extras = re.match(r"([\w.-]+)(\[([\w,-]+)\])?", requirement).groups()  # type: ignore[union-attr]
         if name == "codistill":
-            found |= set().union(*(distributions(inner) for inner in extras.split(",")))
+            names |= set().union(*(distributions(inner) for inner in extras.split(",")))
         else:
-            found |= {name.lower()} | ({"distributed"} if extras == "distributed" else set())
-    return found
+            names |= {name.lower()} | ({"distributed"} if extras == "distributed" else set())
+    return names
 
 
 @pytest.mark.parametrize("extra", ["inspect", "cloud", "train", "extract", "eval"])

@@ -54,12 +54,12 @@ def test_moments_of_any_float16_are_right(bits: np.ndarray, signs: int) -> None:
 def test_compiled_and_numpy_sums_are_the_same_bits(bits: np.ndarray) -> None:
     compiled, channels = kernels.compiled(), bits.shape[1]
     assert compiled is not None
-    found = []
+    results = []
     for measure in (compiled, kernels.interpreted(channels)):
         into = (np.full((2, channels), np.nan), np.full(channels, 7, np.int16), np.full(channels, 7, np.uint16))
         measure(bits, *into)
-        found.append(into)
-    for one, other in zip(*found, strict=True):
+        results.append(into)
+    for one, other in zip(*results, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -98,10 +98,10 @@ def test_a_mixture_weights_datasets_and_not_tokens() -> None:
     small = rng.standard_normal((10, 3)).astype(np.float16)
     large = (rng.standard_normal((1000, 3)) * 2 + 5).astype(np.float16)
     mixture = statistics.merge([moments_of(small), moments_of(large)], weights=[3, 1])
-    drawn = np.concatenate([np.repeat(small, 300, axis=0), large]).astype(np.float64)
-    np.testing.assert_allclose(mixture.mean, drawn.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(mixture.std, drawn.std(axis=0), rtol=1e-12)
-    np.testing.assert_array_equal(mixture.max, drawn.max(axis=0))
+    sampled = np.concatenate([np.repeat(small, 300, axis=0), large]).astype(np.float64)
+    np.testing.assert_allclose(mixture.mean, sampled.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(mixture.std, sampled.std(axis=0), rtol=1e-12)
+    np.testing.assert_array_equal(mixture.max, sampled.max(axis=0))
     np.testing.assert_allclose(mixture.count, 1010)
 
 

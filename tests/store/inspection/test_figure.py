@@ -19,15 +19,15 @@ def test_norm_maps_of_constant_norms_are_flat(tmp_path: Path, monkeypatch: pytes
 
     caches.make_cache(tmp_path / "cache")
     shown = gather(store.open(tmp_path / "cache")["flowers"], [0, 9])
-    drawn, draw = [], Axes.imshow
+    images, imshow = [], Axes.imshow
 
     def record(axes: Axes, values: np.ndarray, **options: Any) -> Any:
-        drawn.append((options.get("cmap"), draw(axes, values, **options)))
-        return drawn[-1][1]
+        images.append((options.get("cmap"), imshow(axes, values, **options)))
+        return images[-1][1]
 
     monkeypatch.setattr(Axes, "imshow", record)
     figure.plot_rows(replace(shown, rows=[_with_unit_tokens(row) for row in shown.rows]), tmp_path / "x.png")
-    colours = [image.to_rgba(image.get_array()).reshape(-1, 4) for cmap, image in drawn if cmap == "magma"]
+    colours = [image.to_rgba(image.get_array()).reshape(-1, 4) for cmap, image in images if cmap == "magma"]
     assert len(colours) == sum(isinstance(tokens, Tokens) for row in shown.rows for tokens in row.tokens.values()) > 0
     assert all(len(np.unique(pixels, axis=0)) == 1 for pixels in colours)
 

@@ -1,4 +1,4 @@
-"""What people see of a cache: info, show, failures, export, and the command line around them."""
+"""Commands that show a cache: info, show, failures, export, and the command line around them."""
 
 import io
 import json
@@ -44,18 +44,18 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_info_counts_rows_and_bytes_of_a_sealed_cache(whole: Path) -> None:
-    found = inspect(store.open(whole))
-    flowers = found.datasets[0]
+    info = inspect(store.open(whole))
+    flowers = info.datasets[0]
     counts = [(a.name, a.ok, a.failed, a.missing, a.unsealed, a.shards_present) for a in flowers.arrays]
     assert counts == [("pixels", 9, 1, 0, 0, 3), ("dino", 8, 2, 0, 0, 3), ("mast", 9, 1, 0, 0, 3)]
     shards = [path.stat().st_size for path in whole.rglob("c.*.0.0*") if "statistics" not in path.parts]
-    assert found.stored_bytes == sum(shards)
+    assert info.stored_bytes == sum(shards)
     assert [cell.failed for cell in flowers.arrays[0].bar] == [row == 3 for row in range(10)]
-    assert [(t.name, t.datasets) for t in found.teachers] == [
+    assert [(t.name, t.datasets) for t in info.teachers] == [
         ("dino", ("flowers", "rooms")),
         ("mast", ("flowers", "rooms")),
     ]
-    assert json.loads(json.dumps(asdict(found)))["uuid"] == found.uuid
+    assert json.loads(json.dumps(asdict(info)))["uuid"] == info.uuid
 
 
 def test_info_knows_an_unsealed_cache_by_its_trailers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,12 +76,12 @@ def test_info_says_when_shards_have_gone_or_are_damaged(tmp_path: Path) -> None:
     caches.make_cache(root)
     damage.delete_tokens(root)
     damage.flip_sealed_status(root)
-    found = inspect(store.open(root)).datasets[0].arrays[1]
-    assert any("is damaged" in note for note in found.notes)
+    array = inspect(store.open(root)).datasets[0].arrays[1]
+    assert any("is damaged" in note for note in array.notes)
     damage.shard_path(root, "mast", 0).unlink()
-    found = inspect(store.open(root)).datasets[0].arrays[2]
-    assert (found.missing, found.shards_present) == (4, 2)
-    assert "1 sealed shards have gone" in found.notes[0]
+    array = inspect(store.open(root)).datasets[0].arrays[2]
+    assert (array.missing, array.shards_present) == (4, 2)
+    assert "1 sealed shards have gone" in array.notes[0]
 
 
 @pytest.mark.parametrize(("encoding", "bar"), [("utf-8", "██████████"), ("ascii", "##########")])
@@ -134,7 +134,7 @@ def test_photographs_that_cannot_be_shown_say_why(whole: Path, images: Path, tmp
 
 
 def test_no_photograph_is_read_outside_the_folder(tmp_path: Path) -> None:
-    """The path comes from an image list that somebody else may have written."""
+    """The path comes from an image list that another program may have written."""
     folder = tmp_path / "images"
     folder.mkdir()
     Image.new("RGB", (60, 40)).save(tmp_path / "secret.png")
@@ -261,11 +261,11 @@ def test_commands_end_to_end(whole: Path, images: Path, tmp_path: Path, capsys: 
     assert main(["failures", cache, "--out", f"{out}.csv"]) == 0
     assert pyarrow.csv.read_csv(f"{out}.csv")["row"].to_pylist() == [3, 9]
     assert main(["export", cache, "flowers", "0:3", "8", "--arrays", "dino", "--out", f"{out}.npz"]) == 0
-    said = capsys.readouterr()
-    assert "flowers/pixels: up to date, 3 of 3 shards, rows 9 ok, 1 failed, 0 missing" in said.out
-    assert "ok: all of 15 shards (51 rows, 85.5 kB)" in said.out
-    assert "wrote 4 rows of dino" in said.out
-    assert said.err == ""
+    printed = capsys.readouterr()
+    assert "flowers/pixels: up to date, 3 of 3 shards, rows 9 ok, 1 failed, 0 missing" in printed.out
+    assert "ok: all of 15 shards (51 rows, 85.5 kB)" in printed.out
+    assert "wrote 4 rows of dino" in printed.out
+    assert printed.err == ""
 
 
 @pytest.mark.parametrize(

@@ -49,9 +49,9 @@ def test_reads_survive(s3: S3, kind: str) -> None:
     for key in ("tokens/c.1", "list-type", "zarr.json", "tokens/c.2"):
         s3.server.fail(kind, "GET", key)
     rows = [8, 1, 5, 1]
-    found = dataset.read(rows, ["pixels", "t"], verify=False)  # the bytes must be right, not only found out to be wrong
-    np.testing.assert_array_equal(found["pixels"], [pixels_of(row) for row in rows])
-    np.testing.assert_array_equal(found["t"], [tokens_of(row) for row in rows])
+    batch = dataset.read(rows, ["pixels", "t"], verify=False)  # the bytes must be right, not only found out to be wrong
+    np.testing.assert_array_equal(batch["pixels"], [pixels_of(row) for row in rows])
+    np.testing.assert_array_equal(batch["t"], [tokens_of(row) for row in rows])
     assert dataset.present("pixels") == {0, 1, 2}
     assert store.seal(s3.location).complete
     shards = [request for request in s3.server.requests if request.method == "GET" and "/c." in request.path]
@@ -189,15 +189,15 @@ def test_no_credentials_in_errors_or_logs(s3: S3, use: str, caplog: pytest.LogCa
     s3.server.fail("forbidden", method, times=99)  # the answer quotes the request's signature, as S3's does
     with pytest.raises(errors.StorageFailed, match=r"HTTP 403.*Set AWS_ACCESS_KEY_ID") as failed:
         act(dataset, storage)
-    assert_silent(everything_said(failed.value) + caplog.text + shown)
+    assert_silent(all_texts(failed.value) + caplog.text + shown)
 
 
-def everything_said(error: BaseException | None) -> str:
+def all_texts(error: BaseException | None) -> str:
     """Return an error as it is printed and kept, with whatever it came from, suppressed or not."""
     if error is None:
         return ""
     shown = "".join(traceback.format_exception(error))
-    return f"{shown}{error!r}{error.args}{everything_said(error.__context__)}{everything_said(error.__cause__)}"
+    return f"{shown}{error!r}{error.args}{all_texts(error.__context__)}{all_texts(error.__cause__)}"
 
 
 def assert_silent(text: str) -> None:
@@ -209,22 +209,22 @@ def test_commands_print_errors_in_one_line(s3: S3, capfd: pytest.CaptureFixture[
     assert main(["info", s3.location]) == 0
     s3.server.fail("forbidden", "GET", times=99)
     assert main(["info", s3.location]) == 2
-    said = capfd.readouterr()
-    assert said.err.startswith(f"error: {s3.location}: reading 'features.zarr/zarr.json' failed: access denied")
+    printed = capfd.readouterr()
+    assert printed.err.startswith(f"error: {s3.location}: reading 'features.zarr/zarr.json' failed: access denied")
     assert main(["info", f"s3://{KEY_ID}:{SECRET}@bucket/cache"]) == 2
-    assert_silent(said.out + said.err + "".join(capfd.readouterr()))
+    assert_silent(printed.out + printed.err + "".join(capfd.readouterr()))
 
 
 def test_no_answer_and_no_account(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{KEY_ID}:{TOKEN}@127.0.0.1:9")
     with pytest.raises(errors.InvalidInput, match=r"AWS_ENDPOINT_URL .not shown. is not a plain URL") as refused:
         store.open(s3.location)
-    assert_silent(everything_said(refused.value))
+    assert_silent(all_texts(refused.value))
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     storage = ObjectStorage(Address.parse(s3.location), retries=HASTY)
     with pytest.raises(errors.StorageFailed, match="connection refused") as failed:
         storage.read("x")
-    assert_silent(everything_said(failed.value))
+    assert_silent(all_texts(failed.value))
     for name in [name for name in os.environ if name.startswith("AZURE_")]:
         monkeypatch.delenv(name)
     with pytest.raises(errors.StorageFailed, match=r"no account in the environment.*AZURE_"):

@@ -22,7 +22,7 @@ BATCH, STEPS = 6, 20
 
 
 class Arrival:
-    """A copy that happens once somebody waits for it."""
+    """A copy that happens once a thread waits for it."""
 
     def __init__(self, source: Tensor, target: Tensor) -> None:
         self._source, self._target, self._lock, self._done = source, target, threading.Lock(), False

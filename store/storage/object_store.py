@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 READ_THREADS = 32  # a request takes tens of milliseconds whatever it fetches
 CALL_BYTES = 4 * 2**20
 ROUND_PAUSE_S = 0.1
+NO_BUCKET_CODES = ("NoSuchBucket", "ContainerNotFound")
 WRITER = "writer"
 
 Result = TypeVar("Result")
@@ -117,13 +118,15 @@ class ObjectStorage(Storage):
         with contextlib.suppress(FileNotFoundError):
             self._try(f"deleting '{key}'", key, lambda: obstore.delete(self.client, key))
 
-    def delete_all(self, prefix: str) -> None:
+    def delete_all(self, prefix: str, *, documents: bool = True) -> None:
         import obstore
 
         def attempt() -> None:
             paths = [entry["path"] for entry in obstore.list(self.client, prefix).collect()]
             try:
-                for batch in _nodes_last(paths):
+                for number, batch in enumerate(_nodes_last(paths)):
+                    if number and not documents:
+                        return
                     obstore.delete(self.client, batch)
             except FileNotFoundError as error:
                 raise Passing("another process is deleting too") from error
@@ -217,8 +220,11 @@ class ObjectStorage(Storage):
             return self._try(f"writing '{key}'", key, attempt)
         except FileNotFoundError:
             pass
+        raise self._no_bucket()
+
+    def _no_bucket(self) -> errors.StorageFailed:
         message = f"{self.location}: there is no bucket '{self.address.container}'"
-        raise errors.StorageFailed(f"{message}. Create it, or check the location and the endpoint")
+        return errors.StorageFailed(f"{message}. Create it, or check the location and the endpoint")
 
     def _try(self, doing: str, key: str, attempt: Callable[[], Result]) -> Result:
         """Return the result of `attempt`, tried several times.
@@ -242,6 +248,8 @@ class ObjectStorage(Storage):
             time.sleep(ROUND_PAUSE_S * 4**round_)
         if failure is None:  # raised here, so that the client's error is not kept as its context
             raise self.missing(key)
+        if any(code in failure.text for code in NO_BUCKET_CODES):  # of a listing; other requests miss the object
+            raise self._no_bucket()
         if failure.denied:
             exits = f"Set {CREDENTIALS[self.address.scheme]} in the environment, with access to this bucket"
         elif failure.passing:

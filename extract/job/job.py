@@ -99,6 +99,7 @@ class _JobRunner:
         self._datasets, self._teachers = selection.datasets, selection.teachers
         self._executor, self._log, self._stream = executor, log, stream
         self._stage_reports: list[StageReport] = []
+        self._failed: dict[str, Counter[str]] = {}
 
     def run(self) -> RunReport:
         self._log.write(
@@ -156,6 +157,9 @@ class _JobRunner:
             return
         started = time.perf_counter()
         report = seal(self._cache)
+        for array in report.arrays:
+            if array.dataset in self._datasets and array.array in (PIXELS, *self._teachers) and array.failed:
+                self._failed.setdefault(array.array, Counter()).update(array.reasons)
         self._say("seal: done", report.warnings)
         self._finish("seal", started)
 
@@ -227,7 +231,12 @@ class _JobRunner:
             if holders:
                 sizes[array] = self._row_bytes(holders[0], array)
         return RunReport(
-            cache=self._cache.location, stages=self._stage_reports, arrays=states, bytes_per_row=sizes, problem=problem
+            cache=self._cache.location,
+            stages=self._stage_reports,
+            arrays=states,
+            bytes_per_row=sizes,
+            problem=problem,
+            failed=self._failed,
         )
 
     def _row_bytes(self, dataset: str, array: str) -> int:

@@ -1,7 +1,7 @@
 """Summary of a job: a table and sentences for people, JSON for programs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,8 @@ class RunReport:
         arrays: state of the job's part of each array.
         bytes_per_row: bytes of a row by array: `pixels` and teachers.
         problem: why the job stopped early; None if it did not.
+        failed: array -> number of failed rows of the job's datasets by kind of reason, those of earlier jobs included;
+            known once they are sealed.
     """
 
     cache: str
@@ -67,6 +69,7 @@ class RunReport:
     arrays: Sequence[ArrayState]
     bytes_per_row: dict[str, int]
     problem: str | None = None
+    failed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def missing_rows(self) -> int:
@@ -101,11 +104,9 @@ def sentences_of(report: RunReport) -> list[str]:
     sentences = []
     for stage in report.stages:
         if stage.reasons:
-            kinds = ", ".join(f"{count:,} {reason}" for reason, count in sorted(stage.reasons.items()))
-            sentences.append(f"failed in {stage.stage}: {kinds}")
+            sentences.append(f"failed in {stage.stage}: {_kinds(stage.reasons)}")
         if stage.noted:
-            kinds = ", ".join(f"{count:,} {note}" for note, count in sorted(stage.noted.items()))
-            sentences.append(f"noted in {stage.stage}, rows that are there: {kinds}")
+            sentences.append(f"noted in {stage.stage}, rows that are there: {_kinds(stage.noted)}")
     if report.bytes_per_row:
         sizes = ", ".join(f"{array} {size:,}" for array, size in report.bytes_per_row.items())
         sentences.append(f"bytes per row: {sizes}; {sum(report.bytes_per_row.values()):,} in all")
@@ -114,8 +115,23 @@ def sentences_of(report: RunReport) -> list[str]:
             shards = f"{len(state.missing)} of {state.shards} shards"
             sentences.append(f"missing: {shards} of '{state.dataset}/{state.array}' ({state.missing_rows:,} rows)")
     if report.complete:
-        sentences.append("complete: nothing is missing")
+        sentences.append(f"complete: nothing is missing{_failed_rows(report)}")
     return sentences
+
+
+def _failed_rows(report: RunReport) -> str:
+    """Return how many rows have failed, by this job or earlier ones, and the command that lists them."""
+    failed = dict(report.failed)
+    if not failed:  # not sealed: those of this job are known
+        failed = {stage.stage: stage.reasons for stage in report.stages if stage.reasons}
+    if not failed:
+        return ""
+    arrays = [f"{sum(reasons.values()):,} of {array} ({_kinds(reasons)})" for array, reasons in failed.items()]
+    return f"; failed rows: {', '.join(arrays)}. See them: codistill store failures {report.cache}"
+
+
+def _kinds(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
 
 
 def write_summary(path: Path, report: RunReport) -> None:

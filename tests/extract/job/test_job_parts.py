@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,21 @@ def test_terminals_get_a_bar() -> None:
         display.advance(3, 1)
     assert "1 failed" in stream.getvalue()
     assert "4/4" in stream.getvalue()
+
+
+def test_the_last_line_tells_of_failed_rows() -> None:
+    """Also of those of earlier jobs, when nothing was left to do, as the seal knows them."""
+    stage = StageReport(stage="views", seconds=1.0, already_rows=9)
+    state = ArrayState(dataset="d", array="pixels", shards=1, rows=9, missing=())
+    report = RunReport(cache="c", stages=[stage], arrays=[state], bytes_per_row={})
+    assert sentences_of(report) == ["complete: nothing is missing"]
+    failed = {"pixels": {"decode": 2}, "t": {"pixels": 2, "overflow": 1}}
+    assert sentences_of(replace(report, failed=failed)) == [
+        "complete: nothing is missing; failed rows: 2 of pixels (2 decode), 3 of t (1 overflow, 2 pixels). See them: "
+        "codistill store failures c"
+    ]
+    unsealed = replace(report, stages=[replace(stage, rows=9, failed=1, reasons={"decode": 1})])
+    assert sentences_of(unsealed)[-1].startswith("complete: nothing is missing; failed rows: 1 of views (1 decode)")
 
 
 def test_summary_tells_what_is_missing(tmp_path: Path) -> None:

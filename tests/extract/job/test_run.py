@@ -108,6 +108,10 @@ def test_broken_images_fail_with_reasons_and_the_rest_goes_on(folder: Path, caps
     assert len(errors_told) == 2 * len(reasons)
     assert all(reason.startswith("no pixels: ") for reason in errors_told)
     assert len(dataset.valid_rows(["first"])) == 18
+    assert run_extract(small_catalogue(folder), "--cache", folder / "cache", "--max-failed", "100%") == 0
+    last = capsys.readouterr().out.strip().splitlines()[-1]  # nothing was left to do
+    assert last.startswith("complete: nothing is missing; failed rows: 10 of pixels (2 damaged image, ")
+    assert "10 of first (10 no pixels)" in last
 
 
 def test_damaged_jpegs_and_unreadable_exif(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,20 @@ import torch
 from store import errors
 
 
+def check_device(name: str, *, option: str = "--device") -> None:
+    """Check that this machine has a device, without using it: a process that only submits work opens no GPU.
+
+    Raises:
+        errors.InvalidInput: it does not.
+    """
+    kind, _, number = name.partition(":")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        there = f"{torch.cuda.device_count()} of them" if torch.cuda.device_count() else "none"
+        raise errors.InvalidInput(
+            f"{option} {name} cannot be used: torch finds {there} here. Choose auto, cpu, cuda or cuda:N"
+        )
+
+
 def resolve_device(name: str, *, option: str = "--device", local_rank: int | None = None) -> str:
     """Return the name of a device that this process can use.
 

@@ -14,6 +14,7 @@ import tyro
 
 from store.common import cli
 from store.common.arguments import COMMAS, names_of
+from store.common.constraints import AtLeast, Device, NotNegative, OutputFile
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 TABLE_WIDTH = 110
 CataloguePath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CATALOGUE.toml")]
 Names = Annotated[str, COMMAS, tyro.conf.arg(metavar="A,B", help_behavior_hint="(default: all in the catalogue)")]
-Threads = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one per CPU)")]
+Threads = Annotated[int | None, AtLeast(1), tyro.conf.arg(metavar="N", help_behavior_hint="(default: one per CPU)")]
 
 
 def run(
@@ -35,17 +36,17 @@ def run(
     datasets: Names = "",
     teachers: Names = "",
     stages: Annotated[str, COMMAS, tyro.conf.arg(metavar="A,B")] = "index,views,features,seal",
-    device: str = "auto",
+    device: Device = "auto",
     batch_size: Annotated[
-        int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: found by trying)")
+        int | None, AtLeast(1), tyro.conf.arg(metavar="N", help_behavior_hint="(default: found by trying)")
     ] = None,
     threads: Threads = None,
     scheduler: str | None = None,
-    workers: int = 0,
+    workers: NotNegative = 0,
     max_failed: str = "1%",
     shards: Annotated[str, tyro.conf.arg(metavar="I/N")] = "0/1",
-    summary: Path | None = None,
-    events: Path | None = None,
+    summary: Annotated[Path | None, OutputFile()] = None,
+    events: Annotated[Path | None, OutputFile()] = None,
     dry_run: bool = False,
     overwrite: bool = False,
 ) -> int:
@@ -74,13 +75,11 @@ def run(
         overwrite: delete the datasets in --datasets (without stages index and views: only their tokens) and start over.
     """
     from extract.catalogue import load_catalogue, narrowed
-    from extract.job import job
     from extract.job.failure_limit import FailureLimit
-    from extract.job.summary import sentences_of, table_of, write_summary
+    from extract.job.selection import Job, check, require_datasets
     from extract.job.tasks import Part
-    from extract.job.worker import Settings
 
-    asked = job.Job(
+    asked = Job(
         catalogue=load_catalogue(catalogue),
         cache=cache if "://" in cache else os.path.abspath(cache),
         datasets=_names(datasets),
@@ -90,7 +89,18 @@ def run(
         part=Part.parse(shards),
         events=events,
     )
-    selection = job.check(asked)
+    if overwrite:
+        require_datasets(asked)
+    selection = check(asked, overwrite=overwrite)
+
+    from backbones.device import check_device  # this and what is below imports torch
+    from extract.job import job, teacher_check
+    from extract.job.summary import sentences_of, table_of, write_summary
+    from extract.job.worker import Settings
+
+    if scheduler is None:
+        check_device(device)
+    teacher_check.check(selection, overwrite=overwrite)
     if dry_run:
         _show_plan(narrowed(asked.catalogue, datasets=selection.datasets, teachers=selection.teachers), asked.cache)
         print("dry run: nothing was written")
@@ -98,12 +108,10 @@ def run(
     settings = Settings(
         location=asked.cache, catalogue=asked.catalogue, device=device, batch_size=batch_size, threads=threads
     )
-    if overwrite:
-        for name in job.delete(selection, job.open_root(selection)):
-            print(f"deleted '{name}'", file=sys.stderr)
-    opened = job.open_for(selection)
     with _sigterm_as_interrupt(), _executor(settings, scheduler, workers) as executor:
-        report = job.run(selection, opened, executor, stream=sys.stderr)
+        for name in job.delete(selection) if overwrite else ():
+            print(f"deleted '{name}'", file=sys.stderr)
+        report = job.run(selection, job.open_for(selection), executor, stream=sys.stderr)
     if summary is not None:
         write_summary(summary, report)
     _console().print(table_of(report))
@@ -128,7 +136,7 @@ def plan(
     ] = "",
     calibrate: bool = True,
     count_files: bool = True,
-    device: str = "auto",
+    device: Device = "auto",
     threads: Threads = None,
 ) -> None:
     """Print what a catalogue's extraction costs: rows, shards, bytes, hours, free space, what exists. Writes nothing.
@@ -149,9 +157,7 @@ def plan(
         device: device for measuring: auto, cpu, cuda or cuda:N.
         threads: decoding threads for measuring.
     """
-    from backbones.device import resolve_device
     from extract.catalogue import load_catalogue, narrowed
-    from extract.plan.calibrate import calibrate as measure
     from extract.plan.plan import parse_rates
     from extract.plan.tables import parse_choices
 
@@ -167,6 +173,9 @@ def plan(
     asked = choices[0]
     rates = parse_rates(rows_per_second, [teacher.name for teacher in asked.teacher])
     if calibrate and not rates:
+        from backbones.device import resolve_device
+        from extract.plan.calibrate import calibrate as measure
+
         rates = measure(
             asked,
             device=resolve_device(device),

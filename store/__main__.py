@@ -1,4 +1,4 @@
-"""`codistill store`: show, seal, check, repair and export a cache.
+"""`codistill store`: show, seal, check, repair and export a cache, and delete parts of it.
 
 Commands import what they need when they run, so that help and completion are quick.
 """
@@ -12,7 +12,8 @@ import tyro
 
 from store import errors
 from store.common.arguments import COMMAS
-from store.common.cli import run
+from store.common.cli import INTERRUPTED, run
+from store.common.constraints import AtLeast, Device, ExistingFile, NotNegative
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,7 +74,7 @@ def seal(cache: CacheArgument, /) -> None:
 def show(
     cache: CacheArgument,
     dataset: DatasetArgument,
-    rows: Annotated[tuple[int, ...], tyro.conf.Positional, tyro.conf.arg(metavar="ROW...")],
+    rows: Annotated[tuple[int, ...], AtLeast(0), tyro.conf.Positional, tyro.conf.arg(metavar="ROW...")],
     /,
     *,
     out: Path,
@@ -106,7 +107,13 @@ def show(
 
 
 def failures(
-    cache: CacheArgument, /, *, dataset: NameList = "", array: NameList = "", out: Path | None = None, limit: int = 50
+    cache: CacheArgument,
+    /,
+    *,
+    dataset: NameList = "",
+    array: NameList = "",
+    out: Path | None = None,
+    limit: NotNegative = 50,
 ) -> None:
     """List the rows that failed, with image and reason; tokens that failed only because their pixels did are left out.
 
@@ -175,8 +182,8 @@ def verify(
     repair: bool = False,
     yes: bool = False,
     json: bool = False,
-    catalogue: Path | None = None,
-    device: str = "auto",
+    catalogue: Annotated[Path | None, ExistingFile()] = None,
+    device: Device = "auto",
 ) -> int:
     """Check every stored byte and table of a cache, and repair it on request; exit code 1 if anything is wrong.
 
@@ -210,6 +217,47 @@ def verify(
     return int(outcome.wrong)
 
 
+def delete(
+    cache: CacheArgument,
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET[/TEACHER]")],
+    /,
+    *,
+    yes: bool = False,
+) -> int:
+    """Delete a dataset, or the tokens of one teacher in it, for good; exit code 1 if you decide against it.
+
+    It may be interrupted at any time: what is left is a readable cache, and the same command goes on.
+
+    example: codistill store delete demo/cache people/lite0
+
+    Args:
+        cache: path or URL of the cache.
+        name: dataset, with its pixels and all of its tokens, or DATASET/TEACHER for the tokens of one teacher.
+        yes: delete without asking.
+    """
+    from store.cache import deletion
+    from store.cache.cache import open as open_cache
+    from store.common.text import human_bytes
+
+    storage = open_cache(cache).storage
+    planned = deletion.plan(storage, name)
+    tokens = f"tokens of {', '.join(planned.teachers)}" if planned.teachers else "no tokens"
+    contents = tokens if planned.teacher else f"pixels and {tokens}"
+    size = f"{planned.objects:,} objects, {human_bytes(planned.stored_bytes)}"
+    question = f"delete '{planned.name}' of {storage.location} ({contents}; {size})? It cannot be undone."
+    if not yes and not _confirmed(question, "store delete"):
+        print("nothing was deleted")
+        return 1
+    try:
+        deletion.delete(storage, name)
+    except KeyboardInterrupt:
+        message = f"interrupted: part of '{planned.name}' is deleted. Run the same command again to delete the rest"
+        print(f"\n{message}", file=sys.stderr)
+        return INTERRUPTED
+    print(f"deleted '{planned.name}' ({contents}): {size} freed")
+    return 0
+
+
 def _console() -> "Console":
     from rich.console import Console
 
@@ -225,19 +273,24 @@ def _agree(problems: int) -> bool:
 
 
 def _ask(problems: int) -> bool:
-    """Ask whether to repair.
+    question = f"repair {problems} problems? Damaged objects are kept until their replacement is whole."
+    return _confirmed(question, "--repair")
+
+
+def _confirmed(question: str, command: str) -> bool:
+    """Ask a question.
+
+    Args:
+        question: question to ask on the terminal.
+        command: what asks, for the error.
 
     Raises:
         errors.InvalidInput: there is no terminal to ask on.
     """
     if not sys.stdin.isatty():
-        raise errors.InvalidInput("--repair asks before it changes anything. Pass --yes to go ahead without a terminal")
-    print(
-        f"repair {problems} problems? Damaged objects are kept until their replacement is whole. [y/N] ",
-        end="",
-        file=sys.stderr,
-        flush=True,
-    )
+        message = f"{command} asks before it changes anything. Pass --yes to go ahead without a terminal"
+        raise errors.InvalidInput(message)
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     try:
         return input().strip().lower() in ("y", "yes")
     except EOFError:  # Ctrl-D
@@ -253,9 +306,13 @@ def main(argv: list[str] | None = None) -> int:
         "show": show,
         "failures": failures,
         "export": export,
+        "delete": delete,
     }
     return run(
-        "codistill store", "Show, seal, check, repair and export a cache of teacher features.", commands, argv=argv
+        "codistill store",
+        "Show, seal, check, repair, export and delete parts of a cache of teacher features.",
+        commands,
+        argv=argv,
     )
 
 

@@ -14,14 +14,17 @@ from tqdm import tqdm
 from store.common.arguments import COMMAS, names_of
 from store.common.cli import INTERRUPTED
 from store.common.cli import run as run_program
+from store.common.constraints import AtLeast, ExistingCaches, ExistingFolder, Positive
 from store.errors import CodistillError, InvalidInput
 from train.recipe.config import Recipe, from_mapping
 from train.recipe.named import RECIPES, find
 
 DEFAULT_RECIPE = "dune-base-336"  # whose values `codistill train run --help` shows
 
+A_RUN = ExistingFolder(kind="run", holds="recipe.json", advice="Give the --out of codistill train run")
+
 RecipeName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
-CacheList = Annotated[str, COMMAS, tyro.conf.arg(metavar="CACHE[,CACHE]")]
+CacheList = Annotated[str, COMMAS, ExistingCaches(), tyro.conf.arg(metavar="CACHE[,CACHE]")]
 CachesOrNone = Annotated[str, COMMAS, tyro.conf.arg(metavar="CACHE[,CACHE]")]  # a finished sweep needs none
 Directory = Annotated[Path, tyro.conf.arg(metavar="DIR")]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -113,7 +116,7 @@ def sweep(
     sweep: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SWEEP")],
     cache: CachesOrNone,
     out: Directory,
-    jobs: int = 1,
+    jobs: Positive = 1,
 ) -> int:
     """Train a grid of students and compare them. example: codistill train sweep table1 --cache C --out RUNS
 
@@ -126,10 +129,12 @@ def sweep(
         out: directory to write the runs and comparison.md, .csv and .png to.
         jobs: number of runs at once; on several GPUs they take turns, on the CPU they share the cores.
     """
-    from train.sweep import FAILED, STOPPED, plan, store_sweep
+    from train.sweep import FAILED, STOPPED, SWEEP, plan, store_sweep
 
     planned, runs = plan(sweep, out)
     caches = names_of(cache) or ()
+    if not (out / SWEEP).exists():
+        ExistingCaches().check("--cache", cache)
     from train import sweep_table
     from train.run.lock import RunLock
     from train.sweep_check import check, refuse_to_drop, store_selections
@@ -159,11 +164,11 @@ def sweep(
 
 
 def export(
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    run: Annotated[Path, tyro.conf.Positional, A_RUN, tyro.conf.arg(metavar="RUN")],
     out: Annotated[Path, tyro.conf.arg(metavar="PATH")],
     format: Literal["timm", "dune"] = "timm",
-    step: int | None = None,
-    image_size: int | None = None,
+    step: Annotated[int | None, AtLeast(0)] = None,
+    image_size: Annotated[int | None, AtLeast(1)] = None,
 ) -> None:
     """Export a trained student for other programs. example: codistill train export runs/a --out students/a
 

@@ -44,6 +44,7 @@ from extract.catalogue import Catalogue, DatasetEntry, TeacherEntry, ViewRecipe
 from extract.job import job
 from extract.job.executor import Executor, ThreadExecutor
 from extract.job.failure_limit import FailureLimit
+from extract.job.selection import Job, check
 from extract.job.summary import StageReport
 from extract.job.worker import Settings, Worker
 from extract.sources import open_source
@@ -291,16 +292,16 @@ def run_stages(
     settings: Settings, executor: Executor, *, datasets: list[str], stages: list[str], recompute: bool = False
 ) -> list[StageReport]:
     """Run stages of a job and return their reports; `recompute` first deletes what they make."""
-    asked = job.Job(
+    asked = Job(
         catalogue=settings.catalogue,
         cache=settings.location,
         datasets=datasets,
         stages=stages,
         limit=FailureLimit(share=1.0),
     )
-    selection = job.check(asked)
+    selection = check(asked)
     if recompute:
-        job.delete(selection, job.open_root(selection))
+        job.delete(selection)
     with io.StringIO() as quiet:
         report = job.run(selection, job.open_for(selection), executor, stream=quiet)
     if report.problem is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from eval.commands.options import Caches, Datasets, File, Folder, Images, Run, Scheduler
 from eval.commands.output import write_numbers
 from store.common.arguments import names_of
+from store.common.constraints import Device, NotNegative, Positive
 from store.errors import InvalidInput, MissingFile
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 CORRELATION_SOURCES = {"log": "from the log", "probe": "on a probe batch"}
 
 
-def pca(run: Run, /, *, out: File, cache: Caches = "", pictures: int = 6, device: str = "auto") -> None:
+def pca(run: Run, /, *, out: File, cache: Caches = "", pictures: NotNegative = 6, device: Device = "auto") -> None:
     """Plot photographs beside the tokens of teachers, student and projections as colours (Fig. 2 of the paper).
 
     example: codistill eval pca demo/run --out pca.png
@@ -43,7 +44,14 @@ def pca(run: Run, /, *, out: File, cache: Caches = "", pictures: int = 6, device
 
 
 def variance(
-    run: Run, /, *, out: Folder, cache: Caches = "", datasets: Datasets = "", shards: int = 8, scheduler: Scheduler = ""
+    run: Run,
+    /,
+    *,
+    out: Folder,
+    cache: Caches = "",
+    datasets: Datasets = "",
+    shards: Positive = 8,
+    scheduler: Scheduler = "",
 ) -> None:
     """Plot the cumulative explained variance of teachers and of the student's projections (Fig. 4 of the paper).
 
@@ -90,11 +98,11 @@ def correlation(
     *,
     out: Folder,
     cache: Caches = "",
-    window: int = 0,
-    probe_steps: int = 50,
-    from_step: int = 0,
-    probe_rows: int = 64,
-    device: str = "auto",
+    window: NotNegative = 0,
+    probe_steps: NotNegative = 50,
+    from_step: NotNegative = 0,
+    probe_rows: Positive = 64,
+    device: Device = "auto",
 ) -> None:
     """Plot the correlation of loss updates between teachers (Fig. 5 of the paper), logged and on a fixed probe batch.
 
@@ -144,10 +152,10 @@ def attention(
     out: Folder,
     cache: Caches = "",
     images: Images = (),
-    size: int = 448,
-    pictures: int = 3,
-    medoids: int = 9,
-    device: str = "auto",
+    size: Positive = 448,
+    pictures: NotNegative = 3,
+    medoids: Positive = 9,
+    device: Device = "auto",
 ) -> None:
     """Plot typical attention maps of the encoder and of every transformer projector (Fig. 9 of the paper).
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from eval.commands.options import Folder
-from eval.encoders.options import EncoderOptions
+from eval.commands.options import ONE_RUN, DataFolder, Folder
+from eval.encoders.options import EncoderOptions, check_source
 from eval.probes.settings import DepthSettings, KnnSettings, LinearSettings, SegmentationSettings, validate
 
 if TYPE_CHECKING:
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENCODER")]
 ResultRun = Annotated[
-    Path | None, tyro.conf.arg(metavar="RUN", help_behavior_hint="(default: the run that is probed, if it is a run)")
+    Path | None,
+    ONE_RUN,
+    tyro.conf.arg(metavar="RUN", help_behavior_hint="(default: the run that is probed, if it is a run)"),
 ]
 RunProbe = Callable[..., Mapping[str, Any]]
 Settings = KnnSettings | LinearSettings | SegmentationSettings | DepthSettings
@@ -39,20 +41,43 @@ class Inputs:
     """
 
     encoder: Source
-    data: Folder
+    data: DataFolder
     features: Folder
     run: ResultRun = None
     options: Annotated[EncoderOptions, tyro.conf.arg(name="")] = field(default_factory=EncoderOptions)
 
 
-SharedInputs = Annotated[Inputs, tyro.conf.arg(name="")]
+class KnownEncoder:
+    """Constraint of `Inputs`: what is named as the encoder can be one."""
+
+    def check(self, subject: str, value: Inputs) -> None:
+        """See `Constraint.check`."""
+        check_source(value.encoder, value.options)
+
+
+@dataclass(frozen=True)
+class ValidSettings:
+    """Constraint of a probe's settings: numbers that can work.
+
+    Attributes:
+        kind: name of the probe.
+    """
+
+    kind: str
+
+    def check(self, subject: str, value: Settings) -> None:
+        """See `Constraint.check`."""
+        validate(value, subject=f"{self.kind} probe")
+
+
+SharedInputs = Annotated[Inputs, KnownEncoder(), tyro.conf.arg(name="")]
 
 
 def knn(
     inputs: SharedInputs,
     *,
     test_split: str = "test",
-    settings: Annotated[KnnSettings, tyro.conf.arg(name="")] = _KNN,
+    settings: Annotated[KnnSettings, ValidSettings("knn"), tyro.conf.arg(name="")] = _KNN,
 ) -> None:
     """Classify images by their nearest neighbours in feature space.
 
@@ -72,7 +97,7 @@ def linear(
     inputs: SharedInputs,
     *,
     test_split: str = "test",
-    settings: Annotated[LinearSettings, tyro.conf.arg(name="")] = _LINEAR,
+    settings: Annotated[LinearSettings, ValidSettings("linear"), tyro.conf.arg(name="")] = _LINEAR,
 ) -> None:
     """Classify images by logistic regression on their features.
 
@@ -92,7 +117,7 @@ def segmentation(
     inputs: SharedInputs,
     *,
     layout: str,
-    settings: Annotated[SegmentationSettings, tyro.conf.arg(name="")] = _SEGMENTATION,
+    settings: Annotated[SegmentationSettings, ValidSettings("segmentation"), tyro.conf.arg(name="")] = _SEGMENTATION,
 ) -> None:
     """Train a linear segmentation head on frozen features and measure mean IoU.
 
@@ -112,7 +137,7 @@ def segmentation(
 def depth(
     inputs: SharedInputs,
     *,
-    settings: Annotated[DepthSettings, tyro.conf.arg(name="")] = _DEPTH,
+    settings: Annotated[DepthSettings, ValidSettings("depth"), tyro.conf.arg(name="")] = _DEPTH,
 ) -> None:
     """Train a linear depth head on frozen features and measure RMSE in metres (NYUd layout).
 
@@ -163,7 +188,6 @@ def _probe(
     from eval.probes.feature_store import FeatureStore
     from eval.runs.results import digest
 
-    validate(settings, subject=f"{kind} probe")
     device = torch.device(resolve_device(inputs.options.device))
     encoder = open_encoder(inputs.encoder, inputs.options, device=device, final_norm=final_norm)
     dataset_name = inputs.data.resolve().name

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.commands.options import Baseline, Caches, FileOrNone, Folder, Runs
+from eval.commands.options import Baseline, Caches, Folder, InputFileOrNone, OutputFileOrNone, Runs
 from eval.commands.output import write_csv
 from store.common.arguments import names_of
 from store.common.config import near_miss
+from store.common.constraints import Device, NotNegative, Positive
 from store.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -44,14 +45,14 @@ def report(
     /,
     *,
     out: Folder,
-    extraction: FileOrNone = None,
+    extraction: InputFileOrNone = None,
     cache: Caches = "",
-    encoders: FileOrNone = None,
-    rows: int = 1000,
-    fit_rows: int = 4096,
-    pictures: int = 6,
+    encoders: InputFileOrNone = None,
+    rows: Positive = 1000,
+    fit_rows: Positive = 4096,
+    pictures: NotNegative = 6,
     baseline: Baseline = "",
-    device: str = "auto",
+    device: Device = "auto",
 ) -> None:
     """Write one self-contained HTML page about one run, several runs, or a sweep.
 
@@ -109,12 +110,12 @@ def fidelity(
     /,
     *,
     cache: Caches = "",
-    encoders: FileOrNone = None,
-    rows: int = 1000,
-    fit_rows: int = 4096,
+    encoders: InputFileOrNone = None,
+    rows: Positive = 1000,
+    fit_rows: Positive = 4096,
     by: str = "kind",
-    csv: FileOrNone = None,
-    device: str = "auto",
+    csv: OutputFileOrNone = None,
+    device: Device = "auto",
 ) -> None:
     """Measure how well students predict their teachers' tokens on held-out rows, and compare with baselines.
 
@@ -224,9 +225,11 @@ def _show_comparison(console: "Console", compared: "Comparison", *, absent: Sequ
     from eval.report.sections.comparison import sentences
     from eval.report.sections.comparison_tables import recipes_brief
     from eval.report.tables import to_rich
+    from train.run.headline import PATCH_COSINE
 
     table = recipes_brief(compared.deciding, compared.reference)
-    console.print(to_rich(table, title=f"Cosine on {compared.deciding.aligned.kind}"))
+    title = f"{PATCH_COSINE.capitalize()} on {compared.deciding.aligned.kind}, mean over teachers"
+    console.print(to_rich(table, title=title))
     console.print(f"difference: to '{compared.reference.label}', on the same photographs.", "", style="dim")
     for sentence in (*sentences(compared), *(f"Not here: {reason}" for reason in absent)):
         console.print(sentence)

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from eval.encoders.open_encoder import OpenEncoder, of_projector, of_student, of_teacher
-from eval.encoders.options import EncoderEntry, EncoderFile, EncoderOptions
+from eval.encoders.options import EncoderEntry, EncoderFile, EncoderOptions, check_source
 from extract.teachers.options import TeacherOptions
 from store.common.config import parse, read_toml
 from store.errors import InvalidConfig, InvalidInput
@@ -31,6 +31,7 @@ def open_encoder(source: str, options: EncoderOptions, *, device: torch.device, 
         MissingFile: no such run or file.
         InvalidInput: options that do not fit the encoder.
     """
+    check_source(source, options)
     path = Path(source)
     norm = final_norm if options.final_norm is None else options.final_norm
     if path.is_dir():

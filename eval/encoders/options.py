@@ -8,6 +8,8 @@ import pydantic
 import tyro
 
 from extract.teachers.options import TeacherOptions
+from store.common.constraints import AtLeast, Device, ExistingFile, Positive
+from store.errors import InvalidInput, MissingFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +34,32 @@ class EncoderOptions:
     final_norm: Annotated[
         bool | None, tyro.conf.arg(metavar="True|False", help_behavior_hint="(default: True, for depth False)")
     ] = None
-    weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(for teachers only)")] = None
-    stride: Annotated[int | None, tyro.conf.arg(metavar="PX", help_behavior_hint="(default: the last)")] = None
-    cell_px: int = 14
+    weights: Annotated[
+        Path | None, ExistingFile(), tyro.conf.arg(metavar="FILE", help_behavior_hint="(for teachers only)")
+    ] = None
+    stride: Annotated[int | None, AtLeast(1), tyro.conf.arg(metavar="PX", help_behavior_hint="(default: the last)")] = (
+        None
+    )
+    cell_px: Positive = 14
     dtype: str = "float32"
-    device: str = "auto"
+    device: Device = "auto"
+
+
+def check_source(source: str, options: EncoderOptions) -> None:
+    """Check that `source` can be an encoder: a directory, a `.pth` file, or with `options.weights` a teacher's model.
+
+    Raises:
+        InvalidInput: it cannot.
+        MissingFile: there is no such file.
+    """
+    path = Path(source)
+    if path.is_dir() or path.is_file() or options.weights is not None:
+        return
+    if path.suffix == ".pth":
+        raise MissingFile(f"encoder '{source}': no such file. Check the path")
+    raise InvalidInput(
+        f"encoder '{source}': expected a run directory, a .pth file, or a teacher's model with its --weights"
+    )
 
 
 class EncoderEntry(TeacherOptions):

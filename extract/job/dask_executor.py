@@ -4,8 +4,10 @@ Each Dask worker holds one `Worker`: open cache, image lists and the loaded teac
 submitted at a time, so a job of 300,000 shards costs the scheduler no more than one of 300.
 """
 
+import concurrent.futures
 import json
 import secrets
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -73,7 +75,8 @@ class DaskExecutor:
     def prepare_teacher(self, name: str, datasets: Sequence[str]) -> int:
         """See `Executor.prepare_teacher`; runs on one worker."""
         call = (dask_worker.prepare_teacher, self._plugin_name, name, list(datasets))
-        result = self._client.submit(*call, pure=False, retries=RETRIES).result()
+        future = self._client.submit(*call, pure=False, retries=RETRIES)
+        result = result_of(future, self._client, local=self._local)
         if isinstance(result, RemoteError):
             raise errors.InvalidInput(result.message)
         return int(result)
@@ -139,7 +142,7 @@ class _Submission:
         """Submit the shards, and yield the report of each finished one."""
         completed = as_completed(self._submit(islice(self._pending, self._free_slots())))
         while not completed.is_empty():
-            self._wait(completed)
+            wait_while_workers_live(completed.has_ready, self._client, local=self._local)
             future = next(completed)
             task = self._submitted.pop(future)
             report = self._result(future, task)
@@ -165,27 +168,6 @@ class _Submission:
                     return
                 time.sleep(0.1)
 
-    def _wait(self, completed: as_completed) -> None:
-        """Wait until a shard is done.
-
-        Raises:
-            errors.JobFailed: all workers that this job started died, and none came back within NO_WORKER_SECONDS.
-        """
-        last_check = last_seen = time.monotonic()
-        while not completed.has_ready():
-            time.sleep(POLLING_SECONDS)
-            now = time.monotonic()
-            if not self._local or now - last_check < NO_WORKER_SECONDS / 10:
-                continue
-            last_check = now
-            if self._client.nthreads():
-                last_seen = now
-            elif now - last_seen > NO_WORKER_SECONDS:
-                raise errors.JobFailed(
-                    f"no worker process came back within {NO_WORKER_SECONDS:.0f} s. What is published is whole. Find "
-                    "out why they died (memory?), then run the same command again"
-                )
-
     def _free_slots(self) -> int:
         threads: int = sum(self._client.nthreads().values())
         return max(1, SHARDS_PER_THREAD * threads - len(self._submitted))
@@ -204,15 +186,73 @@ class _Submission:
     def _result(self, future: Future, task: Task) -> ShardReport | None:
         """Return the report of a finished shard; None if the shard should be submitted again."""
         try:
-            # A finished future may raise, too: its worker may have died before it sent the result.
-            result: ShardReport | RemoteError = future.result()
+            # A finished future may raise, too, or wait: its worker may have died before it sent the result.
+            result: ShardReport | RemoteError = result_of(future, self._client, local=self._local)
         except (KilledWorker, FutureCancelledError) as error:
             self._losses[task] += 1
             if self._losses[task] > RESUBMISSIONS:
                 raise shard_failed_error(task, error) from error
             return None
+        except NoWorker:
+            raise
         except Exception as error:  # whatever a library raised on a worker, after all retries
             raise shard_failed_error(task, error) from error
         if isinstance(result, RemoteError):
             raise errors.JobFailed(result.message)
         return result
+
+
+class NoWorker(errors.JobFailed):
+    """All workers that this job started died, and none came back."""
+
+
+def result_of(future: Future, client: Client, *, local: bool) -> Any:
+    """Return the result of a future, or raise its error.
+
+    Args:
+        future: future of `client`, done or not.
+        client: client of the scheduler.
+        local: whether this job started the workers, so that one of them must always come back.
+
+    Raises:
+        NoWorker: no worker is left to give the result.
+    """
+    fetched: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+    def fetch() -> None:
+        try:
+            fetched.set_result(future.result())
+        except BaseException as error:
+            fetched.set_exception(error)
+
+    # Dask waits without limit for a worker that can give the result.
+    threading.Thread(target=fetch, name="codistill-result", daemon=True).start()
+    wait_while_workers_live(fetched.done, client, local=local)
+    return fetched.result()
+
+
+def wait_while_workers_live(done: Callable[[], bool], client: Client, *, local: bool) -> None:
+    """Wait until `done` returns True.
+
+    Args:
+        done: whether what is waited for has come.
+        client: client of the scheduler.
+        local: whether this job started the workers, so that one of them must always come back.
+
+    Raises:
+        NoWorker: all workers that this job started died, and none came back within NO_WORKER_SECONDS.
+    """
+    last_check = last_seen = time.monotonic()
+    while not done():
+        time.sleep(POLLING_SECONDS)
+        now = time.monotonic()
+        if not local or now - last_check < NO_WORKER_SECONDS / 10:
+            continue
+        last_check = now
+        if client.nthreads():
+            last_seen = now
+        elif now - last_seen > NO_WORKER_SECONDS:
+            raise NoWorker(
+                f"no worker process came back within {NO_WORKER_SECONDS:.0f} s. What is published is whole. Find "
+                "out why they died (memory?), then run the same command again"
+            )

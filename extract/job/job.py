@@ -10,7 +10,7 @@ from extract.job import preflight, stages
 from extract.job.executor import Executor
 from extract.job.failure_limit import JobWatch
 from extract.job.progress import EventLog, StageDisplay
-from extract.job.selection import Selection
+from extract.job.selection import Selection, existing_cache, require_datasets
 from extract.job.stages import ShardReport
 from extract.job.summary import RunReport, StageReport
 from extract.job.tasks import ArrayState, Stage, array_states
@@ -42,7 +42,7 @@ def open_for(selection: Selection) -> Cache:
         raise errors.InvalidInput(f"cache '{job.cache}' cannot be written: {error}") from error
 
 
-def delete(selection: Selection, cache: Cache) -> list[str]:
+def delete(selection: Selection) -> list[str]:
     """Delete what a job would make, so that it is recomputed: whole datasets, or without index and views only tokens.
 
     Returns:
@@ -52,10 +52,11 @@ def delete(selection: Selection, cache: Cache) -> list[str]:
         errors.InvalidInput: the job names no datasets; all of them are never deleted by default.
     """
     job = selection.job
-    if not job.datasets:
-        raise errors.InvalidInput("--overwrite deletes what is stored. Name the datasets to recompute with --datasets")
+    require_datasets(job)
+    cache = existing_cache(job.cache)
     deleted = []
-    for name in [name for name in selection.datasets if name in cache.datasets]:
+    for name in [name for name in selection.datasets if cache is not None and name in cache.datasets]:
+        assert cache is not None
         if {"index", "views"} & set(job.stages):
             cache.delete_dataset(name)
             deleted.append(name)

@@ -19,6 +19,7 @@ from extract.job import stages
 from extract.job.failure_limit import Watch
 from extract.job.stages import ShardReport
 from extract.job.tasks import Task
+from extract.job.teacher_check import description
 from extract.sources import open_source
 from extract.teachers.base import Teacher
 from extract.teachers.loading import load_teacher
@@ -106,15 +107,7 @@ class Worker:
         runner, entry = self.runner(name), self.settings.catalogue.teacher_named(name)
         for dataset_name in datasets:
             dataset = self.cache[dataset_name]
-            size = dataset.image_size
-            dataset.create_teacher(
-                name,
-                identity=runner.teacher.identity(size),
-                groups=entry.groups,
-                patch_grid=runner.teacher.patch_grid(size, size),
-                prefix_tokens=runner.teacher.prefix_tokens,
-                channels=runner.teacher.channels,
-            )
+            dataset.create_teacher(name, **description(entry, runner.teacher, image_size=dataset.image_size))
         return self._batch_size(runner.teacher)
 
     def runner(self, name: str) -> TeacherRunner:

@@ -73,7 +73,7 @@ def load(
         "channels_last": channels_last,
         "compile": compile,
     }
-    return _build(config.parse(Request, options, subject=f"teacher '{model}'"), device)
+    return _build(config.parse(Request, options, subject=f"teacher '{model}'")).place_on(device)
 
 
 def load_teacher(
@@ -86,12 +86,21 @@ def load_teacher(
         device: device to run on.
         student_patch: patch size of the student, whose grid the teacher's output has.
     """
+    return build_teacher(options, student_patch=student_patch).place_on(device)
+
+
+def build_teacher(options: TeacherOptions, *, student_patch: int = STUDENT_PATCH_PX) -> "Teacher":
+    """Build the teacher that a configuration describes and read its weights; it stays on the CPU, to be looked at.
+
+    Raises:
+        As `load`.
+    """
     fields = {name: getattr(options, name) for name in TeacherOptions.model_fields}
-    return _build(Request(**fields, student_patch=student_patch), device)
+    return _build(Request(**fields, student_patch=student_patch))
 
 
-def _build(request: Request, device: "torch.device | str") -> "Teacher":
-    return _builder(request.model)(request).place_on(device)
+def _build(request: Request) -> "Teacher":
+    return _builder(request.model)(request)
 
 
 def _builder(model: str) -> "Callable[[Request], Teacher]":

@@ -15,6 +15,7 @@ import tyro
 from store import errors
 from store.common.arguments import with_lists_joined
 from store.common.config import near_miss
+from store.common.constraints import check_arguments
 from store.common.extras import missing_extra
 
 BAD_INPUT = 2
@@ -113,9 +114,14 @@ def _postponed(function: Callable[..., Any]) -> Callable[..., Callable[[], Any]]
 
     @functools.wraps(function)
     def call_later(*values: Any, **named: Any) -> Callable[[], Any]:
-        return functools.partial(function, *values, **named)
+        return functools.partial(_checked_call, function, *values, **named)
 
     return call_later
+
+
+def _checked_call(function: Callable[..., Any], *values: Any, **named: Any) -> Any:
+    check_arguments(function, values, named)
+    return function(*values, **named)
 
 
 def _options_in_help(app: "tyro.extras.SubcommandApp", prog: str, arguments: Sequence[str]) -> set[str]:

@@ -5,9 +5,10 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from store.common.config import parse
+from store.common.constraints import device_name
 from store.format.schema import differences
 
 # May differ between a run and its resumption, because no number of the training depends on them.
@@ -244,7 +245,7 @@ class Machine(Section):
         threads: torch's threads on the CPU; 0 leaves the choice to torch.
     """
 
-    device: str = "auto"
+    device: Annotated[str, AfterValidator(device_name)] = "auto"
     readers: Positive = 2
     prefetch: Positive = 2
     verify: bool = True

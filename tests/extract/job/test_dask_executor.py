@@ -5,6 +5,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterable
+from functools import partial
 from itertools import cycle
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -172,14 +173,32 @@ class Clock:
         self.now += seconds
 
 
-def test_a_job_whose_processes_never_come_back_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+class NeverReturns:
+    """A finished future whose result no worker can give any more; without workers Dask waits for one for ever."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.ended = threading.Event()
+
+    def result(self) -> None:
+        self.asked.set()
+        self.ended.wait()
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_job_whose_processes_never_come_back_ends(finished: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a shard is done, and after it, when only its report is missing."""
     clock, back_at = Clock(), dask_executor.NO_WORKER_SECONDS / 2
     monkeypatch.setattr(dask_executor, "time", clock)
     back_once = SimpleNamespace(nthreads=lambda: {"tcp://one": 1} if back_at <= clock.now < back_at + 10 else {})
-    nothing = SimpleNamespace(has_ready=lambda: False)
     submission = dask_executor._Submission(
         back_once, "plugin", [], JobWatch(FailureLimit(share=0.0), lambda rows, failed: None), local=True
     )
+    future = NeverReturns()
+    wait_for_shard = partial(dask_executor.wait_while_workers_live, lambda: False, back_once, local=True)
+    wait_for_report = partial(submission._result, future, Task(dataset="d", array="t", shard=3, rows=5))
     with pytest.raises(errors.JobFailed, match="no worker process came back within 60 s"):
-        submission._wait(nothing)
+        (wait_for_report if finished else wait_for_shard)()
     assert clock.now > back_at + dask_executor.NO_WORKER_SECONDS
+    assert future.asked.is_set() is finished
+    future.ended.set()

@@ -246,6 +246,7 @@ def test_what_is_stored_is_not_mixed_with_something_else(folder: Path, capsys: p
     builders.teacher_weights(folder / "first.safetensors", seed=7)
     assert run_extract(catalogue, "--cache", folder / "cache") == 2
     assert "'pictures/first' exists and differs. identity.weights_sha256: stored" in printed(capsys)
+    builders.teacher_weights(folder / "first.safetensors", seed=1)
     (folder / "images" / "part0" / "new.png").write_bytes(builders.encoded(builders.picture(1)))
     (folder / "images" / "part0" / "000.png").unlink()
     assert run_extract(catalogue, "--cache", folder / "cache") == 2

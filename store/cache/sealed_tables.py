@@ -1,6 +1,7 @@
 """Sealed tables: status, statistics and manifest of a dataset."""
 
 import math
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,12 +10,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from store import errors
+from store.cache.seal_record import trusted_record
 from store.format import tables
 from store.format.layout import CHECKSUM_BYTES, checksum
 from store.format.manifest import SCHEMA
-from store.format.schema import manifest_key, small_array_document, statistics_path, status_path
+from store.format.schema import PIXELS, manifest_key, small_array_document, statistics_path, status_path
 from store.format.statistics import Statistics, from_stacked, moments_problem
 from store.storage.base import Storage
+
+PARQUET_ENDING = struct.Struct("<I4s")  # length of the metadata at the end of a Parquet file, and its magic
 
 
 def small_array_key(path: str, dimensions: int) -> str:
@@ -101,6 +105,7 @@ def read_manifest(
         errors.InvalidInput: a column does not exist.
     """
     key = manifest_key(dataset)
+    _check_manifest_mark(storage, dataset)
     try:
         source = storage.arrow_file(key)
     except FileNotFoundError:
@@ -114,3 +119,36 @@ def read_manifest(
     except errors.Damaged as error:
         message = f"'{key}' cannot be used: {error}. It is derived: delete it and run: codistill store seal"
         raise errors.Damaged(f"{message} {storage.location}") from error
+
+
+def manifest_mark(storage: Storage, dataset: str) -> str:
+    """Return the crc32c of the end of a sealed manifest, hexadecimal; empty if there is no manifest.
+
+    Pages have checksums of their own; the end of the file, which says where they are, has none. Damaged, it makes
+    Arrow leave out rows or end the process.
+    """
+    key = manifest_key(dataset)
+    try:
+        end = storage.read_last(key, PARQUET_ENDING.size)
+        length = PARQUET_ENDING.unpack(end)[0] if len(end) == PARQUET_ENDING.size else 0
+        return f"{checksum(storage.read_last(key, length + PARQUET_ENDING.size)):08x}"
+    except FileNotFoundError:
+        return ""
+
+
+def _check_manifest_mark(storage: Storage, dataset: str) -> None:
+    """Compare the end of the sealed manifest with its mark, if a trusted record has one.
+
+    Raises:
+        errors.Damaged: it differs, also after the record was read again, which a seal writes last.
+    """
+    expected = ""
+    for _ in range(2):
+        record = trusted_record(storage, dataset=dataset, array=PIXELS)
+        if record is None or manifest_mark(storage, dataset) in ("", record.tables.get("manifest")):
+            return
+        if record.tables.get("manifest") == expected:
+            break
+        expected = record.tables.get("manifest", "")
+    message = f"'{manifest_key(dataset)}' is damaged: it does not end as it was sealed. It is derived"
+    raise errors.Damaged(f"{message}: delete it and run: codistill store seal {storage.location}")

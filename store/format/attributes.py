@@ -22,6 +22,7 @@ MAX_IMAGE_SIZE_PX = 2**14
 MAX_VIEWS = 2**16
 MAX_GRID_SIDE = 2**12
 MAX_PREFIX_TOKENS = 2**16
+MAX_CHANNELS = 2**17
 SPLITS = ("train", "val")
 MODES = ("train", "center")
 
@@ -118,6 +119,8 @@ class TeacherAttributes:
         fields = node.fields
         rows, cols = fields.integers("patch_grid", low=1, high=MAX_GRID_SIDE, lengths=range(2, 3))
         prefix_tokens = fields.integer("prefix_tokens", low=0, high=MAX_PREFIX_TOKENS)
+        if node.shape[-1] > MAX_CHANNELS:
+            raise errors.Damaged(f"'{node.path}/zarr.json': {node.shape[-1]} channels, expected at most {MAX_CHANNELS}")
         if len(node.shape) != 3 or node.shape[1] != prefix_tokens + rows * cols:
             found = f"shape {list(node.shape)}"
             message = f"'{node.path}/zarr.json': {found} does not fit {prefix_tokens} prefix tokens and {rows}x{cols}"

@@ -172,6 +172,11 @@ def signed(document: Mapping[str, Any]) -> bytes:
     return json_bytes(_with_checksum(document, f"{checksum(unset):08x}"), indent=2)
 
 
+def without_checksum(data: bytes) -> bytes:
+    """Return a zarr.json of codistill as earlier versions wrote it, from one with a checksum."""
+    return json_bytes(_without_checksum(json.loads(data)), indent=2)
+
+
 def _with_checksum(document: Mapping[str, Any], crc: str) -> dict[str, Any]:
     return {**document, "attributes": {**document["attributes"], CHECKSUM_ATTRIBUTE: crc}}
 

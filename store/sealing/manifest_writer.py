@@ -19,19 +19,6 @@ from store.format.manifest import GROUP_ROWS, SCHEMA, reason_kind
 from store.format.schema import manifest_key
 from store.storage.base import Sink, Storage
 
-METADATA_KEY = "codistill.seal"
-
-
-def read_seal_mark(storage: Storage, dataset: str) -> str | None:
-    """Return the mark that `ManifestFile.publish` stored; None if there is no readable manifest."""
-    try:
-        with storage.arrow_file(manifest_key(dataset)) as source:
-            metadata = pq.ParquetFile(source).metadata.metadata or {}
-    except (OSError, pa.ArrowException, pa.lib.ArrowMemoryError, ValueError):
-        return None
-    mark = metadata.get(METADATA_KEY.encode())
-    return None if mark is None else bytes(mark).decode("utf-8", "replace")
-
 
 class ManifestFile:
     """A manifest being written, from the manifest rows of shards in ascending order.
@@ -65,17 +52,9 @@ class ManifestFile:
             self._write_group()
         self._group[shard] = rows
 
-    def publish(self, mark: str) -> str:
-        """Put the file in place of the older one.
-
-        Args:
-            mark: text stored in the file's metadata under `codistill.seal`.
-
-        Returns:
-            The sha256 of the file.
-        """
+    def publish(self) -> str:
+        """Put the file in place of the older one; return its sha256."""
         self._write_group()
-        self._writer.add_key_value_metadata({METADATA_KEY: mark})
         self._writer.close()
         self._file.close()
         self._sink.publish()

@@ -26,7 +26,7 @@ from store.format.schema import FAILED, MISSING, OK, PIXELS
 from store.format.statistics import coarse_channels
 from store.format.trailer import Trailer
 from store.sealing.collect import Collected, Digests, Fingerprints, collect_pixels, collect_tokens, read_fingerprints
-from store.sealing.manifest_writer import ManifestFile, read_seal_mark
+from store.sealing.manifest_writer import ManifestFile
 from store.storage.base import Location
 
 THREADS = 16
@@ -175,9 +175,10 @@ class _ArraySealer:
         dataset = self._dataset
         with ManifestFile(self._storage, dataset=dataset.name, shard_rows=dataset.shard_rows) as manifest:
             collected = collect_pixels(dataset, fingerprints, known=known, manifest=manifest, trailers=self._trailers)
-            mark = schema.digest(collected.fingerprints.tolist())
-            sha256 = {schema.manifest_key(dataset.name): manifest.publish(mark)}
+            self._storage.delete(schema.record_key(dataset.name, PIXELS))  # it speaks of the older manifest
+            sha256 = {schema.manifest_key(dataset.name): manifest.publish()}
             collected.reasons = manifest.reasons
+        mark = sealed_tables.manifest_mark(self._storage, dataset.name)
         self._write_tables(collected, {"manifest": mark}, sha256)
         return collected
 
@@ -232,7 +233,7 @@ class _ArraySealer:
         paths = {"status": (self._status_path, 1)}
         if self._array != PIXELS:
             paths["statistics"] = (schema.statistics_path(self._dataset.name, self._array), 3)
-        elif record.tables.get("manifest") != read_seal_mark(self._storage, self._dataset.name):
+        elif record.tables.get("manifest") != sealed_tables.manifest_mark(self._storage, self._dataset.name):
             return False
         for table, (path, dimensions) in paths.items():
             try:

@@ -16,16 +16,20 @@ from tqdm import tqdm
 
 from store import errors
 from store.cache.cache import Cache
+from store.cache.cache import open as open_cache
 from store.format.layout import CHECKSUM_BYTES, checksum
 from store.format.schema import OK, PIXELS
 from store.sealing.seal import seal
+from store.storage.base import Location
+from store.storage.location import open_storage
+from store.verify.documents import repair_documents
 from store.verify.problems import IN_SHARD, OF_SEAL, OF_SHARD, Kind, Problem
 from store.verify.rebuild import CannotRebuild, Plan, Planner, dependents
 from store.verify.recompute import Recomputer, find_recomputer
 from store.verify.sealed_check import sealed_keys
 from store.verify.shard_check import ShardCheck, ShardLocation, check_shard
 from store.verify.tree_check import QUARANTINE, Tree
-from store.verify.verify import VerifyReport
+from store.verify.verify import VerifyReport, verify
 
 Target = tuple[str, str, int]  # dataset, array, shard
 
@@ -59,6 +63,7 @@ class RepairReport:
     """Result of a repair.
 
     Attributes:
+        documents: keys of zarr.json documents that were written again.
         repaired: shards that are whole again.
         left: shards that could not be repaired.
         removed: keys of temporary objects, and of sealed tables that were deleted to be written again.
@@ -66,6 +71,7 @@ class RepairReport:
         notes: sentences for people.
     """
 
+    documents: list[str] = field(default_factory=list)
     repaired: list[Target] = field(default_factory=list)
     left: list[NotRepaired] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
@@ -80,31 +86,47 @@ class RepairReport:
 
 
 def repair(
-    cache: Cache,
+    cache_or_location: Cache | Location,
     report: VerifyReport,
     *,
     catalogue: Path | None = None,
     device: str = "auto",
     progress: bool = False,
 ) -> RepairReport:
-    """Repair the shards, sealed tables and leftovers that `verify` reported.
+    """Repair the documents, shards, sealed tables and leftovers that `verify` reported.
 
-    Rows whose checksums hold are copied; the recomputer installed under the entry-point group `codistill.recompute`
-    makes the others. Metadata, image lists and foreign objects are not touched.
+    Documents come first, as what they are known to have been; a damaged one hides other problems, so the cache is then
+    checked again. Rows whose checksums hold are copied; the recomputer installed under the entry-point group
+    `codistill.recompute` makes the others. Image lists and foreign objects are not touched.
 
     Args:
-        cache: cache that was checked.
+        cache_or_location: cache that was checked, or its path or URL.
         report: result of the check, from `store.verify.verify.verify`.
         catalogue: file with the places of images and weights, for rows that must be recomputed.
         device: device that teachers run on.
         progress: show a progress bar.
     """
-    return _Repairer(cache, report, catalogue=catalogue, device=device, progress=progress).run()
+    opened = cache_or_location if isinstance(cache_or_location, Cache) else None
+    storage = open_storage(cache_or_location) if not isinstance(cache_or_location, Cache) else cache_or_location.storage
+    documents: list[str] = []
+    while True:
+        repaired, left = repair_documents(storage, report.problems)
+        if not repaired or set(repaired) <= set(documents):
+            break
+        documents += repaired
+        opened, report = None, verify(report.location, quick=report.quick, progress=progress)
+    try:
+        cache = opened or open_cache(report.location)
+    except (errors.Damaged, errors.UnsupportedFormat) as error:
+        return RepairReport(documents=documents, notes=[*left, str(error)])
+    done = _Repairer(cache, report, catalogue=catalogue, device=device, progress=progress).run()
+    done.documents, done.notes = documents, [*left, *done.notes]
+    return done
 
 
 def repairable(problems: Sequence[Problem]) -> list[Problem]:
     """Return the problems that `repair` acts on."""
-    kinds = OF_SHARD | OF_SEAL | {Kind.LEFTOVER, Kind.QUARANTINED}
+    kinds = OF_SHARD | OF_SEAL | {Kind.METADATA_DAMAGED, Kind.LEFTOVER, Kind.QUARANTINED}
     return [problem for problem in problems if problem.kind in kinds]
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from store.cache.cache import open as open_cache
 from store.common.text import human_bytes
 from store.storage.base import Location
 from store.verify.repair import RepairReport, repair, repairable
@@ -62,7 +61,7 @@ def check_and_repair(
     problems = repairable(report.problems)
     if not problems or not confirm(len(problems)):
         return before
-    repaired = repair(open_cache(location), report, catalogue=catalogue, device=device, progress=progress)
+    repaired = repair(location, report, catalogue=catalogue, device=device, progress=progress)
     for line in repair_lines(repaired):
         say(line)
     # The repair read rebuilt shards again in full; this checks what holds between shards and tables.
@@ -92,11 +91,12 @@ def advice(report: VerifyReport) -> str:
     count = len(repairable(report.problems))
     if not count:
         return "none of these can be repaired here: docs/verify.md says what to do about each kind"
-    return f"{count} can be repaired. Run: codistill store verify {report.location} --repair"
+    return f"a repair acts on {count} of these. Run: codistill store verify {report.location} --repair"
 
 
 def repair_lines(report: RepairReport) -> Iterator[str]:
     """Yield the lines for a repair."""
+    yield from (f"repaired '{key}'" for key in report.documents)
     yield from (f"repaired shard {shard} of '{dataset}/{array}'" for dataset, array, shard in report.repaired)
     yield from (f"removed '{key}'" for key in report.removed)
     if report.sealed:

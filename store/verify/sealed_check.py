@@ -173,7 +173,8 @@ class SealedCheck:
             exits = f"Run: codistill store seal {storage.location}"
             self.notes.append(f"{where} {lacks}: its metadata is not compared with what was sealed. {exits}")
         elif self._manifest is not None and not any(p.key == self._manifest.key for p in self.problems):
-            for key in seal_record.changed(storage, [self._manifest.key], self._record):
+            sealed = seal_record.read_record(storage, dataset=self._dataset.name, array=self._array)  # the latest
+            for key in seal_record.changed(storage, [self._manifest.key], sealed or self._record):
                 message = "it is not the file that was sealed. Is a seal running? Then check again"
                 self._add_problem(Kind.SEALED_DAMAGED, message, key=key)
 

@@ -1,6 +1,5 @@
 """Ways in which a cache gets damaged, on the files themselves. The cache is that of `tests.store.caches.make_cache`."""
 
-import json
 import os
 import shutil
 import struct
@@ -22,6 +21,7 @@ from store.format.trailer import Trailer, decode
 from store.storage.local import LocalStorage
 from store.verify.problems import Kind
 from tests.store import caches
+from tests.store.builders import rewrite_document
 from tests.store.caches import DATASETS, TEACHERS
 
 FEATURES = "features.zarr"
@@ -248,8 +248,11 @@ def copy_pixels_of_other_recipe(root: Path) -> None:
 
 
 def edit_identity(root: Path) -> None:
-    path = root / FEATURES / "flowers/dino/tokens/zarr.json"
-    path.write_text(path.read_text().replace('"weights": "w"', '"weights": "v"'))
+    rewrite_document(root / FEATURES / "flowers/dino/tokens/zarr.json", _other_weights)
+
+
+def _other_weights(document: dict[str, Any]) -> None:
+    document["attributes"]["codistill"]["identity"]["weights"] = "v"
 
 
 def tokens_of_other_pixels(root: Path) -> None:
@@ -288,6 +291,7 @@ def change_sealed_statistics(root: Path) -> None:
 
 
 def change_sealed_manifest(root: Path) -> None:
+    (root / "seal/flowers.pixels.safetensors").unlink()  # it knows the manifest's sum
     path = root / "manifest/flowers.parquet"
     table = pq.read_table(path)
     column = table.column_names.index("crop_top")
@@ -360,9 +364,47 @@ def delete_dataset_document(root: Path) -> None:
 
 def change_array_shape(root: Path) -> None:
     path = root / FEATURES / "flowers/dino/tokens/zarr.json"
-    document: dict[str, Any] = json.loads(path.read_text())
-    document["attributes"]["codistill"]["patch_grid"] = [1, 3]
-    path.write_text(json.dumps(document))
+    rewrite_document(path, lambda document: document["attributes"]["codistill"].update(patch_grid=[1, 3]))
+
+
+def misspell_attributes(root: Path) -> None:
+    path = root / FEATURES / "flowers/dino/tokens/zarr.json"
+    path.write_text(path.read_text().replace('"attributes"', '"attributec"'))
+
+
+def change_group(root: Path) -> None:
+    path = root / FEATURES / "flowers/zarr.json"
+    path.write_text(path.read_text().replace('"generic"', '"generib"'))
+
+
+def change_uuid(root: Path) -> None:
+    """Another digit, and a checksum that fits it: the seal knows the sum of the document."""
+
+    def change(document: dict[str, Any]) -> None:
+        uuid = document["attributes"]["codistill"]["uuid"]
+        document["attributes"]["codistill"]["uuid"] = ("1" if uuid[0] == "0" else "0") + uuid[1:]
+
+    rewrite_document(root / FEATURES / "zarr.json", change)
+
+
+def flip_pixels_document(root: Path) -> None:
+    flip(root / FEATURES / "rooms/pixels/zarr.json", 100)
+
+
+def delete_pixels_document(root: Path) -> None:
+    (root / FEATURES / "rooms/pixels/zarr.json").unlink()
+
+
+def delete_teacher_document(root: Path) -> None:
+    (root / FEATURES / "rooms/mast/zarr.json").unlink()
+
+
+def flip_record(root: Path) -> None:
+    flip(root / "seal/flowers.dino.safetensors", -1)
+
+
+def flip_end_of_sealed_manifest(root: Path) -> None:
+    flip(root / "manifest/flowers.parquet", -1300)
 
 
 def break_root_document(root: Path) -> None:
@@ -401,6 +443,17 @@ REPAIRED: list[tuple[Callable[[Path], None], Kind]] = [
     (change_sealed_statistics, Kind.SEALED_STATISTICS_DIFFER),
     (change_sealed_manifest, Kind.SEALED_MANIFEST_DIFFERS),
     (leftover, Kind.LEFTOVER),
+    (edit_identity, Kind.METADATA_DIFFERS),
+    (break_array_document, Kind.METADATA_DAMAGED),
+    (delete_array_document, Kind.METADATA_DAMAGED),
+    (change_array_shape, Kind.METADATA_DAMAGED),
+    (misspell_attributes, Kind.METADATA_DAMAGED),
+    (change_group, Kind.METADATA_DAMAGED),
+    (flip_pixels_document, Kind.METADATA_DAMAGED),
+    (delete_pixels_document, Kind.METADATA_DAMAGED),
+    (delete_teacher_document, Kind.METADATA_DAMAGED),
+    (flip_record, Kind.SEALED_DAMAGED),
+    (flip_end_of_sealed_manifest, Kind.SEALED_DAMAGED),
 ]
 # Here the trailer is lost as well: the rows are what they were, the provenance says that they were made again.
 RECOMPUTED: list[tuple[Callable[[Path], None], Kind]] = [
@@ -424,14 +477,11 @@ RECOMPUTED: list[tuple[Callable[[Path], None], Kind]] = [
 ]
 # These are for people to decide.
 REPORTED: list[tuple[Callable[[Path], None], Kind]] = [
-    (edit_identity, Kind.METADATA_DIFFERS),
     (foreign_file, Kind.FOREIGN_OBJECT),
     (foreign_folder, Kind.FOREIGN_OBJECT),
     (flip_image_list, Kind.IMAGE_LIST_DAMAGED),
     (delete_image_list, Kind.IMAGE_LIST_DAMAGED),
-    (break_array_document, Kind.METADATA_DAMAGED),
-    (delete_array_document, Kind.METADATA_DAMAGED),
     (delete_dataset_document, Kind.METADATA_DAMAGED),
-    (change_array_shape, Kind.METADATA_DAMAGED),
     (break_root_document, Kind.METADATA_DAMAGED),
+    (change_uuid, Kind.METADATA_DAMAGED),
 ]

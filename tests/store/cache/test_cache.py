@@ -1,6 +1,5 @@
 """Creating and opening: the same again is nothing, anything else is refused with both values shown."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,16 @@ import pytest
 
 import store
 from store import errors
-from tests.store.builders import add_teacher, fill, image_list, make_dataset, manifest_rows, pixels_of, tokens_of
+from tests.store.builders import (
+    add_teacher,
+    fill,
+    image_list,
+    make_dataset,
+    manifest_rows,
+    pixels_of,
+    rewrite_document,
+    tokens_of,
+)
 
 RECIPE = {"image_size": 6, "shard_rows": 4, "views": {"flip": 0.5, "scale": (0.4, 1.0)}}
 
@@ -115,10 +123,9 @@ def test_a_folder_that_is_not_a_cache_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("key", "value"), [("format", 2), ("requires", ["rotated_basis"])])
 def test_a_cache_of_a_newer_version_is_refused(tmp_path: Path, key: str, value: Any) -> None:
     store.create(tmp_path, RECIPE)
-    path = tmp_path / "features.zarr/zarr.json"
-    document = json.loads(path.read_text())
-    document["attributes"]["codistill"][key] = value
-    path.write_text(json.dumps(document))
+    rewrite_document(
+        tmp_path / "features.zarr/zarr.json", lambda document: document["attributes"]["codistill"].update({key: value})
+    )
     with pytest.raises(errors.UnsupportedFormat, match="newer codistill"):
         store.open(tmp_path)
 

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import store
@@ -89,12 +90,28 @@ def test_the_tables_of_a_cache_of_version_1_are_read(golden: Path) -> None:
     assert people.statistics("dinov2").patch.agrees(expected)
 
 
-def test_a_cache_of_version_1_is_whole_and_sealing_it_again_changes_nothing(golden: Path) -> None:
-    assert verify(golden).problems == ()
+def test_a_cache_of_version_1_is_whole_and_sealing_it_again_adds_checksums_alone(golden: Path) -> None:
+    report = verify(golden)
+    assert report.problems == ()
+    assert len(report.notes) == 6  # its records have no checksums
+    assert all("was sealed by an earlier version" in note for note in report.notes)
     assert inspect(store.open(golden)).datasets[0].arrays[0].ok == 5
-    before = {path: path.read_bytes() for path in golden.rglob("*") if path.is_file()}
+    tables, before = manifests(golden), files(golden)
+    store.seal(golden)
+    assert (verify(golden).problems, verify(golden).notes) == ((), ())
+    sealed = files(golden)
+    assert {path.parent.name for path in sealed if sealed[path] != before[path]} == {"seal", "manifest"}
+    assert manifests(golden) == tables
     assert not any(array.changed for array in store.seal(golden).arrays)
-    assert {path: path.read_bytes() for path in golden.rglob("*") if path.is_file()} == before
+    assert files(golden) == sealed
+
+
+def files(root: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def manifests(root: Path) -> list[pa.Table]:
+    return [dataset.manifest() for dataset in store.open(root)]
 
 
 def test_this_version_still_writes_the_same_rows(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Other implementations of Zarr: zarr-python, tensorstore and zarrs read our arrays; we read those of zarr-python."""
 
-import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import store
 from store import errors
 from store.format import schema
 from store.storage.local import LocalStorage
-from tests.store.builders import fill, make_dataset, pixels_of, read_rows, tokens_of, write_array
+from tests.store.builders import fill, make_dataset, pixels_of, read_rows, rewrite_document, tokens_of, write_array
 
 DTYPES = ["uint8", "int8", "uint16", "int32", "float16", "float32", "float64"]
 QUICK = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -126,18 +126,23 @@ def test_a_teacher_not_written_by_codistill_is_read_through_zarr(tmp_path: Path)
     np.testing.assert_array_equal(read["t"], np.stack([tokens_of(row) for row in rows]))
 
 
-@pytest.mark.parametrize("change", ["stride", "codec"])
-def test_a_layout_promise_that_the_codecs_do_not_keep_is_refused(tmp_path: Path, change: str) -> None:
-    values = np.zeros((3, 4), np.float32)
-    storage = LocalStorage(tmp_path)
-    write_array(storage, "a", values, shard_rows=2)
-    document = json.loads(storage.read("a/zarr.json"))
-    if change == "stride":
-        document["attributes"]["codistill"]["layout"]["stride"] += 1
-    else:
-        document["codecs"][0]["configuration"]["codecs"].append({"name": "zstd"})
-    with pytest.raises(errors.UnsupportedFormat, match="does not fit"):
-        schema.parse_array("a", json.dumps(document).encode())
+CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "stride": lambda document: document["attributes"]["codistill"]["layout"].update(stride=21),
+    "codec": lambda document: document["codecs"][0]["configuration"]["codecs"].append({"name": "zstd"}),
+    "fill value": lambda document: document.update(fill_value=1),
+    "unknown key": lambda document: document.update(comment="mine"),
+    "another's attribute": lambda document: document["attributes"].update(mine=1),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_document_that_is_not_the_rendering_of_its_values_is_damaged(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    write_array(LocalStorage(tmp_path), "a", np.zeros((3, 4), np.float32), shard_rows=2)
+    rewrite_document(tmp_path / "a/zarr.json", change)
+    with pytest.raises(errors.Damaged, match=r"'a/zarr\.json' is not what codistill writes for the values in it"):
+        schema.parse_array("a", (tmp_path / "a/zarr.json").read_bytes())
 
 
 def test_our_tokens_over_pixels_not_written_by_codistill_are_sealed_and_read(tmp_path: Path) -> None:

@@ -46,12 +46,13 @@ def test_sealing_shard_by_shard_gives_the_bytes_of_sealing_at_once(
 ) -> None:
     monkeypatch.setattr(manifest_writer, "GROUP_ROWS", group_rows)
     dataset = make_dataset(tmp_path / "steps", images=9, views=2)
+    shutil.copytree(tmp_path / "steps", tmp_path / "once")  # of the same uuid
     for shard in (2, 0, 4, 3, 1):
         write_pixels(dataset, shard, failed=[3, 9])
         store.seal(tmp_path / "steps")
         write_tokens(dataset, shard, failed=[3, 9, 10])
         store.seal(tmp_path / "steps")
-    fill(make_dataset(tmp_path / "once", images=9, views=2), failed_pixels=[3, 9], failed_tokens=[10])
+    fill(store.open(tmp_path / "once")["bedlam"], failed_pixels=[3, 9], failed_tokens=[10])
     report = store.seal(tmp_path / "once")
     assert sealed_bytes(tmp_path / "steps") == sealed_bytes(tmp_path / "once")
     assert report.complete

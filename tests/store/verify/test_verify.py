@@ -25,6 +25,7 @@ CONSEQUENCES = {
     Kind.MISPLACED: {Kind.SHARD_GONE},
     Kind.QUARANTINED: {Kind.SHARD_GONE},
     Kind.PIXELS_MISSING: {Kind.SHARD_GONE},
+    Kind.METADATA_DIFFERS: {Kind.METADATA_DAMAGED},
 }
 
 
@@ -126,17 +127,31 @@ def test_a_live_writers_file_is_no_problem_and_an_unreadable_leftover_only_a_not
 
 
 @pytest.mark.parametrize("array", ["pixels", "mast/tokens"])
-def test_arrays_not_written_by_codistill_are_noted_and_left_alone(root: Path, array: str) -> None:
-    path = root / "features.zarr/flowers" / array / "zarr.json"
+@pytest.mark.parametrize("sealed", [True, False])
+def test_an_array_without_layout_is_a_problem_and_read_through_zarr_if_it_was_not_sealed(
+    root: Path, array: str, sealed: bool
+) -> None:
+    path, name = root / "features.zarr/flowers" / array / "zarr.json", array.split("/")[0]
     document = json.loads(path.read_text())
     document["attributes"] = {}
     path.write_text(json.dumps(document))
+    flowers = store.open(root)["flowers"]
+    if sealed:
+        with pytest.raises(
+            errors.Damaged, match=f"flowers/{array}/zarr.json' has no attribute 'layout', and codistill"
+        ):
+            flowers.read([0], [name])
+    else:
+        (root / f"seal/flowers.{name}.safetensors").unlink()
+        flowers.read([0], [name])
+        found = inspect(store.open(root)).datasets[0]
+        assert sum(array.notes != () for array in found.arrays) == 1
+        assert [array.ok for array in found.arrays] == [9, 8, 9]
     report = verify(root)
-    assert report.ok, report.problems
-    assert report.notes == (f"'flowers/{array.split('/')[0]}' was not written by codistill: its rows are not checked",)
-    found = inspect(store.open(root)).datasets[0]
-    assert sum(array.notes != () for array in found.arrays) == 1
-    assert [array.ok for array in found.arrays] == [9, 8, 9]
+    assert {(problem.kind, problem.key) for problem in report.problems} == {
+        (Kind.METADATA_DAMAGED, f"features.zarr/flowers/{array}/zarr.json")
+    }
+    assert "layout" in report.problems[0].message
 
 
 def test_no_cache_is_an_error_and_not_a_problem(tmp_path: Path) -> None:

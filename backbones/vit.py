@@ -129,7 +129,7 @@ class DinoVisionTransformer(nn.Module):
 
         Args:
             images: (B, 3, H, W).
-            pos_embed: `positions` of this grid, for who calls often with frozen weights; None works it out.
+            pos_embed: result of `positions` for this grid, for frequent calls with frozen weights; None computes it.
 
         Returns:
             (B, 1 + R + N, D).

@@ -8,9 +8,9 @@ from codistill.shadowing import ShadowedPackage, refuse_shadowed_packages
 
 PROGRAMS = {
     "extract": "run teachers over datasets, once, into a cache",
-    "store": "look at, seal, check and repair a cache",
+    "store": "show, seal, check, repair and export a cache",
     "train": "train students from a cache",
-    "eval": "measure and picture what students learnt",
+    "eval": "measure students, plot figures, write a report",
 }
 DONE, BAD_INPUT = 0, 2
 

@@ -259,7 +259,7 @@ class Stepper:
         rows = [row for rows in self.ranks.collect(of_rank) for row in rows]
         raise Diverged(
             f"step {batch.step + 1}: the loss is not finite for {len(rows)} of {self._recipe.data.batch} images "
-            f"(dataset/row: {some(rows, limit=20)}); nothing was changed. Look at them with: codistill store show "
+            f"(dataset/row: {some(rows, limit=20)}); nothing was changed. Show them with: codistill store show "
             "CACHE DATASET ROW. If they are all right, lower optim.lr or use --optim.precision fp32"
         )
 

@@ -67,7 +67,7 @@ class Collected:
 def read_fingerprints(dataset: Dataset, array: str, *, pool: ThreadPoolExecutor) -> Fingerprints:
     """Return uint32 [shards]: the recorded crc32c of each shard's trailer, 0 where there is no shard.
 
-    One short read per shard. Equal fingerprints mean equal trailers, hence equal row checksums.
+    One short read per shard. Equal fingerprints mean equal trailers, and so equal row checksums.
     """
     node = dataset.array(array)
     layout = node.layout

@@ -71,7 +71,7 @@ class DescriptorBudget:
             file.readers[:] = [reader for reader in file.readers if reader == this_thread]
 
     def run(self, call: Callable[[], Result]) -> Result:
-        """Return `call()`; as long as it fails for want of descriptors, close files that nobody reads and try again.
+        """Return `call()`; while it fails because descriptors run out, close files that nobody reads and try again.
 
         Raises:
             OSError: too many open files, and none of them is ours to close.

@@ -45,7 +45,7 @@ def add_data(cache: Path) -> None:
 
 @pytest.mark.parametrize("older", [False, True])
 def test_more_data_changes_no_result(older: bool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also of a run from before rows were recorded, whose results have the keys of then."""
+    """Also of a run from before rows were recorded, whose results have the keys of that version."""
     if older:
         (folder / "run" / "rows.npz").unlink()
         file = folder / "run" / "cache.json"

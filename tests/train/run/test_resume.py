@@ -69,7 +69,7 @@ def test_a_run_goes_on_with_what_it_began_with(
 
 
 def test_a_run_without_a_checkpoint_begins_again_with_what_it_began_with(tmp_path: Path) -> None:
-    """The statistics of its targets are computed again, over the datasets of then."""
+    """The statistics of its targets are computed again, over the datasets that it began with."""
     own, cache = recipe(targets__statistics="cache"), tmp_path / "cache"
     build_cache(cache)
     run_training(own, caches=[str(cache)], out=tmp_path / "whole", quiet=True)

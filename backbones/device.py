@@ -27,7 +27,7 @@ def resolve_device(name: str, *, option: str = "--device", local_rank: int | Non
 
     Args:
         name: `cpu`, `cuda`, `cuda:N` ..., or `auto`: a GPU where there is one, else the CPU.
-        option: what error messages call the setting.
+        option: name of the setting in error messages.
         local_rank: number of this process among those of its machine; it takes the GPU of that number unless `name`
             says which. None leaves `cuda` without a number.
 

@@ -32,8 +32,8 @@ class _Job:
     Attributes:
         run: the run.
         slot: number of the job among those that run at once.
-        process: its process.
-        messages: what the process tells: ("step", record) and ("show", line); it ends with the process.
+        process: process of the run.
+        messages: messages of the process: ("step", record) and ("show", line); it ends with the process.
         step: steps done.
     """
 

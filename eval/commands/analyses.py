@@ -50,7 +50,7 @@ def variance(
     out: Folder,
     cache: Caches = "",
     datasets: Datasets = "",
-    shards: Positive = 8,
+    shards: NotNegative = 8,
     scheduler: Scheduler = "",
 ) -> None:
     """Plot the cumulative explained variance of teachers and of the student's projections (Fig. 4 of the paper).

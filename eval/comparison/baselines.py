@@ -1,4 +1,4 @@
-"""Whether a student is better than its baselines: itself before training, a constant, an untrained encoder's map."""
+"""Compare a student with its baselines: itself before training, a constant, an untrained encoder's map."""
 
 import math
 from collections.abc import Mapping

@@ -49,7 +49,7 @@ def check_source(source: str, options: EncoderOptions) -> None:
     """Check that `source` can be an encoder: a directory, a `.pth` file, or with `options.weights` a teacher's model.
 
     Raises:
-        InvalidInput: it cannot.
+        InvalidInput: `source` cannot be an encoder.
         MissingFile: there is no such file.
     """
     path = Path(source)

@@ -1,6 +1,6 @@
 """Check of all teachers of a job before its first row is made: each is built from its weights on the CPU, one by one.
 
-Seconds for each, instead of a refusal after hours of views.
+Seconds for each, instead of an error after hours of views.
 """
 
 from collections import defaultdict

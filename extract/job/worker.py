@@ -36,7 +36,7 @@ class Settings:
 
     Attributes:
         location: location of the cache.
-        catalogue: what is extracted.
+        catalogue: catalogue of the extraction.
         device: "cpu", "cuda", "cuda:1" ..., or "auto".
         batch_size: rows that go through a teacher together; None finds a size that fits twice (two may be on a GPU).
         threads: decoding threads of a process; None for one per CPU that the process may use.

@@ -90,7 +90,7 @@ def load_teacher(
 
 
 def build_teacher(options: TeacherOptions, *, student_patch: int = STUDENT_PATCH_PX) -> "Teacher":
-    """Build the teacher that a configuration describes and read its weights; it stays on the CPU, to be looked at.
+    """Build the teacher that a configuration describes and read its weights; it stays on the CPU, for checks.
 
     Raises:
         As `load`.

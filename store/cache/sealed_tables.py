@@ -36,7 +36,7 @@ def write_small_array(storage: Storage, path: str, values: npt.NDArray[Any], *, 
     """Write a sealed array in place of any older one.
 
     Args:
-        storage: where the cache is.
+        storage: storage of the cache.
         path: path of the array below the cache.
         values: values of the whole array.
         names: names of its dimensions.

@@ -33,7 +33,7 @@ class CacheAttributes:
 
     Attributes:
         uuid: identifier of the cache.
-        recipe: how the pixels were made; plain JSON.
+        recipe: view recipe that the pixels were made by; plain JSON.
         image_size: side of the pixels, px.
         shard_rows: rows of a full shard.
     """

@@ -244,7 +244,7 @@ class Node:
 
     @property
     def has_checksum(self) -> bool:
-        """Whether the document carries the checksum of a document of codistill."""
+        """Return whether the document carries the checksum of a document of codistill."""
         return CHECKSUM_ATTRIBUTE in self.document.get("attributes", {})
 
     @property

@@ -74,7 +74,7 @@ class SealReport:
 
     @property
     def complete(self) -> bool:
-        """Whether no row of any array is missing."""
+        """True if no row of any array is missing."""
         return all(array.missing == 0 for array in self.arrays)
 
 

@@ -102,7 +102,7 @@ def repair(
     Args:
         cache_or_location: cache that was checked, or its path or URL.
         report: result of the check, from `store.verify.verify.verify`.
-        catalogue: file with the places of images and weights, for rows that must be recomputed.
+        catalogue: file with the locations of images and weights, for rows that must be recomputed.
         device: device that teachers run on.
         progress: show a progress bar.
     """
@@ -208,12 +208,12 @@ class _Repairer:
                 return  # another process made it meanwhile, or it was whole before
             plan = self._planner.plan(location, source)
             self._publish(plan, target)
-        except CannotRebuild as refusal:
-            rows = refusal.rows
+        except CannotRebuild as error:
+            rows = error.rows
             tokens = dependents(location.dataset, location.shard, rows) if location.array == PIXELS else {}
             dataset, array, shard = target
             left = NotRepaired(
-                dataset=dataset, array=array, shard=shard, reason=refusal.reason, rows=rows, dependents=tokens
+                dataset=dataset, array=array, shard=shard, reason=error.reason, rows=rows, dependents=tokens
             )
             self._done.left.append(left)
 

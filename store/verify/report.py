@@ -49,7 +49,7 @@ def check_and_repair(
         location: path or URL of the cache.
         quick: read trailers, not rows.
         confirm: called with the number of problems; returns whether to repair them.
-        catalogue: file with the places of images and weights, for rows that must be recomputed.
+        catalogue: file with the locations of images and weights, for rows that must be recomputed.
         device: device that teachers run on.
         progress: show progress bars.
         say: prints a line.

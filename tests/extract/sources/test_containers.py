@@ -195,11 +195,11 @@ def test_small_parquets_of_gigabytes(tmp_path: Path, table: dict[str, Any], opti
         try:
             paths = source.enumerate().paths
         except errors.InvalidInput as error:
-            refusal = str(error)
+            message = str(error)
         else:
-            refusal = ""
+            message = ""
             assert all(len(source.read(path, UNKNOWN_BYTES)) == 2**20 for path in paths[::300])
-    assert not refusal or re.search("would grow|take more than", refusal)
+    assert not message or re.search("would grow|take more than", message)
     assert pool.max_memory() < 2**28
 
 

@@ -64,8 +64,8 @@ def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kind]:
 
 def download_memory(name: str, folder: Path) -> None:
     client = memory_store(name)
-    for found in obstore.list(client).collect():
-        write(folder / found["path"], bytes(obstore.get(client, found["path"]).bytes()))
+    for entry in obstore.list(client).collect():
+        write(folder / entry["path"], bytes(obstore.get(client, entry["path"]).bytes()))
 
 
 def download_files(place: Path, folder: Path) -> None:
@@ -105,9 +105,9 @@ def test_round_trip(kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     good = [row for row in range(10) if row not in BAD_TOKENS]
     assert dataset.valid_rows(["t"]).tolist() == good
     rows = [9, 0, 4, 4, 1]
-    found = dataset.read(rows, ["pixels", "t"])
-    np.testing.assert_array_equal(found["pixels"], [pixels_of(row) for row in rows])
-    np.testing.assert_array_equal(found["t"], [tokens_of(row) for row in rows])
+    batch = dataset.read(rows, ["pixels", "t"])
+    np.testing.assert_array_equal(batch["pixels"], [pixels_of(row) for row in rows])
+    np.testing.assert_array_equal(batch["t"], [tokens_of(row) for row in rows])
     np.testing.assert_array_equal(dataset.read_shard("t", 2).data, [tokens_of(8), tokens_of(9)])
     assert dataset.manifest(columns=["row"], filter=pc.field("status") == 2)["row"].to_pylist() == [3]
     assert dataset.image_list().num_rows == 5

@@ -95,10 +95,10 @@ def test_failed_rows_alone_are_no_problem(
 @pytest.mark.parametrize(("function", "kind"), ALL, ids=NAMES)
 def test_each_damage_is_reported_with_its_kind(root: Path, function: Callable[[Path], None], kind: Kind) -> None:
     function(root)
-    found = verify(root)
-    kinds = {problem.kind for problem in found.problems}
+    report = verify(root)
+    kinds = {problem.kind for problem in report.problems}
     assert kind in kinds
-    assert kinds <= {kind, *CONSEQUENCES.get(kind, ())}, found.problems
+    assert kinds <= {kind, *CONSEQUENCES.get(kind, ())}, report.problems
     quick = {problem.kind for problem in verify(root, quick=True).problems}
     assert (kind in quick) == (kind not in IN_ROWS)
 
@@ -144,9 +144,9 @@ def test_an_array_without_layout_is_a_problem_and_read_through_zarr_if_it_was_no
     else:
         (root / f"seal/flowers.{name}.safetensors").unlink()
         flowers.read([0], [name])
-        found = inspect(store.open(root)).datasets[0]
-        assert sum(array.notes != () for array in found.arrays) == 1
-        assert [array.ok for array in found.arrays] == [9, 8, 9]
+        shown = inspect(store.open(root)).datasets[0]
+        assert sum(array.notes != () for array in shown.arrays) == 1
+        assert [array.ok for array in shown.arrays] == [9, 8, 9]
     report = verify(root)
     assert {(problem.kind, problem.key) for problem in report.problems} == {
         (Kind.METADATA_DAMAGED, f"features.zarr/flowers/{array}/zarr.json")

@@ -147,7 +147,7 @@ def test_the_second_stage_begins_from_a_released_file_on_a_cache_of_448_px(tmp_p
 
 
 def test_a_second_stage_goes_on_without_the_first(tmp_path: Path) -> None:
-    """What it started from is needed until its first checkpoint, and no longer."""
+    """The start checkpoint is needed until the first checkpoint of the run, and no longer."""
     build_cache(tmp_path / "small")
     build_cache(tmp_path / "large", size_px=42)
     run_training(tiny(schedule__steps=2), caches=[str(tmp_path / "small")], out=tmp_path / "first", quiet=True)

@@ -111,15 +111,16 @@ def build(
         baselines=sweeps.baselines,
     )
     views = [_view(name, opened, own[name], compared) for name, opened in runs.items()]
-    shown = [_pictures(name, runs[name], compared, count=picture_count) for name in _runs_with_pictures(compared)]
-    shown_first = [pictures.section(shown)] if any(run.captions for run in shown) else []
+    with_pictures = _runs_with_pictures(compared) if picture_count else []
+    shown = [_pictures(name, runs[name], compared, count=picture_count) for name in with_pictures]
+    has_pictures = any(run.captions for run in shown)
     several = len(runs) > 1
     by_difficulty = None if several else fidelity_section.photographs_by_difficulty(next(iter(common.values())))
     sections = [
-        *shown_first,
+        *([pictures.section(shown)] if has_pictures else []),
         *([comparison.section(compared, absent=sweeps.absent)] if several else []),
         fidelity_section.section(scores, more=[by_difficulty] if by_difficulty else []),
-        *([] if shown_first else [pictures.section(shown)]),
+        *([pictures.section(shown)] if shown and not has_pictures else []),
         about.curves(views),
         about.setup(views),
         *_probe_sections(runs),

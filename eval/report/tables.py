@@ -67,7 +67,7 @@ def interval_cell(value: float, low: float, high: float, *, css: str = "", sign:
     cell = number_cell(value, css=css, digits=digits)
     if cell.text == MISSING:
         return cell
-    plus = "+" if sign and value > 0 else ""
+    plus = "+" if sign and round(value, digits) > 0 else ""
     known = math.isfinite(low) and math.isfinite(high)
     beside = f"{low:z.{digits}f} to {high:z.{digits}f}".replace("-", "\N{MINUS SIGN}") if known else "one image"
     return Cell(text=plus + cell.text, sort=cell.sort, beside=beside, css=css)

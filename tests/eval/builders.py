@@ -18,6 +18,7 @@ SIZE_PX = 56
 CELL_PX = 14
 GRID = (4, 4)
 VIEWS = 8
+NOTE = "These photographs are noise."
 TEACHERS = {"alpha": (1, 12, ("people",)), "beta": (0, 10, ("scenes",))}  # prefix tokens, channels, groups
 
 
@@ -67,6 +68,7 @@ def add_dataset(
         mode="train",
         views=VIEWS if split == "train" else 4,
         first_view=first_view,
+        source={"note": NOTE} if group == "people" else None,
     )
     for teacher, (prefix_tokens, channels, groups) in TEACHERS.items():
         dataset.create_teacher(

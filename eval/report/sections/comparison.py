@@ -134,7 +134,7 @@ def _against_baseline(standings: Standings, group: Group) -> str:
     if standings.beats_baselines(group) is False:
         return (
             f"Warning: '{group.label}' is no better than a baseline, the {name}, which has {value:.{DIGITS}f} "
-            f"({value - own:.{DIGITS}f} more)."
+            f"({value - own:z.{DIGITS}f} more)."
         )
     exception = f", but a baseline is at least as good for {', '.join(behind)}" if behind else ""
     return f"Its best baseline, the {name}, has {value:.{DIGITS}f} ({own - value:.{DIGITS}f} less){exception}."
@@ -152,7 +152,7 @@ def _phrase(lead: Lead) -> str:
         True: f"beyond seed noise (p = {lead.probability:.2g})",
         False: f"within seed noise (p = {lead.probability:.2g})",
     }
-    return f"'{lead.second.label}' is {lead.paired.value:.{DIGITS}f} lower, {known[lead.beyond_seeds]}"
+    return f"'{lead.second.label}' is {lead.paired.value:z.{DIGITS}f} lower, {known[lead.beyond_seeds]}"
 
 
 def _title(contest: Contest) -> str:

@@ -86,9 +86,16 @@ def test_the_page_says_who_won_and_what_is_missing(page: Path) -> None:
     assert "Distillation report: Which one" in text
     assert "Best: 'whole, TP' with a cosine of" in text
     assert "Against short" in text
-    recipes = text[text.index("Recipes, cosine on held-out photographs") : text.index("Winner for each teacher")]
+    recipes = text[text.index("Recipes, patch cosine on held-out photographs") : text.index("Winner for each teacher")]
     assert recipes.index("whole, TP") < recipes.index("short", recipes.index("Beyond seed noise"))
     assert "Training data: 'whole, TP' leads" in text
+    # Ten steps of training are no match for a linear map, and the page says so before anything else.
+    warning = text.index("A baseline is at least as good as the best recipe")
+    assert text.index("Warning: 'whole, TP' is no better than a baseline, the linear map") < warning
+    assert warning < text.index("What the networks see") < text.index("Which recipe won")
+    assert "Not all runs are here: people/seed-1: failed: RuntimeError: out of memory" in text
+    assert "hollow: no better than a baseline" in text
+    assert 'class="n loses"' in html
     assert "out of memory" in text
     for anchor in ("comparison", "pictures", "variance", "correlation", "attention"):
         assert f'<section id="{anchor}">' in html
@@ -98,12 +105,15 @@ def test_the_page_says_who_won_and_what_is_missing(page: Path) -> None:
     assert "held-out photographs (1 of 5 runs)" in text  # what people's photographs of scenes are
 
 
-def test_the_sweeps_page_works_in_a_browser(page: Path, browser: str, tmp_path: Path) -> None:
-    seen = in_browser(page, browser, tmp_path, table="Run", column="Seed")
+@pytest.mark.parametrize("width", [600, 1280])
+def test_the_sweeps_page_works_in_a_browser(page: Path, browser: str, tmp_path: Path, width: int) -> None:
+    seen = in_browser(page, browser, tmp_path, table="Run", column="Seed", width=width)
     assert seen["errors"] == []
     assert all(seen["images"])
     assert seen["ascending"] == sorted(seen["ascending"])
     assert seen["wide"] <= 0
+    assert seen["broken"] == 0
+    assert seen["scrolling"] > 0 or width > 600
     assert seen["sections"]
 
 

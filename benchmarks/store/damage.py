@@ -1,10 +1,12 @@
 """Benchmark of damage: every kind of damage to a small cache must be found and repaired, and nothing may be lost.
 
-    python -m benchmarks.store.damage           # 1000 random single-byte flips, then each structural damage
+    python -m benchmarks.store.damage           # 1000 random flips in shards, 1000 in all files, each structural damage
     python -m benchmarks.store.damage --quick   # a few; tests run it
 
-Flips hit slots, trailers and indexes equally often, one a shard at a time; after each round of `verify` and `repair`
-every file must be as before, byte for byte. The structural damages are those of the tests (`tests.store.damage`).
+Flips of bytes hit slots, trailers and indexes equally often, one a shard at a time; after each round of `verify` and
+`repair` every file must be as before, byte for byte. Flips of bits hit every kind of file of a cache equally often, one
+at a time: each must be found, no reader may take it for good, and all but those in image lists must be repaired to the
+same bytes. The structural damages are those of the tests (`tests.store.damage`).
 """
 
 import contextlib
@@ -30,7 +32,7 @@ from store.format.schema import PIXELS
 from store.verify.problems import Kind
 from store.verify.repair import repair
 from store.verify.verify import verify
-from tests.store import caches, damage, fake_recomputer
+from tests.store import bit_flips, caches, damage, fake_recomputer
 
 Damage = Callable[[Path], None]
 REGIONS = ("slots", "trailer", "index")
@@ -42,8 +44,8 @@ def main(
     """Damage, verify, repair, compare, print and save `store_damage.json`.
 
     Args:
-        flips: number of single-byte flips.
-        seed: seed of the choice of bytes.
+        flips: number of flips of bytes in shards, and of bits in all files.
+        seed: seed of the choice.
         out: folder of the results.
         quick: 30 flips and every eighth structural damage.
     """
@@ -56,6 +58,7 @@ def main(
             whole = work / "whole"
             caches.make_cache(whole)
             report["flips"] = flip_bytes(whole, work / "flipped", flips=flips, generator=random.Random(seed))
+            report["bits"] = flip_bits(whole, work / "bits", flips=flips, generator=random.Random(seed))
             expected = {
                 "identical": damage.REPAIRED[::step],
                 "rows identical": damage.RECOMPUTED[::step],
@@ -103,6 +106,35 @@ def flip_bytes(whole: Path, root: Path, *, flips: int, generator: random.Random)
             if changed or not verify(root).ok:
                 raise AssertionError(f"a repair left {changed or 'problems'}")
     return {**counts, "kinds": dict(sorted(kinds.items()))}
+
+
+def flip_bits(whole: Path, root: Path, *, flips: int, generator: random.Random) -> dict[str, Any]:
+    """Flip single bits in all kinds of files, one at a time; count those found, read as good, and repaired."""
+    shutil.copytree(whole, root)
+    expected, before = bit_flips.contents_for_readers(root), caches.contents(root, seals=True)
+    kinds = bit_flips.files_by_kind(root)
+    counts: Counter[str] = Counter({"found": 0, "silently accepted": 0, "repaired": 0})
+    by_kind: dict[str, Counter[str]] = {kind: Counter() for kind in kinds}
+    for _ in tqdm(range(flips), desc="bits", unit="flip"):
+        kind = generator.choice(sorted(kinds))
+        path = generator.choice(kinds[kind])
+        key = path.relative_to(root).as_posix()
+        damage.flip(path, generator.randrange(len(before[key])), 1 << generator.randrange(8))
+        report = verify(root)
+        outcome = Counter(
+            {
+                "flips": 1,
+                "found": int(not report.ok),
+                "silently accepted": int(bit_flips.read(root, expected) == "other values"),
+            }
+        )
+        repair(root, report)
+        outcome["repaired"] = int(caches.contents(root, seals=True) == before)
+        if not outcome["repaired"]:
+            path.write_bytes(before[key])
+        counts.update(outcome)
+        by_kind[kind].update(outcome)
+    return {**counts, "kinds": {kind: dict(tally) for kind, tally in by_kind.items()}}
 
 
 def _shards(root: Path) -> dict[Path, dict[str, range]]:
@@ -162,6 +194,10 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         f"{flips['flips']} single-byte flips ({regions}): {flips['found']} found, {flips['repaired']} repaired to the "
         "same bytes"
     )
+    bits = Table("file", "flips", "found", "silently accepted", "repaired", title="flips of single bits")
+    for kind, counts in {**report["bits"]["kinds"], "all": report["bits"]}.items():
+        bits.add_row(kind, *(str(counts.get(name, 0)) for name in ("flips", "found", "silently accepted", "repaired")))
+    console.print(bits)
     table = Table("expected", "damages", "found", "as expected", title="structural damages")
     for expected in dict.fromkeys(case["expected"] for case in report["structural"]):
         cases = [case for case in report["structural"] if case["expected"] == expected]

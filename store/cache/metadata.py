@@ -153,7 +153,7 @@ class DatasetMetadata:
         try:
             data = self.storage.read(key)
         except FileNotFoundError:
-            raise errors.Damaged(f"'{key}' is absent. {schema.EXITS}") from None
+            raise errors.Damaged(f"'{key}' is absent. Restore the file from another copy") from None
         actual = hashlib.sha256(data).hexdigest()
         if actual != self.image_list_sha256:
             message = f"'{key}' is damaged: sha256 expected {self.image_list_sha256}, found {actual}"
@@ -163,8 +163,11 @@ class DatasetMetadata:
     def _check_claimed_rows(self) -> None:
         """Compare the rows that are claimed with the image list, before memory for so many rows is asked for.
 
-        Where the image list is lost, a sealed status of that size shows as well that there are so many rows.
+        A sealed status of that size shows as well that there are so many rows. It comes first: damage at the end of a
+        Parquet file, which nothing has checked here, can end the process.
         """
+        if self._status_has_all_rows():
+            return
         key = schema.images_key(self.name)
         try:
             with self.storage.arrow_file(key) as source:
@@ -173,7 +176,7 @@ class DatasetMetadata:
             images, reason = -1, str(error)
         else:
             reason = f"'{key}' lists {images}"
-        if images != self.images and not self._status_has_all_rows():
+        if images != self.images:
             where = f"'{HIERARCHY}/{self.name}/zarr.json'"
             raise errors.Damaged(f"{where} claims {self.images} images: {reason}, and no sealed status shows so many")
 

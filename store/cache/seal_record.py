@@ -75,7 +75,7 @@ def load_record(storage: Storage, *, dataset: str, array: str) -> Record | None:
     """
     key = record_key(dataset, array)
     try:
-        return _decode(storage.read(key, limit=MAX_RECORD_BYTES), where=f"'{key}'")
+        return decode_record(storage.read(key, limit=MAX_RECORD_BYTES), where=f"'{key}'")
     except FileNotFoundError:
         return None
     except errors.Damaged as error:
@@ -146,7 +146,16 @@ def object_sha256(storage: Storage, key: str) -> str:
     return digest.hexdigest()
 
 
-def _decode(blob: bytes, *, where: str) -> Record:
+def decode_record(blob: bytes, *, where: str) -> Record:
+    """Return the record of a safetensors blob.
+
+    Args:
+        blob: the object.
+        where: its name, for errors.
+
+    Raises:
+        errors.Damaged: it is not what a seal writes, or its checksum differs.
+    """
     tensors, metadata = decode_safetensors(blob, where=where)
     fingerprints, digests = tensors.get("fingerprints"), tensors.get("pixels_digests")
     if (

@@ -35,6 +35,7 @@ TOKENS_DIMENSIONS = ("row", "token", "channel")
 CHECKSUM_ATTRIBUTE = "codistill_crc32c"  # documents of earlier versions have none
 UNSET_CHECKSUM = "0" * 8
 EXITS = "Run: codistill store verify CACHE --repair, or restore the file from another copy"
+GROUP_REMAINS = (b'"codistill"', f'"{CHECKSUM_ATTRIBUTE}"'.encode())
 REMAINS = tuple(f'"{word}"'.encode() for word in (CHECKSUM_ATTRIBUTE, "layout", "stride", "shard_rows"))
 DATA_TYPES = (
     "bool",
@@ -373,7 +374,7 @@ def _written_here(node: Node, data: bytes) -> bool:
     """
     if node.document.get("node_type") == "array":
         return node.has_checksum or "layout" in node.attributes or sum(word in data for word in REMAINS) >= 2
-    return node.has_checksum or bool(node.attributes)
+    return node.has_checksum or bool(node.attributes) or any(word in data for word in GROUP_REMAINS)
 
 
 def _without_checksum(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -220,9 +220,9 @@ def make_cache(
     return store.open(location)
 
 
-def contents(root: Path) -> dict[str, bytes]:
-    """Every file but the records of the seal, which may be deleted at any time."""
-    files = (path for path in sorted(root.rglob("*")) if path.is_file() and path.parent.name != "seal")
+def contents(root: Path, *, seals: bool = False) -> dict[str, bytes]:
+    """Every file; the records of the seal, which may be deleted at any time, only if asked for."""
+    files = (path for path in sorted(root.rglob("*")) if path.is_file() and (seals or path.parent.name != "seal"))
     return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 

@@ -4,7 +4,10 @@ Pickles may hold containers, strings and numbers; anything else is refused and n
 """
 
 import collections
+import os
 import pickle
+import pickletools
+from io import BufferedReader
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from extract.sources.parquet_columns import ParquetColumns, is_text
 from store import errors
 from store.common.regular_files import open_regular
 
+NUMBERING = ("PUT", "BINPUT", "LONG_BINPUT")  # pickle's operations that number an object
 LONGEST_LINE_BYTES = 2**16  # file systems allow paths of 4096 bytes
 
 # Containers that pickle builds by a call; tuples, lists, dicts, strings and numbers have opcodes of their own.
@@ -61,6 +65,7 @@ def load_plain(path: Path) -> Any:
     """
     with open_regular(path) as file:
         try:
+            _check_memo(file)
             return _PlainUnpickler(file, path).load()
         except errors.UnsafeFile:
             raise
@@ -136,6 +141,15 @@ class _PlainUnpickler(pickle.Unpickler):
                 "numbers are. Where you trust it, load it yourself and write the paths to a .txt, one a line"
             )
         return CONTAINERS[module, name]
+
+
+def _check_memo(file: BufferedReader) -> None:
+    """Raise ValueError if a pickle numbers an object so high that the table of all numbers would fill memory."""
+    limit = os.fstat(file.fileno()).st_size  # every numbered object takes a byte at least
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name in NUMBERING and isinstance(argument, int) and argument > limit:
+            raise ValueError(f"it numbers an object {argument} in a file of {limit} bytes")
+    file.seek(0)
 
 
 def _is_pair(item: Any) -> bool:

@@ -313,7 +313,8 @@ def test_pickles_that_hold_no_paths(tmp_path: Path) -> None:
         path.write_bytes(pickle.dumps(content))
         with pytest.raises(errors.InvalidInput, match=outline):
             read_list(path)
-    for content in (b"", b"not a pickle", pickle.dumps(["a.jpg"])[:-5]):
+    huge_table = b"\x80\x02]r" + (2**28).to_bytes(4, "little") + b"X\x01\0\0\0aa."  # 4 GB for 18 bytes
+    for content in (b"", b"not a pickle", pickle.dumps(["a.jpg"])[:-5], huge_table):
         path.write_bytes(content)
         with pytest.raises(errors.InvalidInput, match="is not a pickle of paths"):
             read_list(path)

@@ -145,10 +145,11 @@ def _check_manifest_mark(storage: Storage, dataset: str) -> None:
     expected = ""
     for _ in range(2):
         record = trusted_record(storage, dataset=dataset, array=PIXELS)
-        if record is None or manifest_mark(storage, dataset) in ("", record.tables.get("manifest")):
+        mark = "" if record is None else record.tables.get("manifest", "")
+        if not mark or manifest_mark(storage, dataset) in ("", mark):
             return
-        if record.tables.get("manifest") == expected:
+        if mark == expected:
             break
-        expected = record.tables.get("manifest", "")
+        expected = mark
     message = f"'{manifest_key(dataset)}' is damaged: it does not end as it was sealed. It is derived"
     raise errors.Damaged(f"{message}: delete it and run: codistill store seal {storage.location}")

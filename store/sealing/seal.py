@@ -7,7 +7,7 @@ that a seal was made from lets the next one skip unchanged arrays and reuse the 
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tqdm import tqdm
@@ -175,7 +175,7 @@ class _ArraySealer:
         dataset = self._dataset
         with ManifestFile(self._storage, dataset=dataset.name, shard_rows=dataset.shard_rows) as manifest:
             collected = collect_pixels(dataset, fingerprints, known=known, manifest=manifest, trailers=self._trailers)
-            self._storage.delete(schema.record_key(dataset.name, PIXELS))  # it speaks of the older manifest
+            self._withdraw_record()
             sha256 = {schema.manifest_key(dataset.name): manifest.publish()}
             collected.reasons = manifest.reasons
         mark = sealed_tables.manifest_mark(self._storage, dataset.name)
@@ -209,6 +209,15 @@ class _ArraySealer:
             sha256=sha256 | seal_record.sums(self._storage, self._documents()),
         )
         self._storage.replace(schema.record_key(self._dataset.name, self._array), record.encode())
+
+    def _withdraw_record(self) -> None:
+        """Let the record say nothing of tables: no reader may compare a new manifest with the mark of the old one."""
+        names = {"dataset": self._dataset.name, "array": self._array}
+        record = seal_record.trusted_record(self._storage, **names)
+        if record is not None:
+            documents = {key: value for key, value in record.sha256.items() if key in self._documents()}
+            withdrawn = replace(record, tables={}, sha256=documents)
+            self._storage.replace(schema.record_key(**names), withdrawn.encode())
 
     def _documents(self) -> tuple[str, ...]:
         names = self._dataset.name, self._array

@@ -172,9 +172,12 @@ class SealedCheck:
             lacks = "has no record of its seal" if self._record is None else "was sealed by an earlier version"
             exits = f"Run: codistill store seal {storage.location}"
             self.notes.append(f"{where} {lacks}: its metadata is not compared with what was sealed. {exits}")
+        elif not self._record.tables:
+            self.notes.append(f"{where}: a seal runs, or did not end. Run: codistill store seal {storage.location}")
         elif self._manifest is not None and not any(p.key == self._manifest.key for p in self.problems):
             sealed = seal_record.read_record(storage, dataset=self._dataset.name, array=self._array)  # the latest
-            for key in seal_record.changed(storage, [self._manifest.key], sealed or self._record):
+            keys = [self._manifest.key] if sealed is not None and sealed.tables else []
+            for key in seal_record.changed(storage, keys, sealed or self._record):
                 message = "it is not the file that was sealed. Is a seal running? Then check again"
                 self._add_problem(Kind.SEALED_DAMAGED, message, key=key)
 

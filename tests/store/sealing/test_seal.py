@@ -11,10 +11,12 @@ import pytest
 
 import store
 from store import errors
+from store.cache import sealed_tables
 from store.cache.dataset import Dataset
 from store.format.manifest import SCHEMA
 from store.format.trailer import Trailer
 from store.sealing import manifest_writer
+from store.verify.verify import verify
 from tests.store.builders import add_teacher, fill, make_dataset, tokens_of, write_pixels, write_tokens
 
 SEALED = ("manifest", "seal", "features.zarr/bedlam/t/status", "features.zarr/bedlam/t/statistics")
@@ -88,6 +90,31 @@ def test_a_mixture_of_two_seals_is_noticed_and_repaired(tmp_path: Path) -> None:
     (tmp_path / "features.zarr/bedlam/pixels_status/c.0").write_bytes(old_status)  # a slower seal wrote last
     assert store.seal(tmp_path).arrays[0].changed
     assert dataset.status("pixels").tolist() == [1] * 8 + [0] * 2
+
+
+def test_between_the_tables_of_a_seal_readers_are_not_told_of_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = make_dataset(tmp_path)
+    write_pixels(dataset, 0)
+    store.seal(tmp_path)
+    write_pixels(dataset, 1)
+    write_small_array = sealed_tables.write_small_array
+
+    def stopped(*arguments: Any, **named: Any) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sealed_tables, "write_small_array", stopped)  # the manifest is new, the status is not
+    with pytest.raises(KeyboardInterrupt):
+        store.seal(tmp_path)
+    assert dataset.manifest(columns=["row"])["row"].to_pylist() == list(range(8))
+    report = verify(tmp_path)
+    assert report.problems == ()
+    assert any("a seal runs, or did not end" in note for note in report.notes)
+    monkeypatch.setattr(sealed_tables, "write_small_array", write_small_array)
+    store.seal(tmp_path)
+    assert dataset.status("pixels").tolist() == [1] * 8 + [0] * 2
+    assert not any("a seal runs" in note for note in verify(tmp_path).notes)
 
 
 def test_manifest_selects_columns_and_rows(tmp_path: Path) -> None:

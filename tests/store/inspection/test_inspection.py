@@ -293,7 +293,7 @@ def test_verify_exits_1_and_asks_before_it_repairs(tmp_path: Path, capsys: pytes
     caches.make_cache(root)
     damage.flip_index(root)
     assert main(["verify", str(root)]) == 1
-    assert "1 can be repaired. Run: codistill store verify" in capsys.readouterr().out
+    assert "a repair acts on 1 of these. Run: codistill store verify" in capsys.readouterr().out
     assert main(["verify", str(root), "--repair"]) == 2
     assert "Pass --yes" in capsys.readouterr().err
     assert main(["verify", str(root), "--repair", "--yes", "--json"]) == 0

@@ -183,9 +183,10 @@ def _probe(
 
     from backbones.device import resolve_device
     from eval.encoders.load import open_encoder
-    from eval.probes import probe_results
+    from eval.probes import chance, probe_results
     from eval.probes.datasets import identity
     from eval.probes.feature_store import FeatureStore
+    from eval.report.sections.probes import figure_of
     from eval.runs.results import digest
 
     device = torch.device(resolve_device(inputs.options.device))
@@ -195,7 +196,8 @@ def _probe(
     train, test = parts
 
     def compute() -> Mapping[str, Any]:
-        return run_probe(encoder, train=train, test=test, feature_store=feature_store, settings=settings)
+        figures = run_probe(encoder, train=train, test=test, feature_store=feature_store, settings=settings)
+        return {**figures, **chance.of(kind, train, test, settings)}
 
     run = inputs.run or (Path(inputs.encoder) if Path(inputs.encoder).is_dir() else None)
     if run is None:
@@ -211,9 +213,9 @@ def _probe(
         figures, _ = probe_results.results_of(run).get_or_compute(kind, depends_on, lambda: (compute(), None))
     sys.stdout.write(f"{kind} of {encoder.name} on {dataset_name}\n")
     for figure, value in figures.items():
-        shown = f"{value:.4g}" if isinstance(value, float) else value
+        shown = f"{value:.4g} {figure_of(figure).unit}" if isinstance(value, float) else str(value)
         if not isinstance(value, list):
-            sys.stdout.write(f"  {figure:<18} {shown}\n")
+            sys.stdout.write(f"  {figure:<22} {shown.rstrip()}\n")
 
 
 def _progress_bar(steps: Iterable[int]) -> Iterator[int]:

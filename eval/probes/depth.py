@@ -271,11 +271,17 @@ def root_mean_squared_error(predicted: np.ndarray, true: np.ndarray, *, crop: tu
         true: true depth in metres.
         crop: (top, bottom, left, right) that is scored; all zero scores the whole image.
     """
-    top, bottom, left, right = crop
-    part = np.s_[top:bottom, left:right] if any(crop) else np.s_[:, :]
-    goal, values = true[part].astype(np.float64), predicted[part].astype(np.float64)
-    known = (goal > MIN_DEPTH_M) & (goal < MAX_DEPTH_M)
-    return float(np.sqrt(np.mean((values[known] - goal[known]) ** 2))) if known.any() else float("nan")
+    known = scored_pixels(true, crop=crop)
+    goal, values = true[known].astype(np.float64), predicted[known].astype(np.float64)
+    return float(np.sqrt(np.mean((values - goal) ** 2))) if len(goal) else float("nan")
+
+
+def scored_pixels(true: np.ndarray, *, crop: tuple[int, int, int, int]) -> np.ndarray:
+    """Return which pixels of an image count, bool (H, W): 1 mm < true < 10 m inside the crop; arguments as above."""
+    top, bottom, left, right = crop if any(crop) else (0, true.shape[0], 0, true.shape[1])
+    inside = np.zeros(true.shape, dtype=np.bool_)
+    inside[top:bottom, left:right] = True
+    return np.asarray(inside & (true > MIN_DEPTH_M) & (true < MAX_DEPTH_M))
 
 
 def resized(depth: Tensor, size: tuple[int, int]) -> Tensor:

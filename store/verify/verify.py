@@ -66,10 +66,11 @@ def verify(
 ) -> VerifyReport:
     """Check a cache; nothing is changed.
 
-    Checked: metadata documents against their checksums and the sums that seals recorded, image lists, sizes, the checksum of every row, trailer and index, that failed rows
-    have empty places, moments against data, that shards belong where they are and tokens to the pixels stored, sealed
-    tables against trailers, and that nothing else lies in the cache. docs/format.md lists what nothing covers, such as
-    whether pixels are those of the image that their manifest row names.
+    Checked: metadata documents against their checksums and the sums that seals recorded, image lists, sizes, the
+    checksum of every row, trailer and index, that failed rows have empty places, moments against data, that shards
+    belong where they are and tokens to the pixels stored, sealed tables against trailers, and that nothing else lies in
+    the cache. docs/format.md lists what nothing covers, such as whether pixels are those of the image that their
+    manifest row names.
 
     Args:
         location: path or URL of the cache.

@@ -171,6 +171,43 @@ def test_a_failure_to_publish_puts_the_damaged_shard_back(root: Path, monkeypatc
     assert contents(root) == before
 
 
+def test_damage_that_a_damaged_document_hides_is_repaired_with_it(root: Path, whole: Path) -> None:
+    damage.misspell_attributes(root)
+    damage.flip_token_row(root)
+    damage.flip(root / "features.zarr/zarr.json", 70)
+    shown: list[str] = []
+    outcome = check_and_repair(
+        root, quick=False, confirm=bool, catalogue=None, device="cpu", progress=False, say=shown.append
+    )
+    assert not outcome.wrong
+    assert shown[2:5] == [
+        "repaired 'features.zarr/zarr.json'",
+        "repaired 'features.zarr/flowers/dino/tokens/zarr.json'",
+        "repaired shard 1 of 'flowers/dino'",
+    ]
+    assert contents(root) == contents(whole)
+
+
+def test_a_damaged_record_is_not_asked_which_pixels_a_lost_shard_had(root: Path, whole: Path) -> None:
+    damage.flip(root / "seal/flowers.pixels.safetensors", -70)  # in the digest of shard 0
+    damage.delete_pixels(root)
+    shard_path(root, "pixels", 0).unlink()
+    _, done = repaired(root)
+    assert done.left == []
+    assert verify(root).problems == ()
+    assert same_rows(root, whole)
+
+
+def test_documents_of_which_nothing_is_known_are_named(root: Path) -> None:
+    damage.delete_dataset_document(root)
+    _, done = repaired(root)
+    assert done.documents == []
+    assert done.notes == [
+        "'features.zarr/rooms/zarr.json' is left as it is: nothing here shows what it was; restore it from another "
+        "copy, or see docs/verify.md"
+    ]
+
+
 def test_a_repair_that_cannot_mend_leaves_the_cache_as_it_was_and_says_so(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

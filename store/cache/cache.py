@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from store import errors
+from store.cache import deletion
 from store.cache.dataset import Dataset
 from store.cache.metadata import ROOT_KEY, dataset_names, read_dataset_node, read_document, read_root
 from store.common.strict_json import Fields
@@ -134,16 +135,8 @@ class Cache:
         Raises:
             errors.MissingName: there is none of this name; the available ones are listed.
         """
-        dataset = self[name]
-        for teacher in dataset.teachers:
-            dataset.delete_teacher(teacher)
-        for key in (schema.record_key(name, PIXELS), schema.manifest_key(name)):
-            self.storage.delete(key)
-        for path in (schema.status_path(name, PIXELS), schema.array_path(name, PIXELS)):
-            self.storage.delete_all(path)
-        self.storage.delete(schema.images_key(name))
-        self.storage.delete_all(f"{HIERARCHY}/{name}")
-        del self._datasets[name]
+        deletion.delete(self.storage, name)
+        self._datasets.pop(name, None)
 
     def _pixels(self, rows: int) -> tuple[tuple[int, ...], bytes]:
         """Return shape and zarr.json of a pixels array."""

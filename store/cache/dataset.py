@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from store import errors
-from store.cache import row_status, sealed_tables
+from store.cache import deletion, row_status, sealed_tables
 from store.cache.metadata import DatasetMetadata, TeacherInfo, read_dataset_node, read_root
 from store.cache.reader import Reader, Shard
 from store.cache.seal_record import DIGEST_BYTES, read_record
@@ -234,10 +234,8 @@ class Dataset(DatasetMetadata):
         Raises:
             errors.MissingName: it has no tokens here; the available ones are listed.
         """
-        self.array(name)
-        self.storage.delete(schema.record_key(self.name, name))
-        self.storage.delete_all(f"{schema.HIERARCHY}/{self.name}/{name}")
-        del self._arrays[name]
+        deletion.delete(self.storage, f"{self.name}/{name}")
+        self._arrays.pop(name, None)
 
 
 def open_dataset(location: Location, name: str) -> Dataset:

@@ -159,8 +159,13 @@ class Storage(ABC):
         """Delete an object; nothing happens if there is none."""
 
     @abstractmethod
-    def delete_all(self, prefix: str) -> None:
-        """Delete every object below `prefix`, each `zarr.json` after the objects that it describes."""
+    def delete_all(self, prefix: str, *, documents: bool = True) -> None:
+        """Delete every object below `prefix`, each `zarr.json` after the objects that it describes.
+
+        Args:
+            prefix: key prefix, without a slash at the end.
+            documents: delete each `zarr.json` too.
+        """
 
     @abstractmethod
     def sweep(self, prefix: str = "") -> list[str]:

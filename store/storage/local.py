@@ -1,5 +1,6 @@
 """Storage on a POSIX file system."""
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,6 +11,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from store import errors
 from store.common.regular_files import open_regular
 from store.storage import publish
 from store.storage.base import Entry, Sink, Storage
@@ -113,14 +115,32 @@ class LocalStorage(Storage):
             publish.sync_directory(path.parent)
         self._files.forget(key)
 
-    def delete_all(self, prefix: str) -> None:
+    def delete_all(self, prefix: str, *, documents: bool = True) -> None:
+        self._refuse_outside(prefix)
         for directory, names in self._walk(prefix, topdown=False):
             for name in sorted(names, key=lambda name: (name == "zarr.json", name)):
+                if name == "zarr.json" and not documents:
+                    continue
                 path = Path(directory, name)
                 path.unlink(missing_ok=True)
                 self._files.forget(path.relative_to(self.root).as_posix())
-            os.rmdir(directory)
-            publish.sync_directory(Path(directory).parent)
+            if documents:
+                self._remove_directory(Path(directory))
+
+    def _refuse_outside(self, prefix: str) -> None:
+        root, path = os.path.realpath(self.root), os.path.realpath(self.root / prefix)
+        if os.path.commonpath((root, path)) != root or path == root:
+            message = f"'{prefix}' leads to '{path}', which is not in the cache: nothing is deleted there"
+            raise errors.RefusedFile("outside the root", message)
+
+    def _remove_directory(self, directory: Path) -> None:
+        """Remove a directory that was emptied, with the links to directories that it may hold."""
+        for path in directory.iterdir():
+            if path.is_symlink():  # never what it leads to
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another process deletes too
+            directory.rmdir()
+        publish.sync_directory(directory.parent)
 
     def sweep(self, prefix: str = "") -> list[str]:
         folders = [Path(folder) for folder, _ in self._walk(prefix, topdown=True)]

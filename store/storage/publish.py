@@ -61,16 +61,25 @@ class Writer:
 
     def known_dead(self) -> bool:
         """Return whether this process has certainly ended; False for one that cannot be looked up from here."""
+        return self._lives() is False
+
+    def known_alive(self) -> bool:
+        """Return whether there is such a process on this machine; False for one that cannot be looked up from here."""
+        return self._lives() is True
+
+    def _lives(self) -> bool | None:
         here = Writer.here()
         if (self.host, self.boot, self.pids) != (here.host, here.boot, here.pids) or here.boot == "unknown":
-            return False
+            return None
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
-            return True
-        except (PermissionError, OverflowError):
             return False
-        return False
+        except OverflowError:
+            return None
+        except PermissionError:  # of another user
+            return True
+        return True
 
 
 def temporary_path(final: Path) -> Path:

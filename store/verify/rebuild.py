@@ -170,6 +170,9 @@ class Planner:
             pixels = dataset.read_shard(PIXELS, location.shard)
         except errors.CodistillError as error:
             raise CannotRebuild(f"its pixels must be whole first: {error}") from error
+        wrong = contradictions(dataset, PIXELS, pixels.trailer, paths=location.paths)
+        if wrong:
+            raise CannotRebuild(f"its pixels must be whole first: {'; '.join(wrong)}")
         plan = Plan(location=location, source=source, status=pixels.status.copy(), reasons={})
         plan.pixels_digest = pixels.digest
         plan.reasons = {row: f"no pixels: {reason}" for row, reason in pixels.trailer.errors.items()}

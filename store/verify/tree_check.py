@@ -12,7 +12,7 @@ from store.cache.cache import open as open_cache
 from store.cache.dataset import Dataset
 from store.format import manifest, schema
 from store.format.schema import HIERARCHY, PIXELS, TOKENS, shard_name
-from store.storage.base import Location
+from store.storage.base import Entry, Location
 from store.storage.publish import TEMPORARY, Writer, is_temporary
 from store.verify.problems import Kind, Problem
 
@@ -186,7 +186,14 @@ class Tree:
             if is_temporary(entry.name):
                 self._judge_temporary(key, entry.name)
             else:
-                self._add_problem(Kind.FOREIGN_OBJECT, key, f"{entry.size_bytes} bytes that are not part of the format")
+                self._add_problem(Kind.FOREIGN_OBJECT, key, self._foreign(prefix, entry))
+
+    def _foreign(self, prefix: str, entry: Entry) -> str:
+        name, suffix = entry.name.partition(".")[::2]
+        if prefix == "images" and suffix == "parquet" and schema.is_name(name):
+            ends = f"codistill store delete {self._storage.location} {name}"
+            return f"there is no dataset '{name}': it was lost, or its deletion did not end. That ends it: {ends}"
+        return f"{entry.size_bytes} bytes that are not part of the format"
 
     def _expect_folders(self, prefix: str, names: Iterable[str]) -> None:
         for name in sorted(set(self._storage.list_directories(prefix)) - set(names)):

@@ -17,7 +17,16 @@ DONE, BAD_INPUT = 0, 2
 
 def main(argv: list[str] | None = None) -> int:
     """Run `codistill PROGRAM ...` and return its exit code (0 done, 1 problems found, 2 bad input, 130 interrupted)."""
-    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        return _run(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:  # while a program is imported; those that run tell of it themselves
+        from store.common.interrupts import INTERRUPTED, MESSAGE
+
+        sys.stderr.write(MESSAGE)
+        return INTERRUPTED
+
+
+def _run(arguments: list[str]) -> int:
     if arguments and arguments[0] in PROGRAMS:
         try:
             refuse_shadowed_packages()

@@ -1,5 +1,11 @@
 """`codistill eval`: measure students, plot figures, write the report page."""
 
+from store.common.interrupts import end_in_one_line
+
+if __name__ == "__main__":
+    end_in_one_line()  # also while what follows is imported
+
+
 from collections.abc import Callable
 from typing import Any
 

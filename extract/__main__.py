@@ -1,5 +1,11 @@
 """`codistill extract ...`: run teachers over datasets once and store their features in a cache."""
 
+from store.common.interrupts import end_in_one_line
+
+if __name__ == "__main__":
+    end_in_one_line()  # also while what follows is imported
+
+
 import os
 import signal
 import sys

@@ -3,6 +3,12 @@
 Commands import what they need when they run, so that help and completion are quick.
 """
 
+from store.common.interrupts import INTERRUPTED, end_in_one_line
+
+if __name__ == "__main__":
+    end_in_one_line()  # also while what follows is imported
+
+
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +18,7 @@ import tyro
 
 from store import errors
 from store.common.arguments import COMMAS
-from store.common.cli import INTERRUPTED, run
+from store.common.cli import run
 from store.common.constraints import AtLeast, Device, ExistingFile, NotNegative
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import pytest
 
 import store
+from store.cache.argument import ExistingCaches
 from store.common import cli
-from store.common.constraints import AtLeast, Constraint, DeviceName, ExistingCaches, OutputFile, device_name
+from store.common.constraints import AtLeast, Constraint, DeviceName, OutputFile, device_name
 from tests.extract import builders
 from tests.extract.builders import small_catalogue
 

@@ -1,5 +1,11 @@
 """`codistill train`: train a student from a cache, train and compare a grid of students, export one."""
 
+from store.common.interrupts import INTERRUPTED, end_in_one_line
+
+if __name__ == "__main__":
+    end_in_one_line()  # also while what follows is imported
+
+
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -11,10 +17,10 @@ import tyro
 from pydantic import BaseModel
 from tqdm import tqdm
 
+from store.cache.argument import ExistingCaches
 from store.common.arguments import COMMAS, names_of
-from store.common.cli import INTERRUPTED
 from store.common.cli import run as run_program
-from store.common.constraints import AtLeast, ExistingCaches, ExistingFolder, Positive
+from store.common.constraints import AtLeast, ExistingFolder, Positive
 from store.errors import CodistillError, InvalidInput
 from train.recipe.config import Recipe, from_mapping
 from train.recipe.named import RECIPES, find

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import tyro
 
+from store.cache.argument import ExistingCaches
 from store.common.arguments import COMMAS
-from store.common.constraints import ExistingCaches, ExistingFile, ExistingFolder, OutputFile
+from store.common.constraints import ExistingFile, ExistingFolder, OutputFile
 
 ONE_RUN = ExistingFolder(kind="run", holds="recipe.json", advice="Give the --out of codistill train run")
 RUN_OR_SWEEP = ExistingFolder(kind="run", advice="Give the --out of codistill train run or sweep")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import dask
-from distributed import Client, Future, LocalCluster, as_completed
+from distributed import Client, Future, as_completed
 from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker
 from distributed.utils import get_mp_context
@@ -26,6 +26,7 @@ from extract.job import dask_worker
 from extract.job.dask_worker import FailureCounts, RemoteError, ShardWorkerPlugin
 from extract.job.executor import concurrent_shards, shard_failed_error
 from extract.job.failure_limit import JobWatch
+from extract.job.local_cluster import local_cluster
 from extract.job.stages import ShardReport
 from extract.job.tasks import Task
 from extract.job.worker import Settings
@@ -102,14 +103,8 @@ class DaskExecutor:
         # Workers are forked from a server that has everything imported: one that died is replaced within a second.
         forking = dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
         self._closing.enter_context(forking)
-        get_mp_context().set_forkserver_preload(["distributed", "extract.job.dask_worker"])
-        cluster = LocalCluster(
-            n_workers=workers,
-            threads_per_worker=concurrent_shards(settings, processes=workers),
-            host="127.0.0.1",
-            memory_limit=None,
-            dashboard_address=None,
-        )
+        get_mp_context().set_forkserver_preload(["distributed", "extract.job.dask_worker", "extract.job.local_cluster"])
+        cluster = local_cluster(workers=workers, threads=concurrent_shards(settings, processes=workers))
         return self._closing.enter_context(Client(self._closing.enter_context(cluster)))
 
 

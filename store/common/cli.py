@@ -17,9 +17,9 @@ from store.common.arguments import with_lists_joined
 from store.common.config import near_miss
 from store.common.constraints import check_arguments
 from store.common.extras import missing_extra
+from store.common.interrupts import INTERRUPTED, MESSAGE
 
 BAD_INPUT = 2
-INTERRUPTED = 130
 MACHINE_ERRORS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
     *(errno.EMFILE, errno.ENFILE),
@@ -71,7 +71,7 @@ def run(
         print(f"error: {_machine_error_text(error)}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
-        print("\ninterrupted: nothing stored is lost; run the same command again to go on", file=sys.stderr)
+        sys.stderr.write(MESSAGE)
         return INTERRUPTED
     return int(result) if isinstance(result, int) else 0
 

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Protocol, get_args, get_origin, get_type_hint
 import tyro
 
 from store import errors
-from store.common.arguments import names_of
 from store.common.config import near_miss
 
 DEVICE_TYPES = ("auto", "cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla")
@@ -124,23 +123,6 @@ class OutputFile:
         blocking = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
         if blocking is not None:
             raise errors.InvalidInput(f"{subject} '{value}': '{blocking}' is not a folder. Choose another path")
-
-
-class ExistingCaches:
-    """Locations of caches, separated by commas; each is opened, which reads one small document."""
-
-    def check(self, subject: str, value: Any) -> None:
-        """See `Constraint.check`."""
-        from store.cache.cache import open as open_cache
-
-        problems = []
-        for location in names_of(value) or ():
-            try:
-                open_cache(location)
-            except errors.CodistillError as error:
-                problems.append(str(error))
-        if problems:
-            raise errors.InvalidInput(". ".join(problems))
 
 
 Positive = Annotated[int, AtLeast(1)]

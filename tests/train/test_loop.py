@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import train.loop
 import train.step
-from store.common.cli import INTERRUPTED
+from store.common.interrupts import INTERRUPTED
 from store.errors import Conflict, Damaged, Diverged, OutputExists
 from tests.children import context
 from tests.points import Kill, Point, Record

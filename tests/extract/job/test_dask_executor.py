@@ -91,6 +91,7 @@ def test_workers_of_a_running_scheduler(folder: Path, capsys: pytest.CaptureFixt
         (folder / "first.safetensors").write_bytes(b"no weights")
         assert run_extract(catalogue, "--cache", cache, *options) == 2
         assert "error: " in capsys.readouterr().err
+        builders.teacher_weights(folder / "first.safetensors", seed=1)
         assert run_extract(catalogue, "--cache", folder / "strict", *options, "--max-failed", "0%") == 1
         assert "8 of" in capsys.readouterr().err
 

@@ -26,10 +26,12 @@ from distributed import LocalCluster
 
 class SLURMCluster(LocalCluster):
     def __init__(self, *, queue, walltime, memory, processes, cores, job_cpu, job_extra_directives, worker_extra_args,
-                 log_directory):
+                 log_directory, protocol, scheduler_options):
+        assert scheduler_options == {"dashboard": False}
         assert all(isinstance(word, str) for word in [*job_extra_directives, *worker_extra_args])
         threads = cores // processes
-        super().__init__(n_workers=0, threads_per_worker=threads, dashboard_address=None, host="127.0.0.1")
+        super().__init__(n_workers=0, threads_per_worker=threads, dashboard_address=None, host="127.0.0.1",
+                         protocol=protocol)
 
     def adapt(self, *, minimum_jobs, maximum_jobs):
         return super().adapt(minimum=1, maximum=2)
@@ -54,6 +56,7 @@ def folder(tmp_path: Path) -> Path:
         command.write_text(f"#!/bin/bash\n{line.format(python=shlex.quote(sys.executable))}\n")
         command.chmod(0o755)
     (tmp_path / "dask_jobqueue.py").write_text(SLURM)
+    (tmp_path / "tls.sh").write_text(script("bash", "# tls.sh"))
     return tmp_path
 
 
@@ -67,8 +70,8 @@ def run(folder: Path, kind: str, mark: str, **variables: str) -> None:
         "SLURM_CPUS_PER_TASK": "1",
         **variables,
     }
-    interpreter = {"bash": "bash", "python": sys.executable}[kind]
-    command = [interpreter, str(folder / "script")]
+    python = f"tls=$PWD/tls; . ./tls.sh; exec {shlex.quote(sys.executable)} script"
+    command = {"bash": ["bash", "script"], "python": ["bash", "-c", python]}[kind]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -85,6 +88,9 @@ def test_job_array(folder: Path) -> None:
     ("kind", "mark"), [("bash", "--ntasks="), ("python", "SLURMCluster"), ("bash", "dask cuda worker")]
 )
 def test_clusters(folder: Path, kind: str, mark: str) -> None:
+    """With TLS: Dask is told to take no other connection."""
+    text = script(kind, mark)
+    assert re.search(r"dask scheduler .*--protocol tls .*--no-dashboard" if kind == "bash" else 'protocol="tls://"', text)
     run(folder, kind, mark, SLURM_JOB_ID="7")
     cache = store.open(folder / "cache")
     assert len(cache["pictures"].valid_rows(["first"])) == 18

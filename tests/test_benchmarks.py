@@ -62,4 +62,6 @@ def test_damage_is_found_and_repaired(tmp_path: Path) -> None:
     damage.main(quick=True, out=tmp_path)
     report = json.loads((tmp_path / "store_damage.json").read_text())
     assert report["flips"]["found"] == report["flips"]["repaired"] == report["flips"]["flips"] == 30
+    bits = report["bits"]
+    assert (bits["found"], bits["silently accepted"]) == (bits["flips"], 0)
     assert all(case["found"] and damage.as_expected(case) for case in report["structural"])

@@ -134,15 +134,10 @@ def object_sha256(storage: Storage, key: str) -> str:
     Raises:
         FileNotFoundError: no such object.
     """
-    digest, start, size = hashlib.sha256(), 0, storage.size(key)
-    block = np.empty(min(BLOCK_BYTES, size), np.uint8)
-    with storage.open_object(key) as source:
-        while start < size:
-            length = source.read_into([block[: size - start]], start, min(BLOCK_BYTES, size - start))
-            if not length:
-                break
-            digest.update(block[:length].data)
-            start += length
+    digest = hashlib.sha256()
+    with storage.arrow_file(key) as source:  # opened anew: an object kept open may have been replaced since
+        while block := source.read(BLOCK_BYTES):
+            digest.update(block)
     return digest.hexdigest()
 
 

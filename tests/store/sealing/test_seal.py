@@ -92,6 +92,19 @@ def test_a_mixture_of_two_seals_is_noticed_and_repaired(tmp_path: Path) -> None:
     assert dataset.status("pixels").tolist() == [1] * 8 + [0] * 2
 
 
+def test_a_seal_writes_a_damaged_document_of_its_tables_again(tmp_path: Path) -> None:
+    fill(make_dataset(tmp_path))
+    cache = store.open(tmp_path)
+    store.seal(cache)
+    path = tmp_path / "features.zarr/bedlam/t/status/zarr.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"row", b"raw"))
+    assert [array.changed for array in store.seal(cache).arrays] == [False, True]
+    assert path.read_bytes() == whole
+    assert not any(array.changed for array in store.seal(cache).arrays)
+    assert verify(tmp_path).ok
+
+
 def test_between_the_tables_of_a_seal_readers_are_not_told_of_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ State = dict[str, Tensor]
 WRAPPERS = ("module", "_orig_mod")  # of DistributedDataParallel and torch.compile; both at once occur
 LISTED_NAMES = 5  # in an error message, for each kind of problem
 LISTED_GROUPS = 10
+SMALL_BYTES = 2**26  # that a tensor may repeat: expanded tables are stored once
 
 
 def find(checkpoint: Any, names: Sequence[str], *, source: str) -> State:
@@ -31,7 +32,29 @@ def find(checkpoint: Any, names: Sequence[str], *, source: str) -> State:
     if not state:
         keys = some(checkpoint, limit=LISTED_NAMES)
         raise InvalidInput(f"{source}: expected tensors at the top or under {_quoted(names)}, found keys {keys}")
+    _refuse_hollow(state, source=source)
     return state
+
+
+def _refuse_hollow(state: Mapping[str, Tensor], *, source: str) -> None:
+    """Refuse tensors of which the file does not hold every value: sizes are read off them, and memory asked for.
+
+    Raises:
+        InvalidInput: all such tensors are listed.
+    """
+    hollow = [
+        name
+        for name, tensor in state.items()
+        if tensor.layout != torch.strided
+        or tensor.is_quantized
+        or tensor.is_meta
+        or tensor.numel() * tensor.element_size() > max(SMALL_BYTES, tensor.untyped_storage().nbytes())
+    ]
+    if hollow:
+        names = some(hollow, limit=LISTED_NAMES)
+        raise InvalidInput(
+            f"{source}: expected plain tensors, found sparse, quantised, repeated or empty ones ({names})"
+        )
 
 
 def strip_wrappers(state: Mapping[str, Tensor]) -> State:
@@ -58,7 +81,7 @@ def select(state: Mapping[str, Tensor], prefix: str) -> State:
 
 
 def check(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], *, source: str) -> None:
-    """Compare names and shapes; every problem is reported at once.
+    """Compare names, shapes and kinds of numbers; every problem is reported at once.
 
     Args:
         expected: state dict of the module.
@@ -66,7 +89,7 @@ def check(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], *, source
         source: name of the file in error messages, for example `weights 'a.pth' as DINOv2`.
 
     Raises:
-        InvalidInput: missing, unexpected or differently shaped tensors.
+        InvalidInput: missing, unexpected or differently shaped tensors, or other numbers where weights are real.
     """
     missing = [name for name in expected if name not in state]
     unexpected = [name for name in state if name not in expected]
@@ -75,9 +98,19 @@ def check(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], *, source
         for name in expected
         if name in state and expected[name].shape != state[name].shape
     ]
+    kinds = [
+        f"{name} expected {_dtype(expected[name])}, found {_dtype(state[name])}"
+        for name in expected
+        if name in state and expected[name].is_floating_point() and not state[name].is_floating_point()
+    ]
     problems = [
         f"{len(names)} {kind} ({some(names, limit=LISTED_NAMES)})"
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        for kind, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", shapes),
+            ("of another type", kinds),
+        )
         if names
     ]
     if problems:
@@ -105,7 +138,7 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name}\0{str(tensor.dtype).removeprefix('torch.')}\0{_shape(tensor)}\0".encode())
+        digest.update(f"{name}\0{_dtype(tensor)}\0{_shape(tensor)}\0".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
@@ -117,6 +150,10 @@ def groups(state: Mapping[str, Tensor]) -> str:
 
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _quoted(names: Iterable[str]) -> str:

@@ -6,7 +6,6 @@ beside their weights: `argparse.Namespace` and numeric numpy arrays, under the n
 
 import argparse
 import contextlib
-import json
 import pickle
 import re
 import warnings
@@ -15,10 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from store.common import checksums
+from store.common import checksums, strict_json
 from store.errors import Damaged, InvalidInput, MissingFile, UnsafeFile
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -81,9 +79,15 @@ def _describe(head: bytes, size: int) -> str:
 
 
 def _load_safetensors(path: Path, *, size: int, header_bytes: int) -> dict[str, torch.Tensor]:
+    if 8 + header_bytes > size:
+        raise Damaged(f"weights '{path}': a header of {header_bytes} bytes in a file of {size}. Download it again")
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except MemoryError as error:
+        raise _too_large(path, size) from error
+    except OSError:
+        raise
+    except Exception as error:  # also KeyError for types of numbers that torch does not have
         expected = _safetensors_size(path, header_bytes)
         if expected is not None and expected != size:
             raise Damaged(
@@ -96,11 +100,24 @@ def _safetensors_size(path: Path, header_bytes: int) -> int | None:
     with path.open("rb") as file:
         file.seek(8)
         try:
-            header = json.loads(file.read(header_bytes))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            header = strict_json.parse_object(file.read(header_bytes), where="header")
+            entries = [entry for name, entry in header.items() if name != "__metadata__"]
+            ends = [
+                strict_json.Fields(entry if isinstance(entry, dict) else {}, where="header").integers(
+                    "data_offsets", low=0, high=strict_json.MAX_NUMBER, lengths=range(2, 3)
+                )[1]
+                for entry in entries
+            ]
+        except Damaged:
             return None
     return 8 + header_bytes + max(ends, default=0)
+
+
+def _too_large(path: Path, size: int) -> InvalidInput:
+    return InvalidInput(
+        f"weights '{path}': reading its {size} bytes needs more memory than there is. Use a machine with more, or "
+        "download the file again if it claims more than it can hold"
+    )
 
 
 def _allow_list() -> list[Any]:
@@ -127,8 +144,8 @@ def _load_torch(path: Path, *, size: int, mapped: bool) -> Any:
                 "numpy arrays only; nothing was run. If you trust the file, load it yourself once and save its "
                 "tensors as .safetensors"
             ) from error
-        except MemoryError:
-            raise
+        except MemoryError as error:
+            raise _too_large(path, size) from error
         except Exception as error:  # torch has no closed set of errors for damaged bytes
             raise _damaged(path, size, error) from error
 
@@ -145,7 +162,7 @@ def _refused_names(path: Path, message: str, *, mapped: bool) -> str:
     """Return the names that a refused pickle asks for: all of them where torch can list them, else the first."""
     names: list[str] = []
     if mapped:
-        with contextlib.suppress(pickle.UnpicklingError, ValueError, RuntimeError):
+        with contextlib.suppress(Exception):  # what torch finds wrong with damaged bytes, as above
             names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
     if not names:
         names = re.findall(r"GLOBAL ([\w.]+\.[\w.]+\w)", message)[:1]

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
+from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
 from backbones import state_dicts, weight_files
@@ -96,7 +97,7 @@ def _timm_names(state: state_dicts.State, network: Any, *, source: str) -> state
     expected = without_heads(network.state_dict())
     if all(name in state for name in expected):
         return state
-    if efficientnet_lite.is_original(state):
+    if isinstance(network, EfficientNet) and efficientnet_lite.is_original(state):
         return efficientnet_lite.rename(state, [len(stage) for stage in network.blocks], source=source)
     convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
     if convert is None:

@@ -61,7 +61,7 @@ def read(
     with _readable(where):
         if source.size() <= CHECKED_BYTES:
             _check_texts(source, claim.schema, where=where)
-        selected = None if columns is None else list(columns)
+        selected = claim.schema.names if columns is None else list(columns)  # others may be of a later version
         table = pq.read_table(source, columns=selected, filters=filter, page_checksum_verification=True)
         table.validate(full=True)  # texts that are not UTF-8
     return table
@@ -85,13 +85,13 @@ def stated_rows(source: Any, *, where: str) -> int:
 
 
 def _check_claims(file: pq.ParquetFile, file_bytes: int, claim: Claim, *, where: str) -> None:
-    schema = file.schema_arrow.remove_metadata()
-    if not schema.equals(claim.schema):
-        names = [field.name for field in schema]
-        expected = [field.name for field in claim.schema]
-        differing = [f"{field.name}: {field.type}" for field in schema if field not in list(claim.schema)]
-        detail = f"columns {expected} expected, found {names}" if names != expected else f"types: {differing}"
-        raise errors.Damaged(f"{where} has other columns than format 1: {detail[:500]}")
+    problems = [
+        f"'{field.name}' expected {field.type}, found {_type_of(file.schema_arrow, field.name)}"
+        for field in claim.schema
+        if _type_of(file.schema_arrow, field.name) != field.type
+    ]
+    if problems:
+        raise errors.Damaged(f"{where} has other columns than it must have: {'; '.join(problems)[:500]}")
     _check_rows(file, file_bytes, where=where)
     if claim.rows is not None and file.metadata.num_rows != claim.rows:
         raise errors.Damaged(f"{where}: {claim.rows} rows expected, found {file.metadata.num_rows}")
@@ -103,6 +103,11 @@ def _check_claims(file: pq.ParquetFile, file_bytes: int, claim: Claim, *, where:
             if not 0 <= stored <= file_bytes or not 0 <= expanded <= max(SMALL_BYTES, MAX_EXPANSION * stored):
                 grows = f"column '{column.path_in_schema}' would grow from {stored} to {expanded} bytes"
                 raise errors.Damaged(f"{where}: {grows} in memory")
+
+
+def _type_of(schema: pa.Schema, name: str) -> pa.DataType | None:
+    """Return the type of a column; None unless there is exactly one of this name."""
+    return schema.field(name).type if schema.names.count(name) == 1 else None
 
 
 def _check_rows(file: pq.ParquetFile, file_bytes: int, *, where: str) -> None:

@@ -174,3 +174,47 @@ def test_fingerprint_sees_names_dtypes_shapes_and_bytes() -> None:
         {"c": torch.zeros(1)},
     )
     assert len({state_dicts.fingerprint(base | change) for change in changes} | {state_dicts.fingerprint(base)}) == 5
+
+
+def test_a_header_that_claims_more_than_the_file_has(tmp_path: Path) -> None:
+    save_file(state(), tmp_path / "whole")
+    raw = (tmp_path / "whole").read_bytes()
+    with pytest.raises(Damaged, match=r"a header of 100000000 bytes in a file of"):
+        weight_files.load(written(tmp_path / "a", (100_000_000).to_bytes(8, "little") + raw[8:]))
+    with pytest.raises(CodistillError):
+        weight_files.load(written(tmp_path / "a", (2**60).to_bytes(8, "little") + raw[8:]))
+    length = int.from_bytes(raw[:8], "little")
+    for header in (
+        b"[" * 20_000,
+        b'{"a": null}',
+        b'{"a": {"dtype": "F32", "shape": [1000000000000], "data_offsets": [0, 4000000000000]}}',
+        b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": "x"}}',
+        b'{"a": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}',
+    ):
+        padded = header + b" " * max(0, 9 - len(header))
+        content = len(padded).to_bytes(8, "little") + padded + raw[8 + length :]
+        with pytest.raises((Damaged, InvalidInput)):
+            weight_files.load(written(tmp_path / "b", content))
+
+
+def hollow(kind: str) -> torch.Tensor:
+    if kind == "repeated":
+        return torch.zeros(1).expand(10**6, 10**6)
+    return torch.zeros(4, device="meta") if kind == "empty" else torch.zeros(4).to_sparse()
+
+
+@pytest.mark.filterwarnings("ignore:.*[Ss]parse.*invariants")
+@pytest.mark.parametrize("kind", ["repeated", "empty", "sparse"])
+def test_tensors_whose_values_are_not_in_the_file_are_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"a": hollow(kind), "b": torch.zeros(2)}, path)
+    with pytest.raises(InvalidInput, match=r"expected plain tensors.*\(a\)"):
+        state_dicts.find(weight_files.load(path), ("model",), source="s")
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int8, torch.complex64])
+def test_numbers_that_are_no_weights_are_refused(dtype: torch.dtype) -> None:
+    expected = {"a": torch.zeros(2), "n": torch.tensor(1)}
+    with pytest.raises(InvalidInput, match=r"of another type.*a expected float32"):
+        state_dicts.check(expected, {"a": torch.zeros(2, dtype=dtype), "n": torch.tensor(1)}, source="s")
+    state_dicts.check(expected, {"a": torch.zeros(2, dtype=torch.float16), "n": torch.tensor(1)}, source="s")

@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from store.common import atomic, checksums
-from store.errors import Damaged, MissingFile, StorageFailed
+from store.common import atomic, checksums, strict_json
+from store.errors import Damaged, InvalidInput, MissingFile, StorageFailed
 from store.storage import publish
 
 MODEL = "model.safetensors"
@@ -163,7 +163,7 @@ def _check(directory: Path, step: int, names: Sequence[str]) -> dict[str, Any]:
     path = directory / f"step-{step:08d}"
     try:
         checksums.check_folder(path, [*names, STATE])
-        state = dict(json.loads((path / STATE).read_text()))
+        state = strict_json.parse_object((path / STATE).read_bytes(), where=f"'{path / STATE}'")
     except Damaged as error:
         raise Damaged(f"checkpoint {error}. {_way_out(directory, step)}") from None
     except (FileNotFoundError, ValueError, TypeError) as error:
@@ -217,11 +217,17 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Restore the state that `optimizer_tensors` returned, each tensor on the device of its parameter."""
+    """Restore the state that `optimizer_tensors` returned, each tensor on the device of its parameter.
+
+    Raises:
+        InvalidInput: a tensor is not of a parameter of this student.
+    """
     by_name = dict(model.named_parameters())
     for path, value in tensors.items():
         part, _, name = path.partition("/")
-        parameter = by_name[name]
+        parameter = by_name.get(name)
+        if parameter is None or (value.ndim and value.shape != parameter.shape):
+            raise InvalidInput(f"state of the optimizer: '{path}' of shape {tuple(value.shape)} is not of this student")
         optimizer.state[parameter][part] = value.to(parameter.device)
 
 

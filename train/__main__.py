@@ -25,6 +25,7 @@ from store.errors import CodistillError, InvalidInput
 from train.recipe.config import Recipe, from_mapping
 from train.recipe.named import RECIPES, find
 
+WEIGHT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".onnx", ".tar", ".zip")
 DEFAULT_RECIPE = "dune-base-336"  # whose values `codistill train run --help` shows
 
 A_RUN = ExistingFolder(kind="run", holds="recipe.json", advice="Give the --out of codistill train run")
@@ -185,6 +186,11 @@ def export(
         step: step of the checkpoint to export; None takes the newest.
         image_size: side in px of the images that timm's model takes; None takes the size of the training.
     """
+    if format == "timm" and out.suffix.lower() in WEIGHT_SUFFIXES:
+        raise InvalidInput(
+            f"--out '{out}' is the name of a file, and timm's format is a directory. Give --out {out.with_suffix('')}, "
+            "or --format dune for one .pth file"
+        )
     from train.export import export_run
     from train.run.load import load
 

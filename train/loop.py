@@ -7,10 +7,12 @@ from pathlib import Path
 
 import torch
 
+from store.errors import InvalidInput
 from train.data.buffers import row_bytes
 from train.data.loader import Loader
 from train.data.selection import Selection
 from train.distributed import join_ranks
+from train.memory import too_many
 from train.objective.target_statistics import set_exact
 from train.recipe.config import Recipe
 from train.run import checkpoints, curves, directory, load, log
@@ -98,6 +100,12 @@ def train(
             problems=load.recipe_problems(recipe, begins=begins),
         )
 
+        batch_of_rank = recipe.data.batch // ranks.world
+        bytes_per_row = row_bytes(mixture.teachers, image_size=mixture.image_size)
+        problem = too_many(batch=batch_of_rank, row_bytes=bytes_per_row, prefetch=recipe.machine.prefetch)
+        if problem:
+            raise InvalidInput(problem)
+
         # The student with its projectors, the statistics of its targets, the optimizer and its schedules.
         distiller, norms = (load.build_initial if begins else load.build_from_seed)(recipe, bound.description)
         distiller.to(ranks.device).train()
@@ -124,7 +132,6 @@ def train(
             log.truncate(out, after_step=first_step if first_step else -1)
 
         # The batches of this rank, and the log.
-        batch_of_rank = recipe.data.batch // ranks.world
         loader = Loader(
             sources=mixture.sources,
             teachers=mixture.teachers,
@@ -147,7 +154,6 @@ def train(
             listener=listener,
         )
         parameters = sum(parameter.numel() for parameter in distiller.parameters())
-        bytes_per_row = row_bytes(mixture.teachers, image_size=mixture.image_size)
         for text in (lock.note, note, slow_bf16(recipe, ranks.device)):
             if text:
                 run_logger.show(f"note: {text}")

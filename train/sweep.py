@@ -14,7 +14,7 @@ set = { "projector.kind" = "sp" }
 """
 
 import itertools
-import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,13 +23,14 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from store.common import atomic
+from store.common import atomic, strict_json
 from store.common.config import near_miss, parse, read_toml
-from store.errors import InvalidConfig, InvalidInput
+from store.errors import Damaged, InvalidConfig, InvalidInput
 from train.recipe.config import Recipe, flattened, overridden
 from train.recipe.named import find
 
 FINISHED, FAILED, STOPPED = "finished", "failed", "stopped"
+MAX_RUNS = 10_000
 PROBLEM = "problem.txt"
 SWEEP = "sweep.json"
 NAMED = Path(__file__).with_name("sweeps")  # NAME.toml each
@@ -78,6 +79,10 @@ class SweepFile(_Strict):
 
     @model_validator(mode="after")
     def _rows_make_sense(self) -> Self:
+        of_grid = math.prod(map(len, self.grid.values())) if self.grid else 0
+        runs = (len(self.row) + of_grid) * len(self.seeds)
+        if runs > MAX_RUNS:
+            raise ValueError(f"{runs:,} runs: expected at most {MAX_RUNS:,}")
         names = [row.name for row in self.rows]
         repeated = sorted(name for name, times in Counter(names).items() if times > 1)
         problems = [f"row '{name}' appears more than once" for name in repeated]
@@ -185,9 +190,9 @@ def stored_sweep(directory: Path) -> SweepFile | None:
         return None
     subject = f"sweep '{path}'"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InvalidConfig(subject, [f"not JSON: {error}"]) from None
+        content = strict_json.parse_object(path.read_bytes(), where="it")
+    except Damaged as error:
+        raise InvalidConfig(subject, [str(error)]) from None
     return parse(SweepFile, content, subject=subject)
 
 

@@ -11,6 +11,9 @@ from pydantic import BaseModel, ValidationError
 
 from store.errors import InvalidConfig, MissingFile
 
+MAX_DEPTH = 64
+SHOWN_CHARACTERS = 120
+
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -50,11 +53,22 @@ def read_toml(path: Path, *, subject: str) -> dict[str, Any]:
         InvalidConfig: the file is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise MissingFile(f"{subject}: cannot read '{path}' ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of an integer of thousands of digits, too
         raise InvalidConfig(subject, [f"not valid TOML: {error}"]) from None
+    except RecursionError:
+        raise InvalidConfig(subject, [f"nested deeper than {MAX_DEPTH} levels"]) from None
+    if not _is_shallow(content, MAX_DEPTH):
+        raise InvalidConfig(subject, [f"nested deeper than {MAX_DEPTH} levels"])
+    return content
+
+
+def _is_shallow(value: Any, levels: int) -> bool:
+    """Tell whether tables and lists are nested at most `levels` deep."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_shallow(one, levels - 1) for one in inner)
 
 
 def _problem(entry: dict[str, Any], model: type[BaseModel]) -> str:
@@ -70,7 +84,16 @@ def _problem(entry: dict[str, Any], model: type[BaseModel]) -> str:
         return message
     if entry["type"] == "value_error":
         return f"{where}: {message}"
-    return f"{where}: {message}, found {entry['input']!r}"
+    return f"{where}: {message}, found {_shown(entry['input'])}"
+
+
+def _shown(value: Any) -> str:
+    """Return a value in full if it is short."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python writes no integer of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:

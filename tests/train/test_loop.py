@@ -276,3 +276,27 @@ def test_an_export_takes_images_of_the_encoders_own_size(cache: str, tmp_path: P
     patches = model.forward_intermediates(enlarged, norm=False, output_fmt="NLC", intermediates_only=True)[-1]
     with torch.no_grad():
         assert torch.allclose(patches, run.distiller.features(images)[1][:, 1:], atol=1e-5)
+
+
+def test_a_name_of_a_file_is_no_directory_to_export_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.json").write_text("{}")
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "a.pt")]) == 2
+    assert "a.pt' is the name of a file, and timm's format is a directory. Give --out" in capsys.readouterr().err
+    assert not (tmp_path / "a.pt").exists()
+
+
+@pytest.mark.parametrize(("precision", "supported"), [("bf16", False), ("bf16", True), ("fp32", False)])
+def test_slow_bf16_is_told_at_the_start(
+    precision: str,
+    supported: bool,
+    cache: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported, raising=False)
+    run_training(tiny(schedule__steps=1, optim__precision=precision), caches=[cache], out=tmp_path / "run")
+    notes = [line for line in capsys.readouterr().err.splitlines() if "no bf16 instructions" in line]
+    assert len(notes) == (precision == "bf16" and not supported)
+    assert all("--optim.precision fp32" in note for note in notes)

@@ -102,7 +102,7 @@ def test_a_stored_sweep_is_read_back_or_refused(tmp_path: Path) -> None:
     store_sweep(sweep, tmp_path)
     assert stored_sweep(tmp_path) == sweep
     (tmp_path / "sweep.json").write_text('{"base": "tiny", "baseline": "x"')
-    with pytest.raises(InvalidConfig, match=r"sweep\.json': 1 problem\. not JSON"):
+    with pytest.raises(InvalidConfig, match=r"sweep\.json': 1 problem\. it is not JSON"):
         stored_sweep(tmp_path)
     (tmp_path / "sweep.json").write_text('{"base": "tiny", "rows": []}')
     with pytest.raises(InvalidConfig, match="rows: unknown key"):

@@ -15,12 +15,20 @@ from store.format.schema import differences
 FREE_SECTIONS = ("checkpoint", "log", "machine")
 IMAGENET_IMAGES = 1_281_167  # the "epoch" that budgets are counted in
 
-Positive = Annotated[int, Field(gt=0)]
-NotNegative = Annotated[int, Field(ge=0)]
+# Bounds that no training comes near: beyond them, arrays do not fit any memory and integers no array.
+STEPS = 10_000_000
+Count = Annotated[int, Field(gt=0, le=2**31 - 1)]
+CountOrNone = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Images = Annotated[int, Field(gt=0, le=2**20)]
+Steps = Annotated[int, Field(gt=0, le=STEPS)]
+Few = Annotated[int, Field(gt=0, le=1024)]  # blocks, heads, buffers
+FewOrNone = Annotated[int, Field(ge=0, le=1024)]
+Width = Annotated[int, Field(gt=0, le=65_536)]  # channels; px
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Share = Annotated[float, Field(ge=0, le=1)]
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
+NotNegativeFloat = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -46,13 +54,13 @@ class Student(Section):
     """
 
     architecture: str = "base"
-    image_size: Positive | None = None
-    patch_size: Positive = 14
-    registers: NotNegative = 4
+    image_size: Width | None = None
+    patch_size: Few = 14
+    registers: FewOrNone = 4
     layer_scale: PositiveFloat | None = 1e-4
-    embed_dim: Positive | None = None
-    depth: Positive | None = None
-    num_heads: Positive | None = None
+    embed_dim: Width | None = None
+    depth: Few | None = None
+    num_heads: Few | None = None
 
 
 class Projector(Section):
@@ -71,11 +79,11 @@ class Projector(Section):
     """
 
     kind: Literal["tp", "lp", "sp"] = "tp"
-    blocks: Positive = 1
+    blocks: Few = 1
     layer_scale: PositiveFloat | None = 1e-4
-    hidden_dim: Positive = 768
-    last_hidden_dim: Positive = 3072
-    which_blocks: tuple[NotNegative, ...] | None = None
+    hidden_dim: Width = 768
+    last_hidden_dim: Width = 3072
+    which_blocks: tuple[FewOrNone, ...] | None = None
     prenorm: bool = False
     midnorm: bool = False
 
@@ -154,7 +162,7 @@ class Optim(Section):
     weight_decay: NotNegativeFloat = 3e-2
     clip_norm: NotNegativeFloat = 1.0
     precision: Literal["bf16", "fp32"] = "bf16"
-    micro_batches: Positive = 1
+    micro_batches: Images = 1
     compile: bool = False
 
 
@@ -169,7 +177,7 @@ class Schedule(Section):
     """
 
     epochs: PositiveFloat = 100.0
-    steps: Positive | None = None
+    steps: Steps | None = None
     warmup: Share = 0.2
     minimum_lr: NotNegativeFloat = 1e-6
 
@@ -188,13 +196,13 @@ class Data(Section):
         val_rows: number of rows of each held-out dataset that fidelity is measured on, spread evenly.
     """
 
-    batch: Positive = 512
+    batch: Images = 512
     datasets: tuple[str, ...] = ()
     teachers: tuple[str, ...] = ()
     subset: str = ""
     augment: Literal["none", "photometric"] = "none"
     val_datasets: tuple[str, ...] = ()
-    val_rows: Positive = 512
+    val_rows: Count = 512
 
 
 class Start(Section):
@@ -218,8 +226,8 @@ class Checkpoint(Section):
         keep: number of checkpoints that stay, the newest.
     """
 
-    every_steps: NotNegative = 2502
-    keep: Positive = 3
+    every_steps: CountOrNone = 2502
+    keep: Count = 3
 
 
 class Log(Section):
@@ -230,7 +238,7 @@ class Log(Section):
         tensorboard: write TensorBoard event files too.
     """
 
-    fidelity_every_steps: NotNegative = 2502
+    fidelity_every_steps: CountOrNone = 2502
     tensorboard: bool = True
 
 
@@ -246,10 +254,10 @@ class Machine(Section):
     """
 
     device: Annotated[str, AfterValidator(device_name)] = "auto"
-    readers: Positive = 2
-    prefetch: Positive = 2
+    readers: Few = 2
+    prefetch: Few = 2
     verify: bool = True
-    threads: NotNegative = 0
+    threads: FewOrNone = 0
 
 
 class Recipe(Section):
@@ -261,7 +269,7 @@ class Recipe(Section):
     """
 
     name: str = "recipe"
-    seed: NotNegative = 0
+    seed: Seed = 0
     student: Student = Student()
     projector: Projector = Projector()
     loss: Loss = Loss()
@@ -282,6 +290,8 @@ class Recipe(Section):
             problems.append(f"optim.micro_batches: {self.optim.micro_batches} parts of {self.data.batch} images")
         if self.targets.statistics == "subset" and not self.data.subset:
             problems.append("targets.statistics: 'subset' needs data.subset")
+        if self.schedule.steps is None and self.schedule.epochs * IMAGENET_IMAGES / self.data.batch > STEPS:
+            problems.append(f"schedule.epochs: {self.schedule.epochs:g} are more than {STEPS:,} steps")
         if problems:
             raise ValueError(". ".join(problems))
         return self

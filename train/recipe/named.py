@@ -1,10 +1,10 @@
 """Named recipes: functions that return a complete `Recipe`. DUNE's follow its released code."""
 
-import json
 from pathlib import Path
 
+from store.common import strict_json
 from store.common.config import near_miss, read_toml
-from store.errors import InvalidConfig, InvalidInput, MissingFile
+from store.errors import Damaged, InvalidConfig, InvalidInput, MissingFile
 from train.recipe.config import (
     Checkpoint,
     Data,
@@ -113,14 +113,14 @@ def _from_file(path: Path) -> Recipe:
         data = read_toml(path, subject=subject)
     else:
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = strict_json.parse_object(path.read_bytes(), where="it")
         except OSError as error:
             raise MissingFile(f"{subject}: cannot read it ({error.strerror})") from None
-        except ValueError as error:
-            raise InvalidConfig(subject, [f"not valid JSON: {error}"]) from None
+        except Damaged as error:
+            raise InvalidConfig(subject, [str(error)]) from None
     base = data.pop("base", None)
     if base is None:
         return from_mapping(data, subject=subject)
-    if base not in RECIPES:
+    if not isinstance(base, str) or base not in RECIPES:
         raise InvalidConfig(subject, [f"base: unknown recipe '{base}'{near_miss(str(base), RECIPES)}"])
     return overridden(RECIPES[base](), {"name": path.stem, **dict(flattened(data))}, subject=subject)

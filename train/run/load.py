@@ -12,6 +12,7 @@ from backbones.state_dicts import load_into, select
 from store import TeacherInfo
 from store.errors import InvalidInput
 from train.data.open_caches import Description, described_teachers
+from train.memory import too_large
 from train.model.distiller import Distiller, build_distiller, encoder_shape
 from train.model.encoder import Encoder, build_encoder, resize_position
 from train.model.projectors import build_projector
@@ -108,7 +109,10 @@ def recipe_problems(recipe: Recipe, *, begins: bool = True) -> list[str]:
         with torch.device("meta"):  # shapes alone: no memory, no time
             encoder = build_encoder(recipe.student, pos_grid=(1, 1))
             section = "projector"
-            build_projector(recipe.projector, encoder=encoder_shape(encoder), prefix_tokens=0, channels=1)
+            projector = build_projector(recipe.projector, encoder=encoder_shape(encoder), prefix_tokens=0, channels=1)
+        parameters = sum(tensor.numel() for part in (encoder, projector) for tensor in part.parameters())
+        size = too_large(parameters, device=recipe.machine.device)
+        problems += [f"student and projector: {size}"] if size else []
     except InvalidInput as error:
         problems.append(f"{section}: {error}")
     return problems

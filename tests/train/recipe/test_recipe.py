@@ -135,3 +135,48 @@ def test_help_needs_no_torch() -> None:
     script += "assert 'torch' not in sys.modules"
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "codistill train run demo --cache" in shown.stdout
+
+
+HUGE = {
+    "seed.toml": ('base = "tiny"\nseed = 0x' + "f" * 9000, "seed: input should be less than 9223372036854775808"),
+    "digits.toml": ('base = "tiny"\nseed = ' + "9" * 9000, "not valid TOML: Exceeds the limit"),
+    "digits.json": ('{"base": "tiny", "seed": ' + "9" * 9000 + "}", "is out of bounds"),
+    "deep.json": ('{"a":' * 100_000, "nested deeper than 64 levels"),
+    "deep.toml": ('base = "tiny"\na = ' + "[" * 100_000, "nested deeper than 64 levels"),
+    "dotted.toml": ('base = "tiny"\n' + ".".join(["a"] * 5000) + " = 1", "nested deeper than 64 levels"),
+    "list.json": ("[1]", "expected a JSON object"),
+    "base.json": ('{"base": ["tiny"]}', "base: unknown recipe"),
+    "batch.toml": ('base = "tiny"\ndata.batch = 1000000000000', "data.batch: input should be less than"),
+    "steps.toml": ('base = "tiny"\nschedule.steps = 1000000000000', "schedule.steps: input should be less than"),
+    "epochs.toml": ('base = "demo"\nschedule = { epochs = 1e300, steps = 9 }', "schedule.epochs: input should be less"),
+    "more.toml": ('base = "dune-base-336"\nschedule.epochs = 1e9', r"schedule.epochs: 1e\+09 are more than 10,000,000"),
+    "width.toml": (
+        'base = "tiny"\nstudent.embed_dim = 100000000000000',
+        "student.embed_dim: input should be less than",
+    ),
+    "lr.toml": ('base = "tiny"\noptim.lr = 1e308', "optim.lr: input should be less than"),
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_huge_numbers_and_nesting_are_one_clear_refusal(name: str, tmp_path: Path) -> None:
+    text, message = HUGE[name]
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InvalidConfig, match=message) as caught:
+        find(str(tmp_path / name))
+    assert len(str(caught.value)) < 600
+
+
+def test_what_no_memory_holds_is_refused_before_it_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_cache(tmp_path / "cache")
+    run = ["run", "tiny", "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "run")]
+    assert main([*run, "--student.embed-dim", "65536", "--student.depth", "20"]) == 2
+    assert (
+        "billion parameters need 17.3 TB (weights, gradients, AdamW's moments), this machine has"
+        in capsys.readouterr().err
+    )
+    assert main([*run, "--data.batch", "1000000", "--machine.prefetch", "1000"]) == 2
+    assert "data.batch: 1,000,000 images of 2.53 kB, 1001 batches at once, need 2.53 TB" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -210,7 +210,11 @@ def _probe(
             "dataset_sha256": [identity(part)["sha256"] for part in parts],
             "settings": asdict(settings),
         }
-        figures, _ = probe_results.results_of(run).get_or_compute(kind, depends_on, lambda: (compute(), None))
+        results = probe_results.results_of(run)
+        figures, _ = results.get_or_compute(kind, depends_on, lambda: (compute(), None))
+        if not any(name.startswith(chance.PREFIX) for name in figures):  # stored before there were chance levels
+            figures = {**figures, **chance.of(kind, train, test, settings)}
+            results.put(kind, depends_on, figures)
     sys.stdout.write(f"{kind} of {encoder.name} on {dataset_name}\n")
     for figure, value in figures.items():
         shown = f"{value:.4g} {figure_of(figure).unit}" if isinstance(value, float) else str(value)

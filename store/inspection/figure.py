@@ -133,7 +133,7 @@ def _plot_one_row(figure: "Figure", shown: RowsToShow, views: Mapping[str, Teach
             axes = figure.add_subplot(cells[line])
             title = f"{_teacher_title(shown, name)}\n{kind}" if line == 0 else kind
             _plot_tokens(axes, row.tokens[name], views.get(name), kind=kind, title=title)
-    figure.text(0.02, 1 - 0.12 / height, _heading(shown, row), va="top", fontsize=9, weight="bold")
+    figure.text(0.02, 1 - 0.12 / height, _heading(shown, row), va="top", fontsize=9, weight="bold", parse_math=False)
     _footer(figure, shown, has_photograph, height)
 
 
@@ -156,7 +156,7 @@ def _plot_several_rows(figure: "Figure", shown: RowsToShow, views: Mapping[str, 
         axes = figure.add_subplot(grid[line, before - 1])
         _plot_pixels(axes, row, views, title=first)
         edge = grid[line, 0].get_position(figure)
-        figure.text(edge.x0, edge.y0 - 0.04 / height, _caption(row), va="top", fontsize=7.5)
+        figure.text(edge.x0, edge.y0 - 0.04 / height, _caption(row), va="top", fontsize=7.5, parse_math=False)
         for number, kind in enumerate(KINDS):
             for column, name in enumerate(teachers):
                 cell = grid[line, before + number * len(teachers) + column]
@@ -233,7 +233,8 @@ def _plot_message(axes: "Axes", message: str, title: str = "") -> None:
     axes.set_facecolor("0.94")
     axes.set_box_aspect(1.0)
     text = "\n".join(textwrap.wrap(message, WRAP_CHARACTERS)[:8])
-    axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=6.5, transform=axes.transAxes, color="0.2")
+    style: dict[str, Any] = {"fontsize": 6.5, "color": "0.2", "parse_math": False}
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, **style)
     _hide_axes(axes, title)
 
 
@@ -272,4 +273,5 @@ def _footer(figure: "Figure", shown: RowsToShow, has_photograph: bool, height: f
         "similarity: cosine to the outlined patch",
     ]
     missing = [] if has_photograph else sorted({str(row.photograph) for row in shown.rows})
-    figure.text(0.02, 0.07 / height, "   ".join([*notes, *missing]), fontsize=7, color="0.35", va="bottom")
+    text = "   ".join([*notes, *missing])
+    figure.text(0.02, 0.07 / height, text, fontsize=7, color="0.35", va="bottom", parse_math=False)

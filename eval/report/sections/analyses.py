@@ -1,6 +1,7 @@
 """Sections of the paper's analyses: explained variance, correlation of loss updates, attention maps."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,17 @@ from eval.report.page import (
 )
 from eval.report.run_view import RunView
 from eval.report.tables import Column, Table, number_cell, text_cell
+from store.inspection.token_images import levels
 
 NAN = float("nan")
+COLOURS = "magma"
+EVEN = 2.0**-10  # maps whose values differ by less, relative to the largest, are even: what is left is rounding
+MARKED_PX = 12
+MARK = (0, 255, 255)
+ATTENTION_LEGEND = (
+    "Each map shows how much the patch outlined in cyan attends to every patch: black the least, pale yellow the most "
+    "of this map. Each map has a scale of its own."
+)
 
 
 def variance_section(runs: Mapping[str, Mapping[str, Any]]) -> Section:
@@ -157,47 +167,74 @@ def attention_section(runs: Mapping[str, pa.Table]) -> Section:
         title="What patches attend to",
         intro=(
             "Every patch attends to all others; these are the most typical maps of a photograph (medoids of a "
-            "clustering, most common first), heads averaged. The tooltip of a map tells the share of patches that it "
-            "stands for.",
+            "clustering, most common first), heads averaged.",
+            f"{ATTENTION_LEGEND} Below it the share of patches that it stands for.",
         ),
         blocks=blocks,
     )
 
 
 def heat(values: np.ndarray) -> np.ndarray:
-    """Colour a map (rows, cols) from its least to its largest value, uint8 (rows, cols, 3)."""
+    """Colour a map (rows, cols) from its least to its largest value, uint8 (rows, cols, 3); one if it is even."""
     import matplotlib
 
-    span = float(values.max() - values.min())
-    scaled = (values - values.min()) / span if span > 0 else np.zeros_like(values)
-    return np.asarray(np.rint(matplotlib.colormaps["magma"](scaled)[..., :3] * 255).astype(np.uint8))
+    high = float(values.max())
+    scaled = levels(values, float(values.min()), high, resolution=EVEN * abs(high))
+    return np.asarray(np.rint(matplotlib.colormaps[COLOURS](scaled)[..., :3] * 255).astype(np.uint8))
 
 
-def attention_grids(entries: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, dict[str, list[np.ndarray]]]:
-    """Return the photograph and, by network, the typical maps (rows, cols) from the entries of one image."""
+@dataclass(frozen=True, kw_only=True)
+class AttentionMap:
+    """A typical attention map.
+
+    Attributes:
+        values: attention (rows, cols) of the patch to all patches.
+        patch: (row, col) of the patch.
+        share: share of patches that the map stands for.
+    """
+
+    values: np.ndarray
+    patch: tuple[int, int]
+    share: float
+
+
+def attention_grids(entries: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, dict[str, list[AttentionMap]]]:
+    """Return the photograph and, by network, the typical maps from the entries of one image."""
     first = next(entry for entry in entries if entry["photograph"] is not None)
     photograph = np.frombuffer(first["photograph"], np.uint8).reshape(first["size_px"], -1, 3)
-    grids: dict[str, list[np.ndarray]] = {}
+    grids: dict[str, list[AttentionMap]] = {}
     for entry in sorted(entries, key=lambda entry: int(entry["medoid"])):
         values = np.array(entry["attention"], np.float32).reshape(entry["rows"], entry["cols"])
-        grids.setdefault(entry["network"], []).append(values)
+        patch = divmod(int(entry["patch"]), int(entry["cols"]))
+        grids.setdefault(entry["network"], []).append(AttentionMap(values=values, patch=patch, share=entry["share"]))
     ordered = [ENCODER, *sorted(set(grids) - {ENCODER})]
     return photograph, {network: grids[network] for network in ordered}
 
 
 def _attention_grid(entries: Sequence[Mapping[str, Any]], *, title: str) -> PicturesBlock:
     photograph, grids = attention_grids(entries)
-    shares = {(entry["network"], entry["medoid"]): entry["share"] for entry in entries}
     width = max(len(maps) for maps in grids.values())
     columns = [PictureColumn(title="Photograph"), *(PictureColumn(title=str(n + 1)) for n in range(width))]
     rows = []
     for network, maps in grids.items():
         row = [Picture(uri=data_uri(photograph, lossy=True), alt=title)]
-        for rank, values in enumerate(maps):
-            alt = f"{network}: stands for {100 * shares[network, rank]:.0f} % of the patches"
-            row.append(Picture(uri=data_uri(heat(values)), alt=alt, map=True))
+        for shown in maps:
+            where = f"patch {shown.patch[0]},{shown.patch[1]}"
+            alt = f"{network}: attention of {where}, which stands for {100 * shown.share:.0f} % of the patches"
+            row.append(Picture(uri=data_uri(_marked(shown)), alt=alt, map=True, below=f"{100 * shown.share:.0f} %"))
         rows.append(row)
     return PicturesBlock(columns=columns, rows=rows, labels=list(grids), title=title)
+
+
+def _marked(shown: AttentionMap) -> np.ndarray:
+    """Colour a map with the outline of its patch, each patch `MARKED_PX` wide, uint8 (H, W, 3)."""
+    pixels = heat(shown.values).repeat(MARKED_PX, 0).repeat(MARKED_PX, 1)
+    top, left = (MARKED_PX * index for index in shown.patch)
+    cell = pixels[top : top + MARKED_PX, left : left + MARKED_PX]
+    inner = cell[1:-1, 1:-1].copy()
+    cell[:] = MARK
+    cell[1:-1, 1:-1] = inner
+    return pixels
 
 
 def _correlation_chart(by_run: Mapping[str, Mapping[str, Any]], views: Sequence[RunView]) -> str:

@@ -42,3 +42,13 @@ def _with_unit_tokens(row: ShownRow) -> ShownRow:
         for name, t in row.tokens.items()
     }
     return replace(row, tokens=tokens)
+
+
+@pytest.mark.parametrize("rows", [[0], [0, 3]])
+def test_names_of_files_are_no_formulas(tmp_path: Path, rows: list[int]) -> None:
+    caches.make_cache(tmp_path / "cache")
+    shown = gather(store.open(tmp_path / "cache")["flowers"], rows)
+    odd = "a$x^{$.png"
+    renamed = [replace(row, path=odd, photograph=f"not readable: {odd}", pixels=f"failed: {odd}") for row in shown.rows]
+    figure.plot_rows(replace(shown, rows=renamed), tmp_path / "x.png")
+    assert (tmp_path / "x.png").stat().st_size

@@ -148,7 +148,10 @@ class LocalStorage(Storage):
         return [path.relative_to(self.root).as_posix() for path in removed]
 
     def _open_binary(self, key: str) -> BinaryIO:
-        return self._budget.run(lambda: open_regular(self.root / key))
+        try:
+            return self._budget.run(lambda: open_regular(self.root / key))
+        except errors.RefusedFile as error:
+            raise errors.RefusedFile(error.reason_kind, f"'{key}' below {self.location} is {error.details}") from None
 
     def _walk(self, prefix: str, *, topdown: bool) -> list[tuple[str, list[str]]]:
         walk = partial(os.walk, self.root / prefix, topdown=topdown, onerror=_raise_shortage)

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from store import errors
 from store.common.regular_files import open_descriptor
 
 MAX_BUFFERS = min(os.sysconf("SC_IOV_MAX"), 1024)
@@ -210,7 +211,12 @@ class OpenFiles:
             self._budget.release(file, reader)
 
     def _open(self, key: str, reader: int) -> OpenFile:
-        opened = OpenFile(self._root / key, table=self._files, key=key)  # without the lock: it can take milliseconds
+        try:
+            opened = OpenFile(
+                self._root / key, table=self._files, key=key
+            )  # without the lock: it can take milliseconds
+        except errors.RefusedFile as error:
+            raise errors.RefusedFile(error.reason_kind, f"'{key}' below {self._root} is {error.details}") from None
         with self._budget.lock:
             file = self._files.setdefault(key, opened)
             if file is not opened:  # another thread was first

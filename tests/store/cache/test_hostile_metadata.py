@@ -386,3 +386,19 @@ def test_tables_that_are_not_what_they_should_be(cache: Victim) -> None:
     shared = {name: cache.contents[name] for name in ("images/flowers.parquet", "manifest/flowers.parquet")}
     ends = [data[:-12] + b"\xff\xff\xff\x7f" * 2 + b"PAR1" for data in shared.values()]
     assert cache.check(dict(zip(shared, ends, strict=True)), "end") == []
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+@pytest.mark.parametrize("name", [f"{FEATURES}/flowers/zarr.json", f"{FEATURES}/flowers/pixels/c.0.0.0.0"])
+def test_what_is_no_regular_file_is_not_waited_for(cache: Victim, kind: str, name: str) -> None:
+    path = cache.root / name
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(errors.CodistillError, match=f"'{name}' below .* is not a regular file|cut short"):
+        store.open(cache.root)["flowers"].read([0], ["pixels"])
+    assert list(cache.use_all()) == []

@@ -36,7 +36,8 @@ SCORE_COLUMNS = (
 )
 TERMINAL_LEGEND = (
     "n: photographs. before: the student before training. mean: the mean training token. linear: a linear map from "
-    "the untrained student. 95 %: confidence interval of the student, by resampling photographs."
+    "the untrained student. 95 %: confidence interval of the student, by resampling photographs. Bold: best. "
+    "Triangle: no better than a baseline."
 )
 
 
@@ -230,7 +231,10 @@ def _show_comparison(console: "Console", compared: "Comparison", *, absent: Sequ
     table = recipes_brief(compared.deciding, compared.reference)
     title = f"{PATCH_COSINE.capitalize()} on {compared.deciding.aligned.kind}, mean over teachers"
     console.print(to_rich(table, title=title))
-    console.print(f"difference: to '{compared.reference.label}', on the same photographs.", "", style="dim")
+    legend = (
+        f"difference: to '{compared.reference.label}', on the same photographs. Triangle: no better than a baseline."
+    )
+    console.print(legend, "", style="dim")
     for sentence in (*sentences(compared), *(f"Not here: {reason}" for reason in absent)):
         console.print(sentence)
 

@@ -12,6 +12,7 @@ from store.common.text import human_bytes
 
 MISSING = "\N{EM DASH}"
 TERMINAL_STYLES = {"best": "bold", "loses": "red"}
+TERMINAL_MARKS = {"loses": "\N{BLACK DOWN-POINTING SMALL TRIANGLE} "}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +93,8 @@ def to_rich(table: Table, *, title: str = "") -> RichTable:
         justify: JustifyMethod = "right" if column.numeric else "left"
         rendered.add_column(column.title, justify=justify, no_wrap=column.numeric, overflow="fold")
     for row in table.rows:
-        texts = [Text(cell.text, style=TERMINAL_STYLES.get(cell.css, "")) for cell in row]
+        texts = [
+            Text(TERMINAL_MARKS.get(cell.css, "") + cell.text, style=TERMINAL_STYLES.get(cell.css, "")) for cell in row
+        ]
         rendered.add_row(*texts)
     return rendered

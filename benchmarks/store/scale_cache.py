@@ -120,7 +120,7 @@ def _write_manifest(dataset: store.Dataset, status: npt.NDArray[np.uint8], gener
         for group, start in enumerate(range(0, dataset.rows, GROUP_ROWS)):
             rows = np.arange(start, min(start + GROUP_ROWS, dataset.rows))
             manifest.add(group, _manifest_rows(dataset.name, rows, status[rows], generator))
-        manifest.publish("generated")
+        manifest.publish()
 
 
 def _manifest_rows(

@@ -31,7 +31,6 @@ def open_encoder(source: str, options: EncoderOptions, *, device: torch.device, 
         MissingFile: no such run or file.
         InvalidInput: options that do not fit the encoder.
     """
-    check_source(source, options)
     path = Path(source)
     norm = final_norm if options.final_norm is None else options.final_norm
     if path.is_dir():
@@ -44,10 +43,7 @@ def open_encoder(source: str, options: EncoderOptions, *, device: torch.device, 
         _refuse(source, options, "weights", "stride", "untrained")
         return _of_dune_checkpoint(path, options, device=device, final_norm=norm)
     _refuse(source, options, "untrained", "projector")
-    if options.weights is None:
-        raise InvalidInput(
-            f"encoder '{source}': expected a run directory, a .pth file, or a teacher's model with its --weights"
-        )
+    check_source(source, options)
     values = {"model": source, "weights": options.weights, "dtype": options.dtype, "stride": options.stride}
     teacher = parse(TeacherOptions, values, subject=f"encoder '{source}'")
     return of_teacher(teacher, name=source.rpartition(":")[2], cell_px=options.cell_px, device=device)

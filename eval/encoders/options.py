@@ -53,7 +53,7 @@ def check_source(source: str, options: EncoderOptions) -> None:
         MissingFile: there is no such file.
     """
     path = Path(source)
-    if path.is_dir() or path.is_file() or options.weights is not None:
+    if path.is_dir() or options.weights is not None or (path.suffix == ".pth" and path.is_file()):
         return
     if path.suffix == ".pth":
         raise MissingFile(f"encoder '{source}': no such file. Check the path")

@@ -147,6 +147,7 @@ def test_commands_keep_results_with_the_run_until_its_weights_change(
         return capsys.readouterr().out
 
     (data / "train" / "leaf").rename(data / "train" / "Leaf")
+    (tmp_path / "no-run").mkdir()
     arguments = ["knn", str(tmp_path / "no-run"), "--data", str(data), "--features", str(features)]
     assert run_program("codistill eval", "probe", PROGRAM, argv=arguments) == 2
     assert "no training image: 'leaf'" in capsys.readouterr().err  # before the encoder is looked for

@@ -188,7 +188,7 @@ def test_several_runs_are_compared_and_notes_of_their_data_are_shown_once(
         (["nowhere"], "'nowhere' is not a run"),
         ([], "no run given"),
         (["RUN", "RUN"], "a run is given twice"),
-        (["RUN", "--extraction", "none.json"], "extraction summary 'none.json' cannot be read"),
+        (["RUN", "--extraction", "none.json"], "--extraction 'none.json': no such file"),
         (["RUN", "--cache", "/no/cache"], "no cache at /no/cache"),
     ],
 )

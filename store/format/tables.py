@@ -51,6 +51,7 @@ def read(
     Raises:
         errors.Damaged: it is not Parquet, not this table, damaged, or larger than its file justifies.
         errors.InvalidInput: there is no such column.
+        pa.ArrowException: the filter cannot be computed, such as a product that overflows.
     """
     with _readable(where):
         file = pq.ParquetFile(source, page_checksum_verification=True)
@@ -62,8 +63,19 @@ def read(
         if source.size() <= CHECKED_BYTES:
             _check_texts(source, claim.schema, where=where)
         selected = claim.schema.names if columns is None else list(columns)  # others may be of a later version
-        table = pq.read_table(source, columns=selected, filters=filter, page_checksum_verification=True)
-        table.validate(full=True)  # texts that are not UTF-8
+        if filter is None:
+            return _read(source, selected)
+    try:
+        return _read(source, selected, filter)
+    except (pa.ArrowException, OSError) as error:
+        with _readable(where):
+            _read(source, claim.schema.names)  # does the fault lie in the file?
+        raise error
+
+
+def _read(source: Any, columns: list[str], filter: Any = None) -> pa.Table:
+    table = pq.read_table(source, columns=columns, filters=filter, page_checksum_verification=True)
+    table.validate(full=True)  # texts that are not UTF-8
     return table
 
 

@@ -160,10 +160,14 @@ def cards(run: RunScores) -> list[Card]:
 
 
 def warnings(run: RunScores) -> list[str]:
-    """Write a warning for each kind of held-out rows on which the student is no better than a baseline."""
+    """Write a warning for each kind of held-out rows on which the student is no better than a baseline, or NaN."""
     texts = []
     for kind in ordered((s.group for s in run.by_kind), KINDS):
         means = mean_scores(run.by_kind, kind)
+        students = [s for s in run.by_kind if (s.group, s.predictor) == (kind, STUDENT)]
+        broken = ordered((s.teacher for s in students if not math.isfinite(s.of("cosine")[0])), ())
+        if broken:
+            texts.append(f"On {kind} the student's predictions for {', '.join(broken)} are not numbers (NaN).")
         best = best_baseline(means)
         if best is not None and beats_baselines(means) is False:
             texts.append(

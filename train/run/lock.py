@@ -19,7 +19,8 @@ NOT_SUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, er
 class RunLock:
     """The lock of one directory; the end of the block releases it.
 
-    The kernel holds it for the open file, so it ends with the process. The file stays and says who locked it last.
+    The kernel holds it for the open file, so it ends with the process. The file stays, empty after
+    an orderly end.
 
     Attributes:
         held: whether this process has the lock, so that nobody else writes into the directory.
@@ -39,6 +40,9 @@ class RunLock:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._descriptor is not None:
+            if self.held:
+                with suppress(OSError):
+                    os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
             self._descriptor = None
             self.held = False

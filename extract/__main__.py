@@ -70,7 +70,7 @@ def run(
         stages: stages to run: index lists images, views stores pixels, features runs teachers, seal finishes the cache.
         device: device of the teachers: auto, cpu, cuda or cuda:N.
         batch_size: rows that go through a teacher together.
-        threads: decoding threads of each process.
+        threads: threads of each process that decode images, and on a CPU run teachers.
         scheduler: address of a Dask scheduler whose workers make the shards, or the .json file that it wrote.
         workers: number of local processes that make the shards; 0 uses threads of this process.
         max_failed: share of failed rows at which the job stops.
@@ -161,7 +161,7 @@ def plan(
         calibrate: measure rates for some seconds if none are given, where images and weights are on this machine.
         count_files: count images by listing them; otherwise the catalogue's expected numbers are used.
         device: device for measuring: auto, cpu, cuda or cuda:N.
-        threads: decoding threads for measuring.
+        threads: threads for measuring.
     """
     from extract.catalogue import load_catalogue, narrowed
     from extract.plan.plan import parse_rates

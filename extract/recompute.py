@@ -13,13 +13,13 @@ from backbones.device import resolve_device
 from extract.catalogue import load_catalogue
 from extract.job import preflight
 from extract.job.worker import Settings, Worker, views_provenance
-from store import Cache, Dataset, errors
+from extract.teachers.batching import Batching, recompute
+from extract.teachers.runner import CPU_BATCH
+from store import Cache, Dataset, Shard, errors
 from store.format import schema
 from store.format.manifest import PixelsRow
-from store.format.schema import PIXELS
+from store.format.schema import OK, PIXELS
 from store.verify.recompute import Recomputer
-
-DEFAULT_BATCH = 8
 
 
 def recomputer(cache: Cache, *, catalogue: Path | None, device: str) -> Recomputer:
@@ -40,6 +40,7 @@ class CatalogueRecomputer:
         self._cache = cache
         self._catalogue_path = catalogue
         self._device = device
+        self._batchings: dict[tuple[str, str], Batching] = {}  # of the tokens recomputed last
 
     def pixels(self, dataset: Dataset, rows: Sequence[int]) -> Iterator[PixelsRow]:
         """See `Recomputer.pixels`."""
@@ -51,22 +52,42 @@ class CatalogueRecomputer:
             by_row = {view.record["row"]: view for view in views}
             yield from (by_row[row] for row in wanted)
 
-    def tokens(self, dataset: Dataset, teacher: str, pixels: np.ndarray) -> Iterator[np.ndarray | str]:
+    def tokens(
+        self,
+        dataset: Dataset,
+        teacher: str,
+        *,
+        pixels: Shard,
+        positions: Sequence[int],
+        provenance: Mapping[str, Any],
+    ) -> Iterator[np.ndarray | str]:
         """See `Recomputer.tokens`."""
         runner = self._worker.runner(teacher)
         stored = dataset.teacher(teacher).identity
         differing = schema.differences(stored, schema.plain_json(runner.teacher.identity(dataset.image_size)))
         if differing:
             raise errors.Conflict(f"'{dataset.name}/{teacher}' was made by another teacher. {'; '.join(differing)}")
-        batch_size = _recorded_batch_size(dataset, teacher)
-        for start in range(0, len(pixels), batch_size):
-            yield from runner.tokens(pixels[start : start + batch_size])
+        batching = Batching.recorded(provenance) or self._other_batching(dataset, teacher)
+        self._batchings[dataset.name, teacher] = batching
+        yield from recompute(runner, batching, pixels.data, pixels.status == OK, positions)
 
     def provenance(self, dataset: Dataset, array: str) -> Mapping[str, Any]:
         """See `Recomputer.provenance`."""
         if array == PIXELS:
             return views_provenance()
-        return {**self._worker.runner(array).provenance, "batch_size": _recorded_batch_size(dataset, array)}
+        return {**self._worker.runner(array).provenance, **self._batchings[dataset.name, array].as_provenance()}
+
+    def _other_batching(self, dataset: Dataset, teacher: str) -> Batching:
+        """Return the batching of another shard of these tokens, or that of a new cache."""
+        for shard in sorted(dataset.present(teacher)):
+            try:
+                recorded = Batching.recorded(dataset.read_trailer(teacher, shard).provenance)
+            except errors.CodistillError:
+                continue  # a damaged shard is expected in a repair
+            if recorded is not None:
+                return recorded
+        cpu = self._worker.runner(teacher).teacher.device.type != "cuda"
+        return Batching.for_job(CPU_BATCH, shard_rows=dataset.shard_rows, cpu=cpu)
 
     @cached_property
     def _worker(self) -> Worker:
@@ -87,13 +108,3 @@ class CatalogueRecomputer:
             threads=1,
         )
         return Worker(settings, ThreadPoolExecutor(1))
-
-
-def _recorded_batch_size(dataset: Dataset, teacher: str) -> int:
-    """Return the batch size that the job used, as another one may give other last bits."""
-    for shard in sorted(dataset.present(teacher)):
-        try:
-            return int(dataset.read_trailer(teacher, shard).provenance.get("batch_size", DEFAULT_BATCH))
-        except errors.CodistillError:
-            continue  # a damaged shard is expected in a repair
-    return DEFAULT_BATCH

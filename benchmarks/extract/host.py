@@ -27,6 +27,7 @@ from benchmarks.machine import describe
 from benchmarks.store.peers_zarr import DATASET, CacheWriter
 from benchmarks.store.rows import PIXELS, Rows, specs
 from extract.job import stages
+from extract.teachers.batching import Batching
 from extract.teachers.runner import BATCHES_ON_DEVICE, TeacherRunner
 from store.common.threads import ordered_map
 from store.format import kernels
@@ -120,7 +121,7 @@ def measure(dataset: store.Dataset, *, rate: float, shards_under_way: int, batch
     with ThreadPoolExecutor(shards_under_way) as pool:
         reports = ordered_map(
             pool,
-            lambda shard: stages.features_shard(dataset, shard, runner=runner, batch_size=batch_size),
+            lambda shard: stages.features_shard(dataset, shard, runner=runner, batching=Batching(size=batch_size)),
             range(dataset.shards),
             ahead=shards_under_way,
         )

@@ -18,7 +18,6 @@ from extract.job.stages import ShardReport
 from extract.job.tasks import Task
 from extract.job.worker import Settings, Worker
 from store import errors
-from store.format.schema import PIXELS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +86,7 @@ class ShardWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
 
     def make(self, task: Task, counts: FailureCounts) -> ShardReport | RemoteError:
         """Make one shard. Raises OSError and the errors of libraries, so that Dask tries again, perhaps elsewhere."""
-        torch.set_num_threads(1 if task.array == PIXELS else self._worker.settings.processors)
+        torch.set_num_threads(1)  # every thread its own image or batch
         with self._lock:
             self.running_shards += 1
         try:

@@ -40,7 +40,7 @@ class Executor(Protocol):
 
 
 class ThreadExecutor:
-    """Threads of this process: `settings.threads` of them decode and render, others make one shard each."""
+    """Threads of this process: `settings.threads` of them decode, render and compute, others make one shard each."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -62,7 +62,7 @@ class ThreadExecutor:
         views = any(task.array == PIXELS for task in tasks)
         count = SHARDS_ON_CPU if views else concurrent_shards(self._settings)
         with (
-            torch_threads(1 if views else None),
+            torch_threads(1),  # every thread its own image or batch
             ThreadPoolExecutor(count, thread_name_prefix="codistill-shards") as pool,
         ):
             try:

@@ -7,7 +7,7 @@ other shards, progress displays or clusters.
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,9 +19,10 @@ import pyarrow.compute as pc
 from extract.catalogue import DatasetEntry
 from extract.job.failure_limit import UNWATCHED, Watch
 from extract.sources import Listing, Source
+from extract.teachers.batching import Batching
 from extract.teachers.runner import TeacherRunner
 from extract.views.maker import ViewMaker, manifest_table
-from store import Cache, Dataset, Shard, errors
+from store import Cache, Dataset, errors
 from store.common.threads import ordered_map
 from store.format.manifest import PixelsRow
 from store.format.schema import OK, PIXELS
@@ -138,7 +139,14 @@ def views_shard(
 
 
 def features_shard(
-    dataset: Dataset, shard: int, *, runner: TeacherRunner, batch_size: int, watch: Watch = UNWATCHED
+    dataset: Dataset,
+    shard: int,
+    *,
+    runner: TeacherRunner,
+    batching: Batching,
+    pool: ThreadPoolExecutor | None = None,
+    ahead: int = 1,
+    watch: Watch = UNWATCHED,
 ) -> ShardReport:
     """Make one shard of a teacher's tokens from the stored pixels; only rows whose tokens cannot be stored fail.
 
@@ -146,7 +154,9 @@ def features_shard(
         dataset: dataset with this shard of pixels, in which the teacher's array was created.
         shard: number of the shard.
         runner: teacher on its device.
-        batch_size: rows that go through it together; recorded, as it may change last bits.
+        batching: how its rows become batches; recorded.
+        pool: threads that compute batches side by side; None computes one at a time in this thread.
+        ahead: number of batches computed before their rows are written.
         watch: receives progress; may stop the shard.
 
     Raises:
@@ -156,21 +166,26 @@ def features_shard(
     started = time.perf_counter()
     rows = dataset.shard_rows_of(shard)
     pixels = dataset.read_shard(PIXELS, shard)
+    usable, windows = pixels.status == OK, batching.windows(len(rows))
     reasons: list[str] = []
-    provenance = {**runner.provenance, "batch_size": batch_size}
+    provenance = {**runner.provenance, **batching.as_provenance()}
+
+    def compute(window: range) -> list[np.ndarray | str | None]:
+        return batching.compute(runner, pixels.data, usable, window)
+
     with dataset.write_shard(runner.name, shard, provenance=provenance, pixels_digest=pixels.digest) as writer:
-        for start in range(0, len(rows), batch_size):
-            part = range(start, min(start + batch_size, len(rows)))
+        computed = map(compute, windows) if pool is None else ordered_map(pool, compute, windows, ahead=ahead)
+        for window, results in zip(windows, computed, strict=True):
             failed_before = len(reasons)
-            for offset, tokens in zip(part, _tokens_of(pixels, part, runner), strict=True):
+            for position, tokens in zip(window, results, strict=True):
                 if tokens is None:
-                    writer.fail(f"no pixels: {pixels.trailer.errors[rows[offset]]}")
+                    writer.fail(f"no pixels: {pixels.trailer.errors[rows[position]]}")
                 elif isinstance(tokens, str):
                     writer.fail(tokens)
                     reasons.append(tokens)
                 else:
                     writer.append(tokens)
-            watch.advance(rows=len(part), failed=len(reasons) - failed_before)
+            watch.advance(rows=len(window), failed=len(reasons) - failed_before)
         watch.check_failure_limit(rows=len(rows), reasons=reasons)
         published = writer.finish()
     absent = len(reasons) + int((pixels.status != OK).sum())
@@ -196,14 +211,6 @@ def _refuse_other_images(dataset: Dataset, listing: Listing) -> None:
         f"{', '.join(differences)}. Restore them; or go on with the list as it was, where images that are gone or "
         "changed fail: --stages views,features,seal; or start over: --overwrite; or use another name"
     )
-
-
-def _tokens_of(pixels: Shard, part: range, runner: TeacherRunner) -> Iterator[np.ndarray | str | None]:
-    """Yield for each row of `part` its tokens, the reason why it has none, or None where it has no pixels."""
-    usable = pixels.status[part.start : part.stop] == OK
-    batch = pixels.data[part.start : part.stop]
-    results = iter(runner.tokens(batch if usable.all() else batch[usable]) if usable.any() else ())
-    return (next(results) if has_pixels else None for has_pixels in usable)
 
 
 def _report(

@@ -22,6 +22,7 @@ from extract.job.tasks import Task
 from extract.job.teacher_check import description
 from extract.sources import open_source
 from extract.teachers.base import Teacher
+from extract.teachers.batching import Batching
 from extract.teachers.loading import load_teacher
 from extract.teachers.runner import GPU_BATCH, TeacherRunner, find_batch_size
 from extract.views.maker import ViewMaker
@@ -39,7 +40,7 @@ class Settings:
         catalogue: catalogue of the extraction.
         device: "cpu", "cuda", "cuda:1" ..., or "auto".
         batch_size: rows that go through a teacher together; None finds a size that fits twice (two may be on a GPU).
-        threads: decoding threads of a process; None for one per CPU that the process may use.
+        threads: threads of a process that decode, and on a CPU run teachers; None for one per CPU that it may use.
     """
 
     location: str
@@ -50,7 +51,7 @@ class Settings:
 
     @property
     def processors(self) -> int:
-        """Number of decoding threads on this machine."""
+        """Number of these threads on this machine."""
         return self.threads or len(os.sched_getaffinity(0))
 
     def for_local_process(self, number: int) -> "Settings":
@@ -64,7 +65,7 @@ class Worker:
 
     Args:
         settings: settings of the job.
-        pool: threads that decode and render views.
+        pool: threads that decode and render views, and on a CPU run teachers.
     """
 
     def __init__(self, settings: Settings, pool: ThreadPoolExecutor) -> None:
@@ -92,7 +93,16 @@ class Worker:
                 watch=watch,
             )
         runner = self.runner(task.array)
-        return stages.features_shard(dataset, task.shard, runner=runner, batch_size=task.batch_size, watch=watch)
+        cpu = runner.teacher.device.type != "cuda"
+        return stages.features_shard(
+            dataset,
+            task.shard,
+            runner=runner,
+            batching=Batching.for_job(task.batch_size, shard_rows=dataset.shard_rows, cpu=cpu),
+            pool=self._pool if cpu else None,
+            ahead=self.settings.processors + 1,
+            watch=watch,
+        )
 
     def prepare_teacher(self, name: str, datasets: Sequence[str]) -> int:
         """Load a teacher and create its arrays; arrays that exist must agree.

@@ -26,7 +26,7 @@ def calibrate(catalogue: Catalogue, *, device: str, threads: int, say: Callable[
     Args:
         catalogue: catalogue of the extraction.
         device: device of the teachers.
-        threads: number of decoding threads.
+        threads: number of threads that decode, and on a CPU run teachers.
         say: function that shows a sentence about each measurement.
     """
     rates = {}
@@ -42,7 +42,7 @@ def calibrate(catalogue: Catalogue, *, device: str, threads: int, say: Callable[
     for teacher in catalogue.teacher:
         if teacher.weights.is_file():
             say(f"measuring teacher '{teacher.name}' on {device}")
-            rates[teacher.name] = measure_teacher(catalogue, teacher, device=device)
+            rates[teacher.name] = measure_teacher(catalogue, teacher, device=device, threads=threads)
     return rates
 
 
@@ -58,15 +58,17 @@ def measure_views(catalogue: Catalogue, entry: DatasetEntry, *, threads: int) ->
         return _rate(lambda: sum(pool.map(lambda image: _views(maker, image), numbers)))
 
 
-def measure_teacher(catalogue: Catalogue, entry: TeacherEntry, *, device: str) -> float:
+def measure_teacher(catalogue: Catalogue, entry: TeacherEntry, *, device: str, threads: int) -> float:
     """Return rows per second of a teacher, its output rounded and copied to the host, without storing it."""
     teacher = load_teacher(entry, device=device)
     runner = TeacherRunner(entry.name, teacher, provenance={})
-    size = catalogue.recipe.image_size
-    batch_size = min(catalogue.recipe.shard_rows, GPU_BATCH if teacher.device.type == "cuda" else CPU_BATCH)
+    size, cuda = catalogue.recipe.image_size, teacher.device.type == "cuda"
+    batch_size = min(catalogue.recipe.shard_rows, GPU_BATCH if cuda else CPU_BATCH)
     pixels = np.random.default_rng(0).integers(0, 256, (batch_size, size, size, 3), dtype=np.uint8)
-    runner.tokens(pixels[:1])
-    return _rate(lambda: len(runner.tokens(pixels)))
+    batches = [pixels] * (1 if cuda else threads)
+    with torch_threads(1), ThreadPoolExecutor(len(batches)) as pool:
+        runner.tokens(pixels[:1])
+        return _rate(lambda: sum(len(tokens) for tokens in pool.map(runner.tokens, batches)))
 
 
 def _views(maker: ViewMaker, image: int) -> int:

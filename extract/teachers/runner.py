@@ -27,9 +27,9 @@ FLOAT16_OVERFLOW = 65520.0  # from here on rounding gives infinity
 class TeacherRunner:
     """One loaded teacher, shared by threads that make different shards.
 
-    One of them at a time starts a batch; while it computes, the others read, copy and write. On a GPU two batches may
-    be on the device, so that it never waits for a copy, each in its thread's own stream, so that waiting for one is not
-    waiting for the other.
+    On a CPU each thread computes its own batch. On a GPU one thread at a time starts a batch; while it computes, the
+    others read, copy and write. Two batches may be on the device, so that it never waits for a copy, each in its
+    thread's own stream, so that waiting for one is not waiting for the other.
 
     Args:
         name: teacher's name in the cache.
@@ -45,6 +45,7 @@ class TeacherRunner:
         self._device_slots = threading.BoundedSemaphore(BATCHES_ON_DEVICE)
         self._thread = threading.local()
         self._first_batch_done = False
+        self._cuda = teacher.device.type == "cuda"
 
     def tokens(self, pixels: np.ndarray) -> Sequence[np.ndarray | str]:
         """Compute the tokens of a batch.
@@ -59,7 +60,7 @@ class TeacherRunner:
             JobFailed: the device's memory does not suffice.
         """
         try:
-            with self._device_slots, self._stream():
+            with self._device_slots if self._cuda else nullcontext(), self._stream():
                 rows, reasons = self._compute(torch.from_numpy(pixels))
         except torch.OutOfMemoryError as error:
             raise JobFailed(
@@ -70,16 +71,16 @@ class TeacherRunner:
         ]
 
     def _compute(self, pixels: Tensor) -> tuple[np.ndarray, list[str | None]]:
-        cuda = self.teacher.device.type == "cuda"
-        if cuda:
+        if self._cuda:
             pixels = pixels.pin_memory().to(self.teacher.device, non_blocking=True)
-        with self._forward_lock:
+        # The first batch runs alone: what the teacher caches from it must be there for all threads and streams.
+        with self._forward_lock if self._cuda or not self._first_batch_done else nullcontext():
             prefix, patches = self.teacher(pixels)
-            if cuda and not self._first_batch_done:  # what the teacher caches from it must be there for all streams
+            if self._cuda and not self._first_batch_done:
                 torch.cuda.synchronize(self.teacher.device)
-                self._first_batch_done = True
+            self._first_batch_done = True
         rounded, reasons = check_tokens(torch.cat((prefix, patches), dim=1))
-        if not cuda:
+        if not self._cuda:
             return rounded.numpy(), reasons
         host = torch.empty(rounded.shape, dtype=rounded.dtype, pin_memory=True)
         host.copy_(rounded, non_blocking=True)
@@ -88,7 +89,7 @@ class TeacherRunner:
 
     def _stream(self) -> AbstractContextManager[Any]:
         """Return the CUDA stream of this thread as a context; an empty context on the CPU."""
-        if self.teacher.device.type != "cuda":
+        if not self._cuda:
             return nullcontext()
         if not hasattr(self._thread, "stream"):
             new_stream: Any = torch.cuda.Stream

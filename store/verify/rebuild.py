@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from store import errors
 from store.cache.dataset import Dataset
+from store.cache.reader import Shard
 from store.cache.seal_record import trusted_record
 from store.common.text import some_rows
 from store.format import manifest
@@ -193,7 +194,7 @@ class Planner:
                 plan.reasons |= dict.fromkeys((np.flatnonzero(own) + location.rows.start).tolist(), LOST_REASON)
                 plan.status[own] = FAILED
         doubtful = (plan.status == OK) & ~good if recognised else plan.status == OK
-        self._fill_tokens(plan, np.flatnonzero(doubtful), pixels.data, good=good)
+        self._fill_tokens(plan, np.flatnonzero(doubtful), pixels, good=good)
         self._note_recomputed(plan, trailer)
         return plan
 
@@ -201,14 +202,21 @@ class Planner:
         self,
         plan: Plan,
         positions: npt.NDArray[np.int64],
-        pixels: npt.NDArray[np.uint8],
+        pixels: Shard,
         *,
         good: npt.NDArray[np.bool_],
     ) -> None:
         """Recompute tokens; where a stored row is good and only its origin is in doubt, copy it if it agrees."""
         if not len(positions):
             return
-        tokens = self._get_recomputer().tokens(plan.location.dataset, plan.location.array, pixels[positions])
+        location = plan.location
+        tokens = self._get_recomputer().tokens(
+            location.dataset,
+            location.array,
+            pixels=pixels,
+            positions=positions.tolist(),
+            provenance=plan.provenance,
+        )
         made = _complete(tokens, len(positions))
         for position, result in zip(positions.tolist(), made, strict=True):
             if good[position] and plan.source is not None and _close(self._read_row(plan.source, position), result):

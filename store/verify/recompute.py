@@ -12,11 +12,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from store.cache.cache import Cache
 from store.cache.dataset import Dataset
+from store.cache.reader import Shard
 from store.format.manifest import PixelsRow
 
 GROUP = "codistill.recompute"
@@ -35,16 +33,28 @@ class Recomputer(Protocol):
         """
         ...
 
-    def tokens(self, dataset: Dataset, teacher: str, pixels: npt.NDArray[np.uint8]) -> Iterable[Any]:
-        """Recompute tokens from stored pixels.
+    def tokens(
+        self,
+        dataset: Dataset,
+        teacher: str,
+        *,
+        pixels: Shard,
+        positions: Sequence[int],
+        provenance: Mapping[str, Any],
+    ) -> Iterable[Any]:
+        """Recompute some tokens of a shard from its stored pixels.
+
+        The whole shard is given, because last bits may depend on the rows that go through a network together.
 
         Args:
             dataset: dataset that has the rows.
             teacher: name of the teacher in it.
-            pixels: uint8 [B, H, W, 3].
+            pixels: all pixels of the shard, uint8 [rows of the shard, H, W, 3], with their status.
+            positions: positions in the shard of the rows to recompute, ascending; all have pixels.
+            provenance: what the shard of tokens records of its making; empty if that is lost.
 
         Returns:
-            float16 [tokens, channels] for each row, or a str: the reason why its tokens cannot be stored.
+            float16 [tokens, channels] for each position, or a str: the reason why its tokens cannot be stored.
 
         Raises:
             errors.Conflict: the available network has another identity than the dataset records.
@@ -53,7 +63,7 @@ class Recomputer(Protocol):
         ...
 
     def provenance(self, dataset: Dataset, array: str) -> Mapping[str, Any]:
-        """Return the provenance of recomputed rows of `pixels` or of a teacher (versions, device), plain JSON."""
+        """Return the provenance (versions, device) of the rows of an array that were recomputed last, plain JSON."""
         ...
 
 

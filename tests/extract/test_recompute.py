@@ -32,10 +32,12 @@ def test_rows_are_the_stored_ones(folder: Path) -> None:
         assert made.error == stored["error"]
         if made.pixels is not None:
             np.testing.assert_array_equal(made.pixels, dataset.read([row], ["pixels"])["pixels"][0])
-    shard = dataset.read_shard("pixels", 1)
-    tokens = list(maker.tokens(dataset, "first", shard.data))
-    np.testing.assert_array_equal(np.stack(tokens), dataset.read_shard("first", 1).data)
-    assert maker.provenance(dataset, "first") == dataset.read_trailer("first", 1).provenance
+    shard, provenance = dataset.read_shard("pixels", 1), dataset.read_trailer("first", 1).provenance
+    for recorded in (provenance, {}):
+        usable = np.flatnonzero(shard.status).tolist()
+        tokens = list(maker.tokens(dataset, "first", pixels=shard, positions=usable, provenance=recorded))
+        np.testing.assert_array_equal(np.stack(tokens), dataset.read_shard("first", 1).data[usable])
+        assert maker.provenance(dataset, "first") == provenance
     assert maker.provenance(dataset, "pixels") == dataset.read_trailer("pixels", 1).provenance
 
 
@@ -47,7 +49,7 @@ def test_what_is_needed_is_reported(folder: Path) -> None:
     builders.teacher_weights(folder / "first.safetensors", seed=9)
     maker = recomputer(cache, catalogue=folder / "catalogue.toml", device="cpu")
     with pytest.raises(errors.Conflict, match="another teacher"):
-        list(maker.tokens(dataset, "first", dataset.read_shard("pixels", 0).data))
+        list(maker.tokens(dataset, "first", pixels=dataset.read_shard("pixels", 0), positions=[0], provenance={}))
     (folder / "catalogue.toml").write_text((folder / "catalogue.toml").read_text().replace("views = 2", "views = 1"))
     with pytest.raises(errors.InvalidConfig, match="views: stored 2, asked 1"):
         list(recomputer(cache, catalogue=folder / "catalogue.toml", device="cpu").pixels(dataset, [0]))

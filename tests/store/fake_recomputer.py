@@ -31,11 +31,19 @@ class FakeRecomputer:
             pixels = None if row in spec.failed else pixels_of(spec.name, row, spec.views) + np.uint8(changed)
             yield PixelsRow(pixels=pixels, error=record.get("error"), record=record)
 
-    def tokens(self, dataset: store.Dataset, teacher: str, pixels: np.ndarray) -> Iterable[Any]:
-        self._note(dataset, teacher, len(pixels))
+    def tokens(
+        self,
+        dataset: store.Dataset,
+        teacher: str,
+        *,
+        pixels: store.Shard,
+        positions: Sequence[int],
+        provenance: Mapping[str, Any],
+    ) -> Iterable[Any]:
+        self._note(dataset, teacher, len(positions))
         (spec,) = [spec for spec in TEACHERS if spec.name == teacher]
         assert dataset.teacher(teacher).identity == spec.identity
-        return [tokens_of(spec, row) for row in pixels]
+        return [tokens_of(spec, row) for row in pixels.data[list(positions)]]
 
     def provenance(self, dataset: store.Dataset, array: str) -> Mapping[str, Any]:
         return {"made_by": "fake recomputer"}

@@ -90,7 +90,8 @@ def test_job_array(folder: Path) -> None:
 def test_clusters(folder: Path, kind: str, mark: str) -> None:
     """With TLS: Dask is told to take no other connection."""
     text = script(kind, mark)
-    assert re.search(r"dask scheduler .*--protocol tls .*--no-dashboard" if kind == "bash" else 'protocol="tls://"', text)
+    encrypted = {"bash": r"dask scheduler .*--protocol tls .*--no-dashboard", "python": 'protocol="tls://"'}
+    assert re.search(encrypted[kind], text)
     run(folder, kind, mark, SLURM_JOB_ID="7")
     cache = store.open(folder / "cache")
     assert len(cache["pictures"].valid_rows(["first"])) == 18

@@ -99,7 +99,6 @@ sys.exit(main(sys.argv[2:]))
     ("typed", "extra"),
     [
         ("extract plan demo/catalogue.toml", "extract"),
-        ("extract run demo/catalogue.toml --cache {tmp}/new", "extract"),
         ("train run demo --cache {cache} --out {tmp}/run", "train"),
         ("eval fidelity {tmp}/run", "eval"),
         ("eval report {tmp}/run --out {tmp}/report", "eval"),

@@ -186,7 +186,6 @@ def _probe(
     from eval.probes import chance, probe_results
     from eval.probes.datasets import identity
     from eval.probes.feature_store import FeatureStore
-    from eval.report.sections.probes import figure_of
     from eval.runs.results import digest
 
     device = torch.device(resolve_device(inputs.options.device))
@@ -216,6 +215,12 @@ def _probe(
             figures = {**figures, **chance.of(kind, train, test, settings)}
             results.put(kind, depends_on, figures)
     sys.stdout.write(f"{kind} of {encoder.name} on {dataset_name}\n")
+    _print_figures(figures)
+
+
+def _print_figures(figures: Mapping[str, Any]) -> None:
+    from eval.report.sections.probes import figure_of
+
     for figure, value in figures.items():
         shown = f"{value:.4g} {figure_of(figure).unit}" if isinstance(value, float) else str(value)
         if not isinstance(value, list):

@@ -130,15 +130,16 @@ def build(
         about.how_to_read(),
     ]
     verdict = comparison.headline(compared) if several else fidelity_section.verdict(scores[0])
-    notes = comparison.warnings(compared) if several else fidelity_section.warnings(scores[0])
-    if sweeps.absent:
-        notes.append(f"Not all runs are here: {some(sweeps.absent)}.")
-    notes += [
-        *about.notes(views),
-        *target_norms.notes({name: opened.run.target_norms for name, opened in runs.items()}),
-    ]
+    warnings = comparison.warnings(compared) if several else fidelity_section.warnings(scores[0])
+    notes = [*warnings, *_notes(runs, views, sweeps)]
     page = _page(views, scores, sections, verdict=verdict, notes=notes, titles=sweeps.titles)
     return Report(page=page, scores=scores, views=views, compared=compared)
+
+
+def _notes(runs: Mapping[str, OpenRun], views: Sequence[RunView], sweeps: SweepInfo) -> list[str]:
+    absent = [f"Not all runs are here: {some(sweeps.absent)}."] if sweeps.absent else []
+    norms = target_norms.notes({name: opened.run.target_norms for name, opened in runs.items()})
+    return [*absent, *about.notes(views), *norms]
 
 
 def scores_of(name: str, table: pa.Table) -> RunScores:

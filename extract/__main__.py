@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from extract.catalogue import Catalogue
     from extract.job.executor import Executor
+    from extract.job.summary import RunReport
     from extract.job.worker import Settings
 
 TABLE_WIDTH = 110
@@ -101,7 +102,6 @@ def run(
 
     from backbones.device import check_device  # this and what is below imports torch
     from extract.job import job, teacher_check
-    from extract.job.summary import sentences_of, table_of, write_summary
     from extract.job.worker import Settings
 
     if scheduler is None:
@@ -118,6 +118,13 @@ def run(
         for name in job.delete(selection) if overwrite else ():
             print(f"deleted '{name}'", file=sys.stderr)
         report = job.run(selection, job.open_for(selection), executor, stream=sys.stderr)
+    return _show_report(report, summary)
+
+
+def _show_report(report: "RunReport", summary: Path | None) -> int:
+    """Show what a job did and write its figures; return the exit code."""
+    from extract.job.summary import sentences_of, table_of, write_summary
+
     if summary is not None:
         write_summary(summary, report)
     _console().print(table_of(report))

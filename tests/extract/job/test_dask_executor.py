@@ -81,7 +81,7 @@ def test_interrupted(folder: Path) -> None:
 
 def test_workers_of_a_running_scheduler(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert finish(folder, "alone") == 0
-    local = {"host": "127.0.0.1", "protocol": "tcp", "dashboard_address": None}
+    local = {"host": "127.0.0.1", "protocol": "tcp", "dashboard_address": "127.0.0.1:0"}
     with LocalCluster(n_workers=2, threads_per_worker=2, processes=False, **local) as workers:
         address = workers.scheduler_address
         options = ("--batch-size", "3", "--threads", "1", "--scheduler", address)
@@ -127,7 +127,7 @@ def test_one_teacher_a_worker_and_few_shards_submitted(folder: Path, monkeypatch
     monkeypatch.setattr(worker, "load_teacher", counted_load)
     monkeypatch.setattr(stages, "features_shard", shard_once_both_work)
     monkeypatch.setattr(dask_executor._Submission, "_submit", counted_submit)
-    local = {"host": "127.0.0.1", "protocol": "tcp", "dashboard_address": None}
+    local = {"host": "127.0.0.1", "protocol": "tcp", "dashboard_address": "127.0.0.1:0"}
     with LocalCluster(n_workers=2, threads_per_worker=2, processes=False, **local) as workers:
         options = ("--batch-size", "3", "--threads", "1", "--scheduler", workers.scheduler_address)
         assert run_extract(folder / "catalogue.toml", "--cache", folder / "together", *options) == 0

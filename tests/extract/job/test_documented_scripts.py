@@ -30,7 +30,7 @@ class SLURMCluster(LocalCluster):
         assert scheduler_options == {"dashboard": False}
         assert all(isinstance(word, str) for word in [*job_extra_directives, *worker_extra_args])
         threads = cores // processes
-        super().__init__(n_workers=0, threads_per_worker=threads, dashboard_address=None, host="127.0.0.1",
+        super().__init__(n_workers=0, threads_per_worker=threads, dashboard_address="127.0.0.1:0", host="127.0.0.1",
                          protocol=protocol)
 
     def adapt(self, *, minimum_jobs, maximum_jobs):

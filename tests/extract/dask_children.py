@@ -21,6 +21,7 @@ from extract.job.worker import Settings
 from tests.points import WRITE, Call, observe
 
 FOREVER = float("inf")
+SOON = 5.0
 PATIENT = {f"distributed.comm.timeouts.{kind}": "1h" for kind in ("connect", "tcp")}
 
 
@@ -49,6 +50,8 @@ class KillWorkers:
     def __call__(self) -> None:
         """Prepare the process of the job, which starts the workers."""
         wait_without_limit()
+        dask_executor.NO_WORKER_SECONDS = SOON  # a job that Dask leaves without workers ends, and the next goes on
+        (self.folder / "socket").unlink(missing_ok=True)
         replaceable: dict[int, threading.Event] = {}
         instantiate = Nanny.instantiate
 

@@ -1,6 +1,8 @@
 """The runner that threads share: rows in order, one batch at a time, reasons for rows that cannot be stored."""
 
+import itertools
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,25 +18,20 @@ from store import errors
 
 
 class Counting(Teacher):
-    """Tokens are the images' means; remembers how many forwards ran at once."""
+    """Tokens are the images' means; tells `on_batch` the number of each batch, from 0, when it begins."""
 
     def __init__(self, weights: Path) -> None:
         request = Request(model="counting", weights=weights)
         super().__init__(nn.Linear(1, 1), request=request, architecture={}, patch_size=14, channels=3, prefix_tokens=0)
-        self.running, self.most = 0, 0
+        self.numbers = itertools.count()  # `next` is atomic
+        self.on_batch: Callable[[int], None] = lambda number: None
         self.full = False
-        self.waiting: threading.Semaphore | None = None
 
     def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if self.full:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        self.running += 1
-        self.most = max(self.most, self.running)
-        if self.waiting is not None:
-            self.waiting.acquire()  # until another thread wants to run a batch
-            self.waiting = None
+        self.on_batch(next(self.numbers))
         patches = nn.functional.avg_pool2d(images, 14).flatten(2).transpose(1, 2)
-        self.running -= 1
         return patches[:, :0], patches
 
 
@@ -59,16 +56,29 @@ def teacher(tmp_path: Path) -> Counting:
 
 
 def test_threads_get_their_own_rows(teacher: Counting) -> None:
+    """The first batch runs alone though another thread has one too; the second and the third run at once."""
     runner = TeacherRunner("t", teacher, provenance={"machine": "here"})
     batches = [np.full((3, 28, 28, 3), level, np.uint8) for level in range(0, 250, 10)]
-    lock = AnnouncedLock()
+    lock, together = AnnouncedLock(), threading.Barrier(2)
     assert isinstance(runner._forward_lock, type(lock.lock))
     runner._forward_lock = lock  # type: ignore[assignment]
-    teacher.waiting = lock.arrivals
-    teacher.waiting.acquire(blocking=False)
+    begun: list[int] = []
+    begun_in_the_first: list[int] = []
+
+    def on_batch(number: int) -> None:
+        begun.append(number)
+        if number == 0:
+            for _ in range(2):  # this thread comes to the lock, and another one
+                lock.arrivals.acquire()
+            begun_in_the_first.extend(begun)
+        elif number <= 2:
+            lock.arrivals.release()  # also one that passes without the lock is noticed
+            together.wait()
+
+    teacher.on_batch = on_batch
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(runner.tokens, batches))
-    assert teacher.most == 1
+    assert begun_in_the_first == [0]
     for batch, rows in zip(batches, results, strict=True):
         expected = teacher(torch.from_numpy(batch))[1].half().numpy()
         np.testing.assert_array_equal(np.stack(rows), expected)

@@ -50,6 +50,8 @@ class KillWorkers:
     def __call__(self) -> None:
         """Prepare the process of the job, which starts the workers."""
         wait_without_limit()
+        # Connecting to a dead worker is tried until this time is over: it delays the job and decides nothing.
+        dask.config.set({"distributed.comm.timeouts.connect": f"{SOON}s"})
         dask_executor.NO_WORKER_SECONDS = SOON  # a job that Dask leaves without workers ends, and the next goes on
         (self.folder / "socket").unlink(missing_ok=True)
         replaceable: dict[int, threading.Event] = {}

@@ -59,7 +59,7 @@ def test_killed_workers(folder: Path) -> None:
     kill = KillWorkers(cache=folder / "together", deaths=deaths, folder=folder / "deaths")
     while finish(folder, "together", "--workers", "2", prepare=kill) != 0:
         # Dask does not replace every worker: the job then ends in order, and is run again as its message asks.
-        assert "no worker process came back" in (folder / "together.txt").read_text()
+        assert "run the same command again" in (folder / "together.txt").read_text()
     assert {path.name for path in (folder / "deaths").iterdir()} == {"-".join(map(str, d)) for d in deaths} | {"socket"}
     assert tree_of(folder / "together") == tree_of(folder / "alone")
     assert max(made(folder / "together.jsonl").values()) == 1

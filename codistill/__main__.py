@@ -33,7 +33,7 @@ def _run(arguments: list[str]) -> int:
         except ShadowedPackage as error:
             sys.stderr.write(f"error: {error}\n")
             return BAD_INPUT
-        return _run_program(arguments[0], arguments[1:])
+        return int(importlib.import_module(f"{arguments[0]}.__main__").main(arguments[1:]))
     if arguments == ["--version"]:
         sys.stdout.write(f"codistill {codistill.__version__}\n")
         return DONE
@@ -43,20 +43,6 @@ def _run(arguments: list[str]) -> int:
         stream.write(f"error: unknown program '{arguments[0]}'. Choose one of: {', '.join(PROGRAMS)}\n\n")
     stream.write(_usage())
     return DONE if asked_for_help else BAD_INPUT
-
-
-def _run_program(name: str, arguments: list[str]) -> int:
-    try:
-        program = importlib.import_module(f"{name}.__main__")
-    except ModuleNotFoundError as error:
-        from store.common.extras import missing_extra
-
-        message = missing_extra(error.name or "", program=name)
-        if message is None:
-            raise
-        sys.stderr.write(f"error: {message}\n")
-        return BAD_INPUT
-    return int(program.main(arguments))
 
 
 def _usage() -> str:

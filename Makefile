@@ -14,7 +14,7 @@ demo: $(VENV)/.installed-demo
 	@$(BIN)/codistill eval report $(DEMO)/run --out $(DEMO)/report --extraction $(DEMO)/extraction.json
 
 test: $(VENV)/.installed-test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/.installed-test
 	@$(BIN)/ruff check .

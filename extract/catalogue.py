@@ -19,6 +19,7 @@ VIEW_RULE = 1  # raised when the view of the same recipe, image and number would
 IMAGE_PATTERN = "**/*.{jpg,jpeg,JPG,JPEG,png,PNG,webp,tif,tiff,bmp,gif}"
 Entry = TypeVar("Entry", "DatasetEntry", "TeacherEntry")
 SOURCE_KEYS = frozenset({"pattern", "list_file", "tar", "parquet"})
+LEAST_RATIO = 2.0  # a code spends at most 8 bits on a component
 UNEXPANDED_VARIABLE = re.compile(r"\$\{?(\w+)\}?")
 
 
@@ -55,6 +56,7 @@ class ViewRecipe(_Section):
         photometric: "dune" applies random jitter, greyscale, blur and solarisation; "none" leaves colours as they are.
         seed: with the dataset's name, the image's path and the view number, it decides all random parameters.
         shard_rows: rows of one shard, the unit of work and of publication.
+        pixels: "raw" stores views as they are; "jpeg" stores them as JPEG, which teachers and students see decoded.
     """
 
     image_size: int = Field(default=336, ge=STUDENT_PATCH_PX)
@@ -63,6 +65,7 @@ class ViewRecipe(_Section):
     photometric: Literal["dune", "none"] = "dune"
     seed: int = Field(default=0, ge=0)
     shard_rows: int = Field(default=256, ge=1)
+    pixels: Literal["raw", "jpeg"] = "raw"
 
     @pydantic.field_validator("image_size")
     @classmethod
@@ -84,7 +87,8 @@ class ViewRecipe(_Section):
 
     def stored(self) -> dict[str, Any]:
         """Return the JSON form that the cache stores and every later run is compared with."""
-        return self.model_dump(mode="json") | {"view_rule": VIEW_RULE}
+        left_out = {"pixels"} if self.pixels == "raw" else set()  # caches from before there was a choice are raw
+        return self.model_dump(mode="json", exclude=left_out) | {"view_rule": VIEW_RULE}
 
 
 class RotateRule(_Section):
@@ -164,10 +168,13 @@ class TeacherEntry(TeacherOptions):
     Attributes:
         name: node in the cache.
         groups: groups of datasets that this teacher specialises in.
+        ratio: float16 bytes of a row over its stored bytes, such as 8: training datasets get codes; None stores the
+            float16 tokens. Datasets of split "val" always get float16 tokens.
     """
 
     name: TeacherName
     groups: tuple[Text, ...] = ()
+    ratio: Annotated[float, Field(ge=LEAST_RATIO, allow_inf_nan=False)] | None = None
 
 
 class Catalogue(_Section):

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from store.common.stateless_random import Float64
 from store.errors import InvalidInput
-from train.stateless_random import Float64
 
 REFERENCE_BATCH = 256  # images that a recipe's learning rate is given for
 NORM_EPS = 1e-6  # added to a norm before dividing by it

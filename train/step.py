@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
 from backbones.images import normalise
+from store.common.stateless_random import Int64, key
 from store.common.text import some
 from store.errors import Diverged
 from train.data import augment
@@ -30,7 +31,6 @@ from train.objective.targets import TargetNorms, TeacherNorm
 from train.objective.teacher_dropping import coefficients, keep_mask, kept_count, sample_drop_uniforms
 from train.optim import adamw, clip_per_tensor, ema_momentum, learning_rate, peak_rate, set_lr
 from train.recipe.config import Recipe
-from train.stateless_random import Int64, key
 
 PLAIN_ATTENTION_TOKENS = 200  # below, the plain formula is faster on a CPU; see `arithmetic`
 

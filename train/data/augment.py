@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.stateless_random import key, uniforms
+from store.common.stateless_random import key, uniforms
 
 BRIGHTNESS, CONTRAST, SATURATION, GREY_PROBABILITY = 0.4, 0.4, 0.2, 0.2
 LUMA = (0.299, 0.587, 0.114)

@@ -10,8 +10,8 @@ from functools import cached_property
 import numpy as np
 
 from store import Cache, Dataset, TeacherInfo
+from store.common.stateless_random import Int64
 from train.data.sampler import BatchSample
-from train.stateless_random import Int64
 
 # A range where no row is left out: it takes no memory.
 RowList = range | np.ndarray[tuple[int, ...], np.dtype[np.uint32]]

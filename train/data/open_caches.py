@@ -12,6 +12,7 @@ import pyarrow as pa
 import store
 from store import Cache, Dataset, TeacherInfo
 from store.common.config import near_miss
+from store.common.stateless_random import Int64
 from store.errors import InvalidConfig, InvalidInput
 from store.format import manifest
 from store.format.schema import PIXELS
@@ -20,7 +21,6 @@ from train.data.row_filter import Expression
 from train.data.row_filter import parse as parse_subset
 from train.data.teacher_sharing import eligibility_table
 from train.recipe.config import Recipe
-from train.stateless_random import Int64
 
 Description = dict[str, Any]
 Member = tuple[int, Dataset]  # number of a cache, and one of its datasets

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from store.common.stateless_random import Int64, key, permute
 from store.errors import InvalidInput
-from train.stateless_random import Int64, key, permute
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train import stateless_random
+from store.common import stateless_random
+from store.common.stateless_random import Float64, key
 from train.data.teacher_sharing import Bool
-from train.stateless_random import Float64, key
 
 
 def sample_drop_uniforms(*, seed: int, step: int, images: int, teachers: int) -> Float64:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from store.common.stateless_random import key, permute, uniforms
 from store.errors import InvalidInput
 from train.data.sampler import Sampler, slice_of_rank
-from train.stateless_random import key, permute, uniforms
 
 GROUP_SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=4)
 

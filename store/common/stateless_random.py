@@ -13,7 +13,7 @@ Int64 = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 Float64 = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 _ROUNDS = 8
-_GOLDEN = 0x9E3779B97F4A7C15  # the odd number nearest to 2^64 / golden ratio
+GOLDEN = 0x9E3779B97F4A7C15  # the odd number nearest to 2^64 / golden ratio
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 
@@ -27,7 +27,7 @@ def key(*parts: int | str) -> int:
 def uniforms(stream: int, count: int) -> Float64:
     """Return the first `count` numbers, uniform in [0, 1), of the stream with the key `stream`."""
     counters = np.arange(1, count + 1, dtype=np.uint64)
-    bits = _mix(np.uint64(stream) + counters * np.uint64(_GOLDEN))
+    bits = mix(np.uint64(stream) + counters * np.uint64(GOLDEN))
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
@@ -60,16 +60,16 @@ def permute(index: Int64, *, size: Int64, keys: UInt64) -> Int64:
 def _shuffle_grid(values: UInt64, rows: UInt64, columns: UInt64, keys: UInt64) -> UInt64:
     left, right = values // columns, values % columns
     for number in range(_ROUNDS):
-        salt = keys + np.uint64((number + 1) * _GOLDEN % 2**64)
+        salt = keys + np.uint64((number + 1) * GOLDEN % 2**64)
         if number % 2 == 0:
-            left = (left + _mix(right ^ salt) % rows) % rows
+            left = (left + mix(right ^ salt) % rows) % rows
         else:
-            right = (right + _mix(left ^ salt) % columns) % columns
+            right = (right + mix(left ^ salt) % columns) % columns
     shuffled: UInt64 = left * columns + right
     return shuffled
 
 
-def _mix(values: UInt64) -> UInt64:
+def mix(values: UInt64) -> UInt64:
     """Finaliser of splitmix64: every input bit changes every output bit half of the time."""
     values = (values ^ (values >> np.uint64(30))) * _MIX_1
     values = (values ^ (values >> np.uint64(27))) * _MIX_2

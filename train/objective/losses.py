@@ -1,6 +1,6 @@
 """The distillation loss: per token a cosine distance and a smooth-L1, in float32 whatever autocast says.
 
-Shapes: B images, N tokens, P prefix tokens (0 or 1), C channels, T teachers.
+Shapes: B images, N tokens, K of them that are cached, P prefix tokens (0 or 1), C channels, T teachers.
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from store.errors import InvalidInput
-from train.objective.targets import MIN_STD, Standardisation, TeacherNorm
+from train.objective.targets import MIN_STD, Shift, Standardisation, TeacherNorm, TeacherShift
 from train.recipe.config import Loss
+
+Target = Tensor | tuple[Tensor, Tensor]  # (B, P + N, C), prefix first; or (B, P, C) and (B, N, C)
 
 COSINE_EPS = 1e-8  # vectors are divided by at least this norm
 CPU_CHUNK_ELEMENTS = 1 << 20  # float32 working set of one pass: fits the caches
@@ -34,13 +36,22 @@ class TeacherLoss:
         per_image: (B,) differentiable; mean over tokens, then over token types.
         terms: `cls_cosine_loss`, `cls_smooth_l1`, `patch_cosine_loss`, `patch_smooth_l1`, each (B,) detached; the
             `cls` terms only where the teacher has a CLS token.
+        corrected: (B,) detached estimate of the same against the teacher's true tokens; None where the targets are.
     """
 
     per_image: Tensor
     terms: dict[str, Tensor]
+    corrected: Tensor | None = None
+
+    @property
+    def against_true(self) -> Tensor:
+        """The loss against the teacher's true tokens, (B,) detached: `corrected`, or the loss itself."""
+        return self.per_image.detach() if self.corrected is None else self.corrected
 
 
-def token_losses(prediction: Tensor, target: Tensor, *, norm: Standardisation | None, weights: Loss) -> TokenLosses:
+def token_losses(
+    prediction: Tensor, target: Tensor, *, norm: Standardisation | Shift | None, weights: Loss
+) -> TokenLosses:
     """Compute the distances of predicted and teacher tokens.
 
     The targets stay as cached (raw, half precision) and are standardised piece by piece. Distances and gradient come
@@ -50,7 +61,8 @@ def token_losses(prediction: Tensor, target: Tensor, *, norm: Standardisation | 
     Args:
         prediction: (B, N, C), any float dtype.
         target: (B, N, C), any float dtype; gets no gradient.
-        norm: statistics to standardise `target` with; None compares with `target` itself.
+        norm: statistics to standardise `target` with, or what is still to be added to it; None compares with `target`
+            itself.
         weights: weights of the two distances in `loss`.
 
     Raises:
@@ -61,34 +73,60 @@ def token_losses(prediction: Tensor, target: Tensor, *, norm: Standardisation | 
             f"student tokens {tuple(prediction.shape)} differ from teacher tokens {tuple(target.shape)} "
             "(batch, tokens, channels). Check the student's patch size and the teacher's grid"
         )
-    mean, std = (None, None) if norm is None else (norm.mean.float(), norm.std.float().clamp(min=MIN_STD))
+    mean, std = _mean_and_std(norm)
     return TokenLosses(*_TokenDistances.apply(prediction, target, mean, std, weights.cosine, weights.smooth_l1))
 
 
+def _mean_and_std(norm: Standardisation | Shift | None) -> tuple[Tensor | None, Tensor | None]:
+    """Return what is subtracted from targets and what they are divided by, float32 (C,)."""
+    if norm is None:
+        return None, None
+    if isinstance(norm, Shift):
+        return -norm.offset.float(), None
+    return norm.mean.float(), norm.std.float().clamp(min=MIN_STD)
+
+
 def teacher_loss(
-    prediction: tuple[Tensor, Tensor], target: Tensor, *, norm: TeacherNorm | None, weights: Loss
+    prediction: tuple[Tensor, Tensor],
+    target: Target,
+    *,
+    norm: TeacherNorm | TeacherShift | None,
+    weights: Loss,
+    tokens: Tensor | None = None,
 ) -> TeacherLoss:
     """Return the loss of each image against one teacher: mean over tokens, then mean over token types.
 
     Args:
         prediction: predicted prefix (B, P, C) and patches (B, N, C).
-        target: (B, P + N, C) raw tokens as cached, prefix first.
-        norm: statistics to standardise `target` with; None compares with `target` itself.
+        target: raw tokens as cached, (B, P + N, C) prefix first, or prefix and patches apart.
+        norm: statistics to standardise `target` with, or what is still to be added to it; None compares with `target`
+            itself.
         weights: weights of the two distances.
+        tokens: integers (B, K), the patches that `target` holds, in its order, where it does not hold all N.
     """
     prefix, patches = prediction
     split = prefix.shape[1]
-    parts = {"patch": (patches, target[:, split:], norm.patch if norm else None)}
+    raw_prefix, raw_patches = (target[:, :split], target[:, split:]) if isinstance(target, Tensor) else target
+    predicted_patches = patches if tokens is None else _chosen(patches, tokens)
+    parts = {"patch": (predicted_patches, raw_patches, norm.patch if norm else None)}
     if split:
-        parts = {"cls": (prefix, target[:, :split], norm.prefix if norm else None), **parts}
+        parts = {"cls": (prefix, raw_prefix, norm.prefix if norm else None), **parts}
     terms: dict[str, Tensor] = {}
     per_type = []
     for kind, (predicted, raw, statistics) in parts.items():
-        tokens = token_losses(predicted, raw, norm=statistics, weights=weights)
-        terms[f"{kind}_cosine_loss"] = tokens.cosine.mean(dim=1)
-        terms[f"{kind}_smooth_l1"] = tokens.smooth_l1.mean(dim=1)
-        per_type.append(tokens.loss.mean(dim=1))
+        distances = token_losses(predicted, raw, norm=statistics, weights=weights)
+        terms[f"{kind}_cosine_loss"] = distances.cosine.mean(dim=1)
+        terms[f"{kind}_smooth_l1"] = distances.smooth_l1.mean(dim=1)
+        per_type.append(distances.loss.mean(dim=1))
     return TeacherLoss(per_image=torch.stack(per_type).mean(dim=0), terms=terms)
+
+
+def _chosen(patches: Tensor, tokens: Tensor) -> Tensor:
+    """Return some patches (B, K, C) of each image; no patch twice, so that the gradient is exact in any order."""
+    images, patch_count, channels = patches.shape
+    first = torch.arange(images, device=patches.device)[:, None] * patch_count
+    flat = patches.reshape(-1, channels).index_select(0, (tokens.long() + first).flatten())
+    return flat.view(images, tokens.shape[1], channels)
 
 
 def combine(per_image: Tensor, coefficients: Tensor) -> Tensor:
@@ -105,7 +143,7 @@ class _TokenDistances(torch.autograd.Function):
         prediction: Tensor,  # (B, N, C)
         target: Tensor,  # (B, N, C)
         mean: Tensor | None,  # (C,)
-        std: Tensor | None,  # (C,), clamped
+        std: Tensor | None,  # (C,), clamped; None divides by nothing
         cosine_weight: float,
         smooth_l1_weight: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,10 +156,10 @@ class _TokenDistances(torch.autograd.Function):
         for start in range(0, len(prediction), step):
             piece = slice(start, start + step)
             student = prediction[piece].float()
-            if mean is not None and std is not None:
-                teacher = torch.sub(target[piece], mean).div_(std)  # float32 because `mean` is
-            else:
-                teacher = target[piece].float()
+            # float32 because `mean` is: what is added or subtracted never passes through half precision
+            teacher = target[piece].float() if mean is None else torch.sub(target[piece], mean)
+            if std is not None:
+                teacher.div_(std)
             cosine[piece], smooth_l1[piece], slope = _distances(
                 student, teacher, None if gradient is None else (cosine_weight, smooth_l1_weight)
             )

@@ -33,6 +33,19 @@ class TeacherNorm(NamedTuple):
     patch: Standardisation
 
 
+class Shift(NamedTuple):
+    """What is still to be added to tokens that are divided by the standard deviation already."""
+
+    offset: Tensor  # (C,), float32
+
+
+class TeacherShift(NamedTuple):
+    """What is still to be added to one teacher's decoded tokens; `prefix` is None without a CLS token."""
+
+    prefix: Shift | None
+    patch: Shift
+
+
 class BatchMoments(NamedTuple):
     """Number of tokens of a batch, their mean and sum of squared deviations per channel, in float64."""
 

@@ -7,7 +7,7 @@ whether or not other rows failed, so that a row is found without reading the ind
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import crc32c
 import numpy as np
@@ -53,12 +53,12 @@ def any_in_shard(rows: npt.NDArray[np.bool_], shard_rows: int) -> npt.NDArray[np
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardLayout:
-    """Layout of one array of rows.
+class Layout:
+    """Sizes of one array of rows, whatever the form of its shards.
 
     Attributes:
         rows: rows of the array.
-        row_bytes: bytes of one row.
+        row_bytes: bytes of one row in memory.
         shard_rows: rows of a full shard; the last shard may have fewer.
     """
 
@@ -67,7 +67,7 @@ class ShardLayout:
     shard_rows: int
 
     @classmethod
-    def of(cls, shape: Sequence[int], dtype: np.dtype[Any], shard_rows: int) -> "ShardLayout":
+    def of(cls, shape: Sequence[int], dtype: np.dtype[Any], shard_rows: int) -> Self:
         """Return the layout of an array of this shape.
 
         Raises:
@@ -76,11 +76,6 @@ class ShardLayout:
         if shard_rows < 1 or len(shape) < 2 or min(shape) < 1:
             raise errors.InvalidInput(f"shape {tuple(shape)} with {shard_rows} rows a shard: all must be positive")
         return cls(rows=shape[0], row_bytes=math.prod(shape[1:]) * dtype.itemsize, shard_rows=shard_rows)
-
-    @property
-    def stride(self) -> int:
-        """Bytes from one slot to the next."""
-        return self.row_bytes + CHECKSUM_BYTES
 
     @property
     def shards(self) -> int:
@@ -98,6 +93,15 @@ class ShardLayout:
             errors.InvalidInput: there is no such shard.
         """
         return rows_of_shard(shard, rows=self.rows, shard_rows=self.shard_rows, owner="the array")
+
+
+class ShardLayout(Layout):
+    """Layout whose rows all take the same number of bytes: slots of a fixed stride."""
+
+    @property
+    def stride(self) -> int:
+        """Bytes from one slot to the next."""
+        return self.row_bytes + CHECKSUM_BYTES
 
     def slots_bytes(self, shard: int) -> int:
         """Return the bytes of all slots of a shard; its trailer begins there."""

@@ -27,20 +27,24 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    if arguments and arguments[0] in PROGRAMS:
+    asked_for_help = bool(arguments) and arguments[0] in ("-h", "--help")
+    if arguments and not asked_for_help and arguments != ["--version"]:
         try:
             refuse_shadowed_packages()
         except ShadowedPackage as error:
             sys.stderr.write(f"error: {error}\n")
             return BAD_INPUT
+    if arguments and arguments[0] in PROGRAMS:
         return int(importlib.import_module(f"{arguments[0]}.__main__").main(arguments[1:]))
     if arguments == ["--version"]:
         sys.stdout.write(f"codistill {codistill.__version__}\n")
         return DONE
-    asked_for_help = bool(arguments) and arguments[0] in ("-h", "--help")
     stream = sys.stdout if asked_for_help else sys.stderr
     if arguments and not asked_for_help:
-        stream.write(f"error: unknown program '{arguments[0]}'. Choose one of: {', '.join(PROGRAMS)}\n\n")
+        from store.common.config import near_miss
+
+        guess = near_miss(arguments[0], PROGRAMS)
+        stream.write(f"error: unknown program '{arguments[0]}'{guess}. Choose one of: {', '.join(PROGRAMS)}\n\n")
     stream.write(_usage())
     return DONE if asked_for_help else BAD_INPUT
 

@@ -57,6 +57,8 @@ sys.exit(97 if "torch" in sys.modules else code)
         ("store verify c --repair --yes --device gpu", "--device: 'gpu' is no device"),
         ("train run demo --cache c,d --out r", "no cache at c"),
         ("train run demo --cache made --out r --machine.device cpu:x", "machine.device: 'cpu:x' is no device"),
+        ("train run demo --cache made --out images", "output 'images' is not empty and not a run"),
+        ("train run demo --cache made --out r --resume --overwrite", "exclude each other"),
         ("train sweep table1 --cache c --out r", "no cache at c"),
         ("train export r --out o", "RUN 'r' is not a run: no such directory"),
         ("train export images --out o", "RUN 'images' is not a run: no recipe.json in it"),

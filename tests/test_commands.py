@@ -19,7 +19,7 @@ PROGRAMS = ["store", "extract", "train", "eval"]
 def test_unknown_program_is_named_with_the_choices(capsys: pytest.CaptureFixture[str]) -> None:
     assert codistill.main(["extrct"]) == 2
     message = capsys.readouterr().err
-    assert "unknown program 'extrct'" in message
+    assert "unknown program 'extrct' (did you mean 'extract'?)" in message
     assert all(program in message for program in PROGRAMS)
 
 

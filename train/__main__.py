@@ -24,6 +24,7 @@ from store.common.constraints import AtLeast, ExistingFolder, Positive
 from store.errors import CodistillError, InvalidInput
 from train.recipe.config import Recipe, from_mapping
 from train.recipe.named import RECIPES, find
+from train.run.output import is_run, refuse_used
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".onnx", ".tar", ".zip")
 DEFAULT_RECIPE = "dune-base-336"  # whose values `codistill train run --help` shows
@@ -31,8 +32,7 @@ DEFAULT_RECIPE = "dune-base-336"  # whose values `codistill train run --help` sh
 A_RUN = ExistingFolder(kind="run", holds="recipe.json", advice="Give the --out of codistill train run")
 
 RecipeName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
-CacheList = Annotated[str, COMMAS, ExistingCaches(), tyro.conf.arg(metavar="CACHE[,CACHE]")]
-CachesOrNone = Annotated[str, COMMAS, tyro.conf.arg(metavar="CACHE[,CACHE]")]  # a finished sweep needs none
+Caches = Annotated[str, COMMAS, tyro.conf.arg(metavar="CACHE[,CACHE]")]  # what is finished needs none: checked below
 Directory = Annotated[Path, tyro.conf.arg(metavar="DIR")]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
@@ -67,7 +67,7 @@ def run_command(defaults: Recipe) -> Callable[..., int]:
 
     def run(
         recipe: RecipeName,
-        cache: CacheList,
+        cache: Caches,
         out: Directory,
         resume: Flag = False,
         overwrite: Flag = False,
@@ -86,6 +86,9 @@ def run_command(defaults: Recipe) -> Callable[..., int]:
         if find(recipe) != defaults:
             raise InvalidInput(f"write the recipe right after run: codistill train run {recipe} --cache ...")
         chosen = from_mapping(asdict(values), subject=f"recipe '{recipe}'")
+        refuse_used(out, resume=resume, overwrite=overwrite)
+        if not (resume and is_run(out)):
+            ExistingCaches().check("--cache", cache)
         from train.loop import train
 
         outcome = train(chosen, caches=names_of(cache) or [], out=out, resume=resume, overwrite=overwrite)
@@ -121,7 +124,7 @@ def unvalidated(section: BaseModel) -> Any:
 
 def sweep(
     sweep: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SWEEP")],
-    cache: CachesOrNone,
+    cache: Caches,
     out: Directory,
     jobs: Positive = 1,
 ) -> int:

@@ -19,6 +19,7 @@ from train.run import checkpoints, curves, directory, load, log
 from train.run.checkpoints import Checkpoint
 from train.run.interrupt import StopRequest
 from train.run.lock import RunLock
+from train.run.output import CHECKPOINTS
 from train.run.resume import open_data, refuse_other_data
 from train.step import Stepper, slow_bf16
 from train.validate import measure
@@ -84,7 +85,7 @@ def train(
         ranks.first_alone(lambda: directory.lock_run(out, lock))
 
         # The rows that the recipe selects from the caches. A resumed run no longer needs its start checkpoint.
-        checkpoint_directory = out / directory.CHECKPOINTS
+        checkpoint_directory = out / CHECKPOINTS
         begins = not (resume and checkpoints.saved(checkpoint_directory))
         stored = directory.begun(out) if resume else None
         if stored is not None and checkpoints.saved(checkpoint_directory)[-1:] == [recipe.steps]:
@@ -218,8 +219,8 @@ def train(
 
 def _complete(out: Path, recipe: Recipe, lock: RunLock) -> None:
     """Check the last checkpoint of a finished run, remove what crashed saves left, and plot its curves if absent."""
-    checkpoints.sweep(out / directory.CHECKPOINTS, locked=lock.held)
-    checkpoints.check(out / directory.CHECKPOINTS, recipe.steps)
+    checkpoints.sweep(out / CHECKPOINTS, locked=lock.held)
+    checkpoints.check(out / CHECKPOINTS, recipe.steps)
     if not (out / curves.FILE).exists():
         curves.plot_curves(out)
 

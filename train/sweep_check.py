@@ -15,6 +15,7 @@ from store.errors import CodistillError, Conflict, InvalidConfig, MissingFile
 from train.data.selection import Selection
 from train.recipe.config import FREE_SECTIONS, Recipe
 from train.run import checkpoints, directory, load
+from train.run.output import CHECKPOINTS
 from train.run.resume import open_data, refuse_another_cache, refuse_other_data
 from train.sweep import PlannedRun, stored_sweep
 
@@ -129,7 +130,7 @@ def _check_row(runs: Sequence[PlannedRun], caches: Sequence[str]) -> Selection |
 
 
 def _open(run: PlannedRun, caches: Sequence[str], stored: Selection | None) -> Selection:
-    begins = not checkpoints.saved(run.directory / directory.CHECKPOINTS)
+    begins = not checkpoints.saved(run.directory / CHECKPOINTS)
     problems = load.recipe_problems(run.recipe, begins=begins)
     _, selection, _ = open_data(run.recipe, caches, out=run.directory, stored=stored, begins=begins, problems=problems)
     with torch.device("meta"):  # shapes alone: no memory, no time

@@ -20,6 +20,7 @@ from train.recipe.config import Recipe, overridden
 from train.run import checkpoints, directory
 from train.run.interrupt import StopRequest
 from train.run.log import LOG_FILE_INTERVAL_S
+from train.run.output import CHECKPOINTS
 from train.sweep import FAILED, FINISHED, STOPPED, EndedRun, PlannedRun, problem_file
 
 STOP_CHECK_S = 0.2
@@ -111,7 +112,7 @@ def _start(run: PlannedRun, caches: Sequence[str], *, slot: int, jobs: int) -> _
     )
     process.start()
     theirs.close()
-    step = (checkpoints.saved(run.directory / directory.CHECKPOINTS) or [0])[-1]
+    step = (checkpoints.saved(run.directory / CHECKPOINTS) or [0])[-1]
     return _Job(run=run, slot=slot, process=process, messages=messages, step=step)
 
 
@@ -181,7 +182,7 @@ class _Bars:
     """A bar over the steps of all runs, with the time that is left, and on a terminal one for each run in progress."""
 
     def __init__(self, waiting: Sequence[PlannedRun], *, runs: int) -> None:
-        done = [(checkpoints.saved(run.directory / directory.CHECKPOINTS) or [0])[-1] for run in waiting]
+        done = [(checkpoints.saved(run.directory / CHECKPOINTS) or [0])[-1] for run in waiting]
         self._ended, self._runs = runs - len(waiting), runs
         self._interval = 0.1 if sys.stderr.isatty() else LOG_FILE_INTERVAL_S
         self._latest: dict[str, str] = {}  # title of a run in progress -> its step and loss

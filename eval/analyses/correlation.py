@@ -24,8 +24,8 @@ from train.model.distiller import Distiller
 from train.objective.losses import teacher_loss
 from train.objective.targets import TargetNorms
 from train.run import checkpoints, load, log
-from train.run.directory import CHECKPOINTS
 from train.run.load import Run
+from train.run.output import CHECKPOINTS
 from train.step import Stepper
 
 

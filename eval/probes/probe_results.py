@@ -10,7 +10,7 @@ from typing import Any
 
 from eval.runs.results import Results, file_digest
 from train.run import checkpoints
-from train.run.directory import CHECKPOINTS
+from train.run.output import CHECKPOINTS
 
 TITLES = {
     "knn": "k-nearest-neighbour classification",

@@ -20,7 +20,8 @@ from train.data.open_caches import Description, describe, open_mixture
 from train.data.selection import Selection, open_selected
 from train.recipe.config import overridden
 from train.run import checkpoints, load
-from train.run.directory import CHECKPOINTS, read_selection
+from train.run.directory import read_selection
+from train.run.output import CHECKPOINTS
 
 CODE = 2  # raise when a result of the same settings would come out differently
 

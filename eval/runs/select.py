@@ -9,7 +9,8 @@ from pathlib import Path
 
 from store.errors import InvalidInput, MissingFile
 from train.run import checkpoints
-from train.run.directory import CHECKPOINTS, RECIPE, is_finished, read_recipe
+from train.run.directory import is_finished, read_recipe
+from train.run.output import CHECKPOINTS, RECIPE
 from train.sweep import PROBLEM, problem_file, stored_sweep
 
 

@@ -20,7 +20,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from store.common import atomic, strict_json
-from store.errors import Conflict, Damaged, InvalidInput, MissingFile, OutputExists
+from store.errors import Conflict, Damaged, MissingFile
 from store.format.schema import differences
 from train.data.open_caches import Description
 from train.data.selection import Selection
@@ -29,11 +29,7 @@ from train.run import checkpoints
 from train.run import description as description_file
 from train.run.lock import FILE as LOCK
 from train.run.lock import RunLock
-
-RECIPE = "recipe.json"
-CACHE = "cache.json"
-ROWS = "rows.npz"
-CHECKPOINTS = "checkpoints"
+from train.run.output import CACHE, CHECKPOINTS, RECIPE, ROWS, is_blank, is_run, refuse_used
 
 
 def lock_run(out: Path, lock: RunLock) -> None:
@@ -44,7 +40,7 @@ def lock_run(out: Path, lock: RunLock) -> None:
     Raises:
         Conflict: another process trains the run.
     """
-    if (out / RECIPE).is_file():
+    if is_run(out):
         lock.acquire()
         checkpoints.sweep(out / CHECKPOINTS, locked=lock.held)
 
@@ -73,29 +69,16 @@ def prepare(
         Conflict: the existing run has another recipe or other caches, where every difference is shown with both values;
             or another process trains it.
     """
-    if resume and overwrite:
-        raise InvalidInput("--resume and --overwrite exclude each other. Choose one")
-    if out.exists() and not _is_blank(out) and not (out / RECIPE).is_file():
-        raise OutputExists(f"output '{out}' is not empty and not a run. Choose another --out")
+    refuse_used(out, resume=resume, overwrite=overwrite)
     lock.acquire()
-    if not _is_blank(out):
+    refuse_used(out, resume=resume, overwrite=overwrite)  # another training may have begun while it waited
+    if not is_blank(out):
         if resume:
             _refuse_another(out, recipe=recipe, selection=selection)
             return
-        if not overwrite:
-            raise OutputExists(
-                f"output '{out}' is not empty. Pass --resume to continue it, --overwrite to delete it, or choose "
-                "another --out"
-            )
         _delete_content(out)
     write_selection(out, selection)
     atomic.write_text(out / RECIPE, recipe.to_json())
-
-
-def _is_blank(out: Path) -> bool:
-    """Tell whether a directory is empty but for the files of a run that was killed before it wrote its recipe."""
-    ours = {CACHE, ROWS, LOCK}
-    return out.is_dir() and all(path.name in ours or ".partial" in path.suffixes for path in out.iterdir())
 
 
 def _delete_content(out: Path) -> None:
@@ -137,7 +120,7 @@ def is_finished(run: Path) -> bool:
 
 def begun(out: Path) -> Selection | None:
     """Return the selection of the run in `out`; None if no run was begun there."""
-    return read_selection(out) if (out / RECIPE).is_file() else None
+    return read_selection(out) if is_run(out) else None
 
 
 def recipe_changes(out: Path, recipe: Recipe) -> list[str]:

@@ -19,7 +19,8 @@ from train.model.projectors import build_projector
 from train.objective.targets import TargetNorms
 from train.recipe.config import Recipe
 from train.run import checkpoints, dune_checkpoint, log
-from train.run.directory import CHECKPOINTS, RECIPE, read_description, read_recipe
+from train.run.directory import read_description, read_recipe
+from train.run.output import CHECKPOINTS, RECIPE
 
 DISTILLER, NORMS = "distiller.", "norms."  # prefixes in a checkpoint
 _NO_START = "start.checkpoint: this recipe fine-tunes. Name what to start from: --start.checkpoint RUN_OR_DUNE_FILE"

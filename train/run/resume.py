@@ -11,6 +11,7 @@ from train.data.open_caches import open_mixture
 from train.data.selection import Selection, in_recorded_order, left_out, open_selected, select
 from train.recipe.config import Recipe
 from train.run import directory
+from train.run.output import RECIPE
 
 
 def open_data(
@@ -79,4 +80,4 @@ def refuse_other_data(stored: Selection, caches: Sequence[str], *, recipe: Recip
 
 
 def _recipe_changes(out: Path, recipe: Recipe) -> list[str]:
-    return directory.recipe_changes(out, recipe) if (out / directory.RECIPE).is_file() else []
+    return directory.recipe_changes(out, recipe) if (out / RECIPE).is_file() else []

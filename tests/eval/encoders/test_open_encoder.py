@@ -18,8 +18,8 @@ from store.common.cli import run as run_program
 from store.errors import InvalidConfig, InvalidInput
 from tests.eval.builders import build_cache, train_run
 from tests.eval.probes.probing import camvid_tree, colour_folders
-from train.run.directory import CHECKPOINTS
 from train.run.load import load as load_run
+from train.run.output import CHECKPOINTS
 
 CPU = torch.device("cpu")
 PROGRAM = {"knn": probes.knn, "linear": probes.linear, "segmentation": probes.segmentation}

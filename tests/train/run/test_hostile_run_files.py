@@ -13,6 +13,7 @@ from tests.store.cache.test_hostile_metadata import VALUES, paths_in, text_of, w
 from train.data.open_caches import described_teachers
 from train.recipe.config import Recipe
 from train.run import checkpoints, directory, log
+from train.run.output import CACHE, CHECKPOINTS, RECIPE
 
 DESCRIPTION = {
     "image_size": 28,
@@ -42,12 +43,12 @@ def read_cache(run: Path) -> None:
 
 
 def read_state(run: Path) -> None:
-    checkpoints.check(run / directory.CHECKPOINTS, 3)
+    checkpoints.check(run / CHECKPOINTS, 3)
 
 
 FILES: dict[str, tuple[dict[str, Any], Callable[[Path], object]]] = {
-    directory.CACHE: (DESCRIPTION, read_cache),
-    directory.RECIPE: (json.loads(Recipe(name="x").to_json()), directory.read_recipe),
+    CACHE: (DESCRIPTION, read_cache),
+    RECIPE: (json.loads(Recipe(name="x").to_json()), directory.read_recipe),
     log.LOG: (LOG, log.read),
     "checkpoints/step-00000003/state.json": ({"step": 3, "world": {"size": 1}}, read_state),
 }
@@ -82,7 +83,7 @@ def test_every_value_of_every_file(tmp_path: Path, name: str) -> None:
 
 def test_a_description_is_refused_by_the_value_that_is_wrong(tmp_path: Path) -> None:
     wrong = with_value(DESCRIPTION, ("teachers", "dino", "channels"), 10**12)
-    (tmp_path / directory.CACHE).write_text(json.dumps(wrong))
+    (tmp_path / CACHE).write_text(json.dumps(wrong))
     with pytest.raises(
         Damaged, match=r"cache.json'.dino.channels: expected an integer from 1 to .*, found 1000000000000"
     ):

@@ -14,9 +14,11 @@ import store
 from store.errors import Conflict, Damaged
 from tests.train.builders import DATASETS, SIZE_PX, TEACHERS, Seer, build_cache, mean_colours, tiny, write_shard
 from tests.train.stories import same_run, stop_after
+from train.__main__ import main as train_command
 from train.loop import train as run_training
 from train.recipe.config import Recipe
 from train.run import directory
+from train.run.output import CACHE, ROWS
 
 MORE = {**DATASETS, "cats": ("people", "train", 6), "cats-held": ("people", "val", 3)}
 GAMMA = Seer(prefix=0, channels=6, groups=("people",), see=partial(mean_colours, prefix=0, channels=6))
@@ -180,15 +182,24 @@ def test_a_finished_run_needs_no_cache_but_refuses_another(runs: Path, tmp_path:
     assert content(run) == before
 
 
+def test_the_command_of_a_finished_run_needs_no_cache(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(runs / "finished", tmp_path / "out")
+    stored = str(out / "recipe.json")
+    assert train_command(["run", stored, "--cache", str(tmp_path / "gone"), "--out", str(out), "--resume"]) == 0
+    assert "trained 5 steps" in capsys.readouterr().out
+
+
 def test_a_run_of_before_there_were_recorded_rows_goes_on(runs: Path, tmp_path: Path) -> None:
     """Its cache.json has the status of its rows, which must be what it was."""
     shutil.copytree(runs, tmp_path / "copy")
     run, cache = tmp_path / "copy" / "unfinished", tmp_path / "copy" / "cache"
-    (run / directory.ROWS).unlink()
-    description = json.loads((run / directory.CACHE).read_text())
+    (run / ROWS).unlink()
+    description = json.loads((run / CACHE).read_text())
     for dataset in description["caches"][0]["datasets"].values():
         del dataset["pixels_identity"]
-    (run / directory.CACHE).write_text(json.dumps(description))
+    (run / CACHE).write_text(json.dumps(description))
     shutil.copytree(run, tmp_path / "other")
     build_cache(cache, datasets=MORE)
     assert run_training(recipe(), caches=[str(cache)], out=run, resume=True, quiet=True).finished
@@ -200,7 +211,7 @@ def test_a_run_of_before_there_were_recorded_rows_goes_on(runs: Path, tmp_path: 
 
 def test_recorded_rows_that_cannot_be_read_are_damage(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs, tmp_path / "copy")
-    file = tmp_path / "copy" / "unfinished" / directory.ROWS
+    file = tmp_path / "copy" / "unfinished" / ROWS
     file.write_bytes(file.read_bytes()[:-30])
     with pytest.raises(Damaged, match=r"rows\.npz' cannot be read"):
         directory.read_selection(file.parent)

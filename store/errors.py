@@ -97,6 +97,12 @@ class Damaged(CodistillError):
     kind = "damaged"
 
 
+class OtherDecoder(CodistillError):
+    """This machine decodes stored pixels to others than were written: not the stored bytes but a library differs."""
+
+    kind = "other_decoder"
+
+
 class DecodeError(CodistillError, ValueError):
     """An image cannot be decoded. The message, `kind: details`, is stored as the reason of its failed rows."""
 

@@ -28,6 +28,7 @@ from tqdm import tqdm
 import store
 from benchmarks.machine import describe
 from store.errors import UnsupportedFormat
+from store.format.layout import ShardLayout
 from store.format.schema import PIXELS
 from store.verify.problems import Kind
 from store.verify.repair import repair
@@ -143,7 +144,7 @@ def _shards(root: Path) -> dict[Path, dict[str, range]]:
     for dataset in store.open(root):
         for array in (PIXELS, *dataset.teachers):
             node = dataset.array(array)
-            assert node.layout is not None
+            assert isinstance(node.layout, ShardLayout)
             for shard in dataset.present(array):
                 path = root / node.shard_key(shard)
                 size, slots = path.stat().st_size, node.layout.slots_bytes(shard)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 import store
 from benchmarks.store.rows import Buffers, Rows
-from store.format.layout import CHECKSUM_BYTES
+from store.format.layout import CHECKSUM_BYTES, ShardLayout
 
 Order = Literal["random", "sequential"]
 RowNumbers = npt.NDArray[np.int64]
@@ -112,7 +112,7 @@ class RawReader(Reader):
         self._buffers = {name: list(out[name].reshape(len(out[name]), -1).view(np.uint8)) for name in rows.names}
         for name in rows.names:
             node = dataset.array(name)
-            assert node.layout is not None
+            assert isinstance(node.layout, ShardLayout)
             keys = [folder / node.shard_key(shard) for shard in range(dataset.shards)]
             self._files[name] = [os.open(key, os.O_RDONLY) for key in keys]
             self._strides[name] = node.layout.stride

@@ -21,6 +21,7 @@ from benchmarks.machine import ROOT
 from benchmarks.store.rows import PIXELS, ArraySpec, specs
 from store.cache import sealed_tables
 from store.format import statistics
+from store.format.layout import ShardLayout
 from store.format.manifest import GROUP_ROWS, SCHEMA
 from store.format.moments import TokenMoments
 from store.format.schema import FAILED, OK, statistics_path, status_path
@@ -105,7 +106,7 @@ def _create_teacher(dataset: store.Dataset, name: str, spec: ArraySpec) -> None:
 def _make_holes(dataset: store.Dataset, array: str) -> int:
     """Create every shard of an array as a sparse file; return the number of shards."""
     node = dataset.array(array)
-    assert node.layout is not None
+    assert isinstance(node.layout, ShardLayout)
     for shard in range(dataset.shards):
         path = Path(dataset.storage.location, node.shard_key(shard))
         fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)

@@ -242,8 +242,7 @@ class _JobRunner:
 
     def _row_bytes(self, dataset: str, array: str) -> int:
         """Bytes of a row in the cache, its checksum included."""
-        layout = self._cache[dataset].array(array).layout
-        return 0 if layout is None else layout.stride
+        return self._cache[dataset].stored_row_bytes(array)
 
     def _say(self, sentence: str, notes: Iterable[str]) -> None:
         self._stream.write("\n    ".join([sentence, *notes]) + "\n")

@@ -15,7 +15,7 @@ from store.cache.metadata import ROOT_KEY, dataset_names, read_dataset_node, rea
 from store.common.strict_json import Fields
 from store.common.text import some
 from store.format import manifest, schema
-from store.format.attributes import DatasetAttributes, pixel_sizes
+from store.format.attributes import DatasetAttributes, pixel_sizes, stored_as_jpeg
 from store.format.schema import FORMAT, HIERARCHY, PIXELS, Node
 from store.storage.base import Location, Storage
 from store.storage.location import open_storage
@@ -142,7 +142,9 @@ class Cache:
         """Return shape and zarr.json of a pixels array."""
         size = self._attributes.image_size
         shard_rows = self._attributes.shard_rows
-        return (rows, size, size, 3), schema.pixels_document(rows=rows, image_size=size, shard_rows=shard_rows)
+        jpeg = self._attributes.jpeg
+        document = schema.pixels_document(rows=rows, image_size=size, shard_rows=shard_rows, jpeg=jpeg)
+        return (rows, size, size, 3), document
 
     def _existing(self, path: str) -> Node | None:
         try:
@@ -177,6 +179,7 @@ def create(location: Location, recipe: Mapping[str, Any]) -> Cache:
     """
     asked = schema.plain_json(dict(recipe))
     pixel_sizes(Fields(asked, where="recipe", error=errors.InvalidInput))
+    stored_as_jpeg(asked, where="recipe", error=errors.InvalidInput)
     storage = open_storage(location)
     _refuse_other_content(storage)
     attributes = {"format": FORMAT, "uuid": str(uuid.uuid4()), "recipe": asked}

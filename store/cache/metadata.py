@@ -201,6 +201,18 @@ class DatasetMetadata:
         names = {schema.shard_name(shard, len(node.shape)): shard for shard in range(self.shards)}
         return frozenset(names[entry.name] for entry in self.storage.list_objects(node.path) if entry.name in names)
 
+    def stored_row_bytes(self, array: str) -> int:
+        """Return the bytes of a stored row with its checksum; the mean of the shards so far where rows differ in size."""
+        node = self.array(array)
+        if node.layout is None:
+            return 0
+        if isinstance(node.layout, layout.ShardLayout):
+            return node.layout.stride
+        names = {schema.shard_name(shard, len(node.shape)): shard for shard in range(self.shards)}
+        sizes = {names[e.name]: e.size_bytes for e in self.storage.list_objects(node.path) if e.name in names}
+        rows = sum(len(self.shard_rows_of(shard)) for shard in sizes)
+        return sum(sizes.values()) // rows if rows else 0
+
     def describe(self, node: ArrayNode) -> str:
         """Return `dataset/array` of an array node, for messages."""
         return f"{self.name}/{_array_name(node)}"

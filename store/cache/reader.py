@@ -1,8 +1,9 @@
 """Reader of a dataset: random rows into the caller's buffers, and whole shards for the next stage."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,16 @@ import numpy.typing as npt
 
 from store import errors
 from store.cache import row_status
+from store.cache.jpeg_index import JpegIndexes
+from store.cache.jpeg_reads import JpegReader
 from store.cache.metadata import DatasetMetadata
 from store.cache.row_reads import ReadContext, RowRead, plan_reads
 from store.cache.row_status import RowStatus
 from store.common.text import some
 from store.common.threads import Task, ThreadTeam
-from store.format.schema import MISSING, OK, ArrayNode
+from store.format.indexed_layout import IndexedLayout
+from store.format.layout import ShardLayout
+from store.format.schema import MISSING, OK, PIXELS, ArrayNode
 from store.format.trailer import Trailer
 
 
@@ -70,7 +75,7 @@ class Reader:
         tasks: list[Task] = []
         for name, node in nodes.items():
             read = RowRead(node=node, rows=numbers, out=targets[name], verify=verify)
-            tasks += plan_reads(read, self._context)
+            tasks += self._plan(read)
         self._team.run(tasks)
         return targets
 
@@ -93,7 +98,19 @@ class Reader:
         """Read the ok rows of a shard; verified, they are what its trailer records and not just intact."""
         ok = np.flatnonzero(trailer.status == OK)
         read = RowRead(node=node, rows=ok + trailer.rows.start, out=out, verify=verify, crc32c=trailer.crc32c[ok])
-        self._team.run(list(plan_reads(read, self._context)))
+        self._team.run(list(self._plan(read)))
+
+    def _plan(self, read: RowRead) -> Iterator[Task]:
+        """Yield the tasks of a read, by the form in which the array is stored."""
+        if isinstance(read.node.layout, IndexedLayout):
+            return self._jpeg.plan(read.node, read.rows, read.out, verify=read.verify)
+        return plan_reads(read, self._context)
+
+    @cached_property
+    def _jpeg(self) -> JpegReader:
+        metadata, node = self._metadata, self._metadata.array(PIXELS)
+        where, how_to_make = metadata.describe(node), metadata.how_to_make(node)
+        return JpegReader(metadata.storage, JpegIndexes(metadata), where=where, how_to_make=how_to_make)
 
     def _row_numbers(self, rows: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
         numbers = np.asarray(rows)
@@ -125,7 +142,7 @@ class Reader:
 
     def _require_bytes(self, name: str, node: ArrayNode, rows: npt.NDArray[np.int64]) -> None:
         """Raise unless a file holds the first row in the size claimed, before memory is asked for rows of that size."""
-        if node.layout is None or name in self._measured or not len(rows):
+        if not isinstance(node.layout, ShardLayout) or name in self._measured or not len(rows):
             return
         row, layout = int(rows[0]), node.layout
         shard = row // layout.shard_rows

@@ -66,6 +66,7 @@ def plan_reads(read: RowRead, context: ReadContext) -> Iterator[Task]:
     if layout is None:
         yield lambda: _read_through_zarr(read, context)
         return
+    assert isinstance(layout, ShardLayout), "rows stored as JPEG have no slots"
     if not len(read.rows):
         return
     order = np.argsort(read.rows, kind="stable")

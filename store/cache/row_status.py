@@ -9,10 +9,11 @@ import numpy.typing as npt
 from store import errors
 from store.cache import sealed_tables
 from store.cache.metadata import DatasetMetadata
+from store.cache.shard_tail import read_tail
 from store.common.threads import ThreadTeam
 from store.format import trailer as trailers
 from store.format.schema import MISSING, PIXELS
-from store.format.trailer import MAX_TRAILER_BYTES, Trailer
+from store.format.trailer import Trailer
 
 
 class RowStatus:
@@ -99,11 +100,18 @@ def read_trailer(metadata: DatasetMetadata, array: str, shard: int) -> Trailer:
         raise errors.UnsupportedFormat(f"'{metadata.name}/{array}' was not written by codistill: no trailers")
     metadata.shard_rows_of(shard)
     try:
-        limit = MAX_TRAILER_BYTES + node.layout.index_bytes
-        tail = metadata.storage.read(node.shard_key(shard), node.layout.slots_bytes(shard), limit=limit)
+        tail = read_tail(metadata.storage, node, shard)
     except FileNotFoundError:
         message = f"{where} does not exist. Run: {metadata.how_to_make(node)}"
         raise errors.MissingShard(message) from None
+    return parse_trailer(metadata, array, shard, tail)
+
+
+def parse_trailer(metadata: DatasetMetadata, array: str, shard: int, tail: bytes) -> Trailer:
+    """Return the trailer in the end of a shard, checked to belong there; raises as `read_trailer`."""
+    node = metadata.array(array)
+    where = f"shard {shard} of '{metadata.name}/{array}'"
+    assert node.layout is not None
     trailer = trailers.decode(tail, where=where, index_bytes=node.layout.index_bytes)
     differing = trailers.mismatches(
         trailer,

@@ -10,8 +10,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from store import errors
+from store.cache.jpeg_writing import JpegChunks
 from store.common.threads import ThreadTeam
 from store.format import manifest
+from store.format.indexed_layout import IndexedLayout
+from store.format.jpeg import EncodedPixels
 from store.format.layout import CHECKSUM_BYTES, ShardLayout, checksum
 from store.format.moments import TokenMoments
 from store.format.schema import FAILED, OK, PIXELS, ArrayNode
@@ -37,7 +40,7 @@ class ShardPlan:
     array: str
     shard: int
     node: ArrayNode
-    layout: ShardLayout
+    layout: ShardLayout | IndexedLayout
     prefix_tokens: int | None
     identity_digest: str
     pixels_digest: str | None
@@ -61,6 +64,7 @@ class ShardWriter:
         self._crc32c = np.zeros(len(self._rows), np.uint32)
         self._status = np.zeros(len(self._rows), np.uint8)
         self._errors: dict[int, str] = {}
+        self._chunks = JpegChunks(plan.layout, len(self._rows)) if isinstance(plan.layout, IndexedLayout) else None
         self._moments: TokenMoments | None = None
         if plan.prefix_tokens is not None:
             tokens, channels = plan.node.row_shape
@@ -83,16 +87,36 @@ class ShardWriter:
         """Number of the row that comes next, in the array."""
         return self._rows.start + self._next
 
-    def append(self, row: npt.NDArray[Any]) -> None:
+    @property
+    def rows_bytes(self) -> int:
+        """Bytes of the rows given so far as they are stored, checksums included; empty slots do not count."""
+        if self._chunks is not None:
+            return self._chunks.end_bytes
+        return int((self._status == OK).sum()) * self._slots.stride
+
+    @property
+    def _slots(self) -> ShardLayout:
+        assert isinstance(self._plan.layout, ShardLayout), "rows stored as JPEG have no slots"
+        return self._plan.layout
+
+    def append(self, row: npt.NDArray[Any] | EncodedPixels) -> None:
         """Write the next row.
 
         Args:
-            row: values, of the array's row shape and data type. May be reused when the call returns.
+            row: values, of the array's row shape and data type. May be reused when the call returns. Pixels that are
+                stored as JPEG may be encoded already.
 
         Raises:
             errors.InvalidInput: another shape or type, a value that is not finite, or no row left.
         """
+        if self._chunks is not None and isinstance(row, EncodedPixels):
+            self._crc32c[self._next] = self._chunks.put(self._open_sink(), self._next, row)
+            self._status[self._next] = OK
+            self._next += 1
+            return
         node = self._plan.node
+        if isinstance(row, EncodedPixels):
+            raise errors.InvalidInput(f"{self._where()}: expected {node.dtype} {node.row_shape}, found a JPEG file")
         if row.shape != node.row_shape or row.dtype != node.dtype:
             given = f"{row.dtype} {row.shape}"
             raise errors.InvalidInput(f"{self._where()}: expected {node.dtype} {node.row_shape}, found {given}")
@@ -132,8 +156,10 @@ class ShardWriter:
         """
         sink = self._open_sink(finishing=True)
         trailer = self._trailer(manifest).encode()
-        end = self._plan.layout.slots_bytes(self._plan.shard)
-        sink.write([trailer, self._plan.layout.index(self._status == OK)], end)
+        if self._chunks is not None:
+            sink.write([trailer, self._chunks.index()], self._chunks.end_bytes)
+        else:
+            sink.write([trailer, self._slots.index(self._status == OK)], self._slots.slots_bytes(self._plan.shard))
         published = sink.publish()
         self._sink = None
         self._team.close()
@@ -158,8 +184,11 @@ class ShardWriter:
 
     def _put(self, sink: Sink, row: npt.NDArray[Any]) -> bool:
         """Write a row's slot; False, and nothing written, if a token is not finite."""
+        if self._chunks is not None:
+            self._crc32c[self._next] = self._chunks.put(sink, self._next, row)
+            return True
         data = row.reshape(-1).view(np.uint8)
-        offset = self._next * self._plan.layout.stride
+        offset = self._next * self._slots.stride
         crc, finite = 0, True
 
         def write() -> None:
@@ -202,4 +231,5 @@ class ShardWriter:
             provenance=dict(plan.provenance),
             moments=self._moments.result() if self._moments is not None else None,
             manifest_bytes=manifest_bytes,
+            pixels_crc32c=None if self._chunks is None else self._chunks.pixels_crc32c,
         )

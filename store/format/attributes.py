@@ -1,11 +1,13 @@
 """Attributes of a cache, its datasets and teachers: from a parsed zarr.json to checked values, or one clear error."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from store import errors
-from store.common.strict_json import Fields
+from store.common.strict_json import Fields, JsonError
+from store.format.indexed_layout import IndexedLayout
 from store.format.schema import (
     MAX_CHUNK_BYTES,
     MAX_DIMENSIONS,
@@ -23,6 +25,7 @@ MAX_VIEWS = 2**16
 MAX_GRID_SIDE = 2**12
 MAX_PREFIX_TOKENS = 2**16
 MAX_CHANNELS = 2**17
+PIXEL_FORMS = ("raw", "jpeg")
 SPLITS = ("train", "val")
 MODES = ("train", "center")
 
@@ -36,12 +39,14 @@ class CacheAttributes:
         recipe: view recipe that the pixels were made by; plain JSON.
         image_size: side of the pixels, px.
         shard_rows: rows of a full shard.
+        jpeg: whether pixels are stored as JPEG.
     """
 
     uuid: str
     recipe: dict[str, Any]
     image_size: int
     shard_rows: int
+    jpeg: bool = False
 
     @classmethod
     def of(cls, node: Node) -> "CacheAttributes":
@@ -53,8 +58,10 @@ class CacheAttributes:
         """
         node.require(("format", "uuid", "recipe"))
         recipe = node.fields.mapping("recipe")
-        image_size, shard_rows = pixel_sizes(Fields(recipe, where=f"'{node.path}/zarr.json': recipe"))
-        return cls(uuid=node.fields.text("uuid"), recipe=recipe, image_size=image_size, shard_rows=shard_rows)
+        where = f"'{node.path}/zarr.json': recipe"
+        image_size, shard_rows = pixel_sizes(Fields(recipe, where=where))
+        uuid, jpeg = node.fields.text("uuid"), stored_as_jpeg(recipe, where=where)
+        return cls(uuid=uuid, recipe=recipe, image_size=image_size, shard_rows=shard_rows, jpeg=jpeg)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +146,12 @@ def pixel_sizes(recipe: Fields) -> tuple[int, int]:
     return image_size, recipe.integer("shard_rows", low=1, high=MAX_SHARD_ROWS)
 
 
+def stored_as_jpeg(recipe: Mapping[str, Any], *, where: str, error: JsonError = errors.Damaged) -> bool:
+    """Return whether a recipe stores pixels as JPEG, checked; without the key they are raw."""
+    fields = Fields({"pixels": "raw", **recipe}, where=where, error=error)
+    return fields.text("pixels", allowed=PIXEL_FORMS) == "jpeg"
+
+
 def check_array(node: ArrayNode, *, array: str, rows: int, attributes: CacheAttributes) -> None:
     """Check that the array of a dataset fits the dataset and the recipe.
 
@@ -163,6 +176,9 @@ def check_array(node: ArrayNode, *, array: str, rows: int, attributes: CacheAttr
     if node.layout.shard_rows != attributes.shard_rows:
         problems.append(f"{attributes.shard_rows} rows a shard expected, found {node.layout.shard_rows}")
     size = attributes.image_size
+    if isinstance(node.layout, IndexedLayout) != (array == PIXELS and attributes.jpeg):
+        forms = ("raw", "JPEG") if attributes.jpeg else ("JPEG", "raw")
+        problems.append(f"rows stored as {forms[1]} expected by the recipe, found {forms[0]}")
     if array == PIXELS and (node.shape[1:], node.dtype.name) != ((size, size, 3), "uint8"):
         problems.append(f"uint8 pixels of {size}x{size}x3 expected, found {node.dtype} of {list(node.shape[1:])}")
     if array != PIXELS and (len(node.shape), node.dtype.name) != (3, "float16"):

@@ -1,8 +1,8 @@
 """Pixels as JPEG: encoding of a finished view, and decoding to the pixels that everyone sees. No input or output.
 
 Quality 95, no chroma subsampling, the slow integer DCT: with these, every decoder built on libjpeg-turbo gives the same
-pixels, and 8-bit photographs take a fifth of their bytes. Encoded by Pillow, because simplejpeg takes the fast DCT
-below quality 96 whatever it is asked for; decoded by simplejpeg where it is installed, which is quicker, else by Pillow.
+pixels, and photographs take a fifth of their bytes. Encoded by Pillow, because simplejpeg takes the fast DCT below
+quality 96 whatever it is asked for; decoded by simplejpeg where it is installed, which is quicker, else by Pillow.
 """
 
 import io

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from store import errors
 from store.format import tables
+from store.format.jpeg import EncodedPixels
 from store.format.schema import FAILED, OK
 
 GROUP_ROWS = 2**20
@@ -50,12 +51,12 @@ class PixelsRow:
     """One row of pixels with its manifest row, as it is made from a source image.
 
     Attributes:
-        pixels: uint8 [H, W, 3], or None where they cannot be made.
+        pixels: what the shard writer takes: uint8 [H, W, 3], or their stored form; None where they cannot be made.
         error: reason why not, as `kind: details`; None for a row that was made.
         record: manifest row, by the columns of `SCHEMA`.
     """
 
-    pixels: npt.NDArray[np.uint8] | None
+    pixels: npt.NDArray[np.uint8] | EncodedPixels | None
     error: str | None
     record: Mapping[str, Any]
 

@@ -18,6 +18,8 @@ import numpy as np
 from store import errors
 from store.common import strict_json
 from store.common.strict_json import Fields
+from store.format import jpeg
+from store.format.indexed_layout import IndexedLayout
 from store.format.layout import ShardLayout, checksum
 
 FORMAT = 1
@@ -29,7 +31,8 @@ NAME_RULE = "small letters, digits, '_' and '-', not starting with '__'"
 RESERVED_NAMES = frozenset(
     {PIXELS, "pixels_status", TOKENS, "status", "statistics", "manifest", "images", "seal", "row", "rows", "all"}
 )
-KNOWN_REQUIREMENTS: frozenset[str] = frozenset()
+JPEG_PIXELS = "jpeg-pixels"  # pixels stored as JPEG, in shards found through their index
+KNOWN_REQUIREMENTS = frozenset({JPEG_PIXELS})
 PIXELS_DIMENSIONS = ("row", "height", "width", "rgb")
 TOKENS_DIMENSIONS = ("row", "token", "channel")
 CHECKSUM_ATTRIBUTE = "codistill_crc32c"  # documents of earlier versions have none
@@ -156,14 +159,14 @@ def array_document(
     return signed(_rows(shape, dtype, dimension_names, shard_rows=shard_rows, attributes=attributes))
 
 
-def pixels_document(*, rows: int, image_size: int, shard_rows: int) -> bytes:
-    """Return the zarr.json of a dataset's pixels, uint8 [rows, image_size, image_size, 3]."""
+def pixels_document(*, rows: int, image_size: int, shard_rows: int, jpeg: bool = False) -> bytes:
+    """Return the zarr.json of a dataset's pixels, uint8 [rows, image_size, image_size, 3], stored raw or as JPEG."""
     return array_document(
         shape=(rows, image_size, image_size, 3),
         dtype=np.dtype(np.uint8),
         dimension_names=PIXELS_DIMENSIONS,
         shard_rows=shard_rows,
-        attributes={},
+        attributes={"requires": [JPEG_PIXELS]} if jpeg else {},
     )
 
 
@@ -194,11 +197,15 @@ def _rows(
     shard_rows: int,
     attributes: Mapping[str, Any],
 ) -> dict[str, Any]:
-    layout = ShardLayout.of(shape, dtype, shard_rows)
     row = list(shape[1:])
-    inner = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
-    sharding = {"chunk_shape": [1, *row], "codecs": inner, "index_codecs": inner, "index_location": "end"}
-    attributes = {**attributes, "layout": {"stride": layout.stride, "shard_rows": shard_rows}}
+    plain = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+    promise: dict[str, Any] = {"stride": ShardLayout.of(shape, dtype, shard_rows).stride}
+    inner = plain
+    if JPEG_PIXELS in attributes.get("requires", ()):
+        promise = {"indexed": True}
+        inner = [{"name": jpeg.CODEC, "configuration": jpeg.CONFIGURATION}, {"name": "crc32c"}]
+    sharding = {"chunk_shape": [1, *row], "codecs": inner, "index_codecs": plain, "index_location": "end"}
+    attributes = {**attributes, "layout": {**promise, "shard_rows": shard_rows}}
     document = _array(shape, dtype, dimension_names, {"codistill": attributes})
     document["fill_value"] = "NaN" if dtype.kind == "f" else 0
     document["chunk_grid"] = {"name": "regular", "configuration": {"chunk_shape": [shard_rows, *row]}}
@@ -271,7 +278,7 @@ class ArrayNode(Node):
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    layout: ShardLayout | None
+    layout: ShardLayout | IndexedLayout | None
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -360,10 +367,11 @@ def parse_array(path: str, data: bytes) -> ArrayNode:
     dtype = np.dtype(fields.text("data_type", allowed=DATA_TYPES))
     if math.prod(shape[1:]) * dtype.itemsize > MAX_ROW_BYTES:
         raise fields.invalid("shape", f"rows of at most {MAX_ROW_BYTES} bytes")
-    layout = None
+    layout: ShardLayout | IndexedLayout | None = None
     if "layout" in node.attributes:
         promise = Fields(node.fields.mapping("layout"), where=f"'{path}/zarr.json': codistill.layout")
-        layout = ShardLayout.of(shape, dtype, promise.integer("shard_rows", low=1, high=MAX_SHARD_ROWS))
+        kind = IndexedLayout if "indexed" in node.attributes["layout"] else ShardLayout
+        layout = kind.of(shape, dtype, promise.integer("shard_rows", low=1, high=MAX_SHARD_ROWS))
     return ArrayNode(path=path, document=node.document, shape=shape, dtype=dtype, layout=layout)
 
 

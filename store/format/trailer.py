@@ -48,6 +48,7 @@ class Trailer:
         provenance: versions, device and the like; shown, never enforced.
         moments: moments of prefix tokens (None without any) and patch tokens; None for pixels.
         manifest_bytes: manifest rows as Parquet; None for tokens.
+        pixels_crc32c: uint32 [rows], crc32c of the decoded pixels, 0 where the row failed; None unless stored as JPEG.
     """
 
     dataset: str
@@ -62,11 +63,12 @@ class Trailer:
     provenance: dict[str, Any]
     moments: tuple[Moments | None, Moments] | None
     manifest_bytes: bytes | None
+    pixels_crc32c: npt.NDArray[np.uint32] | None = None
 
     @property
     def digest(self) -> str:
-        """The sha256 of the (row int64, crc32c uint32) list of the ok rows, little-endian."""
-        return digest_of(self.rows, self.status, self.crc32c)
+        """The sha256 of the (row int64, crc32c uint32) list of the ok rows; of what they decode to if JPEG."""
+        return digest_of(self.rows, self.status, self.crc32c if self.pixels_crc32c is None else self.pixels_crc32c)
 
     def manifest(self) -> pa.Table | None:
         """Return the manifest rows of this shard; None for tokens.
@@ -95,7 +97,8 @@ class Trailer:
         tensors: dict[str, npt.NDArray[Any]] = {}
         if self.moments is not None:
             tensors["moments"] = stacked(*self.moments)
-        tensors |= {"crc32c": self.crc32c, "status": self.status}
+        decoded = {} if self.pixels_crc32c is None else {"pixels_crc32c": self.pixels_crc32c}
+        tensors |= {"crc32c": self.crc32c, **decoded, "status": self.status}
         if self.manifest_bytes is not None:
             tensors["manifest"] = np.frombuffer(self.manifest_bytes, np.uint8)
         blob = encode_safetensors(tensors, metadata)
@@ -173,6 +176,9 @@ def _parse(blob: bytes, *, where: str) -> Trailer:
     rows = _rows(fields.text("rows"), where=where)
     status = _tensor(tensors, "status", np.dtype("u1"), (len(rows),), where=where)
     crc32c = _tensor(tensors, "crc32c", np.dtype("<u4"), (len(rows),), where=where)
+    decoded = tensors.get("pixels_crc32c")
+    if decoded is not None:
+        decoded = _tensor(tensors, "pixels_crc32c", np.dtype("<u4"), (len(rows),), where=where)
     moments = tensors.get("moments")
     rows_table = tensors.get("manifest")
     if rows_table is not None:
@@ -190,6 +196,7 @@ def _parse(blob: bytes, *, where: str) -> Trailer:
         provenance=_json_object(metadata, "provenance", where=where),
         moments=None if moments is None else _moments(moments, where=where),
         manifest_bytes=None if rows_table is None else rows_table.tobytes(),
+        pixels_crc32c=decoded,
     )
 
 

@@ -101,7 +101,8 @@ def _derived(storage: Storage, path: str) -> Iterator[bytes]:
         cache, dataset = read_root(storage), DatasetAttributes.of(read_dataset_node(storage, parts[1]))
     except errors.CodistillError:
         return
-    document = schema.pixels_document(rows=dataset.rows, image_size=cache.image_size, shard_rows=cache.shard_rows)
+    sizes = {"rows": dataset.rows, "image_size": cache.image_size, "shard_rows": cache.shard_rows}
+    document = schema.pixels_document(**sizes, jpeg=cache.jpeg)
     yield document
     yield schema.without_checksum(document)
 

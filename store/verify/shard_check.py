@@ -49,12 +49,12 @@ class ShardLocation:
     @property
     def layout(self) -> ShardLayout:
         layout = self.dataset.array(self.array).layout
-        assert layout is not None, "only arrays written by codistill have shards to check"
+        assert isinstance(layout, ShardLayout), "only arrays with slots are checked here"
         return layout
 
     @property
     def rows(self) -> range:
-        return self.layout.rows_of(self.shard)
+        return self.dataset.shard_rows_of(self.shard)
 
     def problem(self, kind: Kind, message: str, rows: tuple[int, ...] = ()) -> Problem:
         """Return a problem of this shard."""

@@ -138,7 +138,7 @@ class TokenMoments:
 
 
 def principal_components(moments: TokenMoments) -> tuple[Float64, Float64]:
-    """Return (variances [C] descending, basis [component, channel], largest entries positive) of standardised tokens."""
+    """Return (variances descending [C], basis [component, channel]) of standardised tokens, signs fixed."""
     std = moments.std
     values, vectors = np.linalg.eigh(moments.covariance / np.outer(std, std))
     basis = np.ascontiguousarray(vectors.T[::-1])

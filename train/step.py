@@ -20,13 +20,15 @@ from store.common.stateless_random import Int64, key
 from store.common.text import some
 from store.errors import Diverged
 from train.data import augment
+from train.data.buffers import to_device
 from train.data.loader import Batch
 from train.data.mixture import Mixture, RowSelection
 from train.data.sampler import Sampler, slice_of_rank
 from train.data.teacher_sharing import eligibility_table
 from train.distributed import Ranks
 from train.model.distiller import Distiller
-from train.objective.losses import TeacherLoss, combine, teacher_loss
+from train.objective.batch_losses import BatchLosses
+from train.objective.losses import TeacherLoss, combine
 from train.objective.targets import TargetNorms, TeacherNorm
 from train.objective.teacher_dropping import coefficients, keep_mask, kept_count, sample_drop_uniforms
 from train.optim import adamw, clip_per_tensor, ema_momentum, learning_rate, peak_rate, set_lr
@@ -86,8 +88,8 @@ class _MicroBatchLosses:
     """Losses of one micro-batch, for the log.
 
     Attributes:
-        table: (T + terms, m), the loss of each image for every teacher, then their terms.
-        sums: (1 + T,), the total loss, then the number of images that each teacher was kept for.
+        table: (T + T + terms, m), the loss of each image for every teacher, the same corrected, then their terms.
+        sums: (2 + T,), the total loss, the same corrected, then the number of images that each teacher was kept for.
     """
 
     table: HostCopy
@@ -137,6 +139,7 @@ class Stepper:
             eps=recipe.optim.eps,
             weight_decay=recipe.optim.weight_decay,
         )
+        self._losses = BatchLosses(sources=mixture.sources, teachers=mixture.teachers, norms=norms, weights=recipe.loss)
         self._parameters = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
         self._model = _compiled_and_parallel(distiller, recipe=recipe, ranks=ranks)
 
@@ -177,16 +180,19 @@ class Stepper:
         count = kept_count(eligible[:, counted], uniforms[counted], drop_probability=drop)
         scale = 1 if per_rank else self.ranks.world  # DDP averages over the ranks
         norms = self._norms_of(batch)
-        rank_eligible, rank_uniforms = _to_device(eligible[:, slots], device), _to_device(uniforms[slots], device)
+        rank_eligible, rank_uniforms = to_device(eligible[:, slots], device), to_device(uniforms[slots], device)
         losses = []
         parts = list(_micro_batches(len(batch.rows), recipe.optim.micro_batches))
         for part in parts:
             with self._reducing(part is parts[-1]):
                 by_teacher = self._forward(batch, part, norms)
                 per_image = torch.stack([teacher.per_image for teacher in by_teacher.values()])  # (T, m)
-                keep = keep_mask(per_image.detach(), rank_eligible[:, part], rank_uniforms[part], drop_probability=drop)
-                loss = combine(per_image, coefficients(keep, count=count))
-                sums = torch.cat([loss.detach()[None], keep.sum(dim=1)])
+                # Codes of teachers differ in their noise: only estimates of losses on true targets compare.
+                true = torch.stack([teacher.against_true for teacher in by_teacher.values()])  # (T, m)
+                keep = keep_mask(true, rank_eligible[:, part], rank_uniforms[part], drop_probability=drop)
+                shares = coefficients(keep, count=count)
+                loss = combine(per_image, shares)
+                sums = torch.cat([loss.detach()[None], combine(true, shares)[None], keep.sum(dim=1)])
                 losses.append(_MicroBatchLosses(table=HostCopy(_table_of(by_teacher)), sums=HostCopy(sums)))
                 torch.autograd.backward(loss * scale)
         return losses
@@ -196,18 +202,15 @@ class Stepper:
         pixels = batch.pixels[part]
         if self._recipe.data.augment == "photometric":
             numbers = augment.sample_parameters(seed=self._recipe.seed, step=batch.step, images=self._recipe.data.batch)
-            pixels = augment.photometric(pixels, _to_device(numbers[batch.rows.slot[part]], pixels.device))
+            pixels = augment.photometric(pixels, to_device(numbers[batch.rows.slot[part]], pixels.device))
         with arithmetic(self._recipe, pixels):
             predicted = self._model(normalise(pixels))
-        return {
-            name: teacher_loss(predicted[name], batch.tokens[name][part], norm=norms[name], weights=self._recipe.loss)
-            for name in batch.tokens
-        }
+        return self._losses.of(predicted, batch, part=part, norms=norms)
 
     def _norms_of(self, batch: Batch) -> dict[str, TeacherNorm]:
         """Return the statistics for the targets of a batch; running averages are updated with it."""
         if self._recipe.targets.norm == "exact":
-            return {name: self.norms.stored(name) for name in batch.tokens}
+            return {name: self.norms.stored(name) for name in batch.teachers}
         momentum = float(self._momenta[batch.step])
         gather = self.ranks.gather if self.ranks.world > 1 else None
         return {
@@ -227,28 +230,31 @@ class Stepper:
         Returns:
             numbers for the log, and whether some rank was asked to stop.
         """
-        teachers = list(batch.tokens)
-        table = np.concatenate([part.table.numpy() for part in losses], axis=1).astype(np.float64)  # (T + terms, b)
-        loss_and_kept = np.sum([part.sums.numpy() for part in losses], axis=0, dtype=np.float64)  # (1 + T,)
+        teachers = batch.teachers
+        table = np.concatenate([part.table.numpy() for part in losses], axis=1).astype(np.float64)  # (2 T + terms, b)
+        loss_and_kept = np.sum([part.sums.numpy() for part in losses], axis=0, dtype=np.float64)  # (2 + T,)
         read = np.repeat(batch.read, _terms_per_teacher(self.distiller), axis=0)
         not_finite = np.flatnonzero(~np.isfinite(table[: len(teachers)]).all(axis=0))  # images of this rank
-        counted = np.concatenate([batch.read, read])  # (T + terms, b)
+        counted = np.concatenate([batch.read, batch.read, read])  # (2 T + terms, b)
         sums, counts = np.where(counted, table, 0.0).sum(axis=1), counted.sum(axis=1)
         of_rank = np.concatenate([[len(not_finite), stop], np.nan_to_num(loss_and_kept), sums, counts])
         total = self.ranks.total(torch.from_numpy(of_rank)).numpy()
         if total[0]:
             self._raise_diverged(batch, not_finite)
-        kept, rest = total[3 : 3 + len(teachers)], total[3 + len(teachers) :]
-        means = [float(value / count) if count else None for value, count in zip(*np.split(rest, 2), strict=True)]
         share = 1 / self.ranks.world if self._recipe.sharing.normalise == "per_rank" else 1.0
+        kept, sums, counts = np.split(total[4:], [len(teachers), len(teachers) + len(table)])
+        means = [float(value / count) if count else None for value, count in zip(sums, counts, strict=True)]
         numbers = {
             "step": batch.step + 1,
             "loss": float(total[2] * share),
-            "loss_per_teacher": dict(zip(teachers, means[: len(teachers)], strict=True)),
+            "loss_per_teacher": dict(zip(teachers, means, strict=False)),
             "kept": {name: float(n / self._recipe.data.batch) for name, n in zip(teachers, kept, strict=True)},
-            "terms": _named_terms(self.distiller, means[len(teachers) :]),
+            "terms": _named_terms(self.distiller, means[2 * len(teachers) :]),
             "lr": float(self._rates[batch.step]),
         }
+        if self._losses.corrects:
+            numbers["corrected_loss"] = float(total[3] * share)
+            numbers["corrected_loss_per_teacher"] = dict(zip(teachers, means[len(teachers) :], strict=False))
         return numbers, bool(total[1])
 
     def _raise_diverged(self, batch: Batch, not_finite: Int64) -> None:
@@ -294,12 +300,6 @@ def slow_bf16(recipe: Recipe, device: torch.device) -> str:
     )
 
 
-def _to_device(values: "np.ndarray[Any, np.dtype[Any]]", device: torch.device) -> Tensor:
-    """Copy a small array to the device without waiting for the device's other work."""
-    tensor = torch.from_numpy(values)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
-
 def _compiled_and_parallel(distiller: Distiller, *, recipe: Recipe, ranks: Ranks) -> Any:
     model: Any = torch.compile(distiller) if recipe.optim.compile else distiller
     if ranks.world == 1:
@@ -317,9 +317,11 @@ def _micro_batches(images: int, parts: int) -> Iterator[slice]:
 
 
 def _table_of(by_teacher: Mapping[str, TeacherLoss]) -> Tensor:
-    """Stack the losses of all teachers, then their terms: (T + terms, m)."""
+    """Stack the losses of all teachers, the same corrected, then their terms: (T + T + terms, m)."""
+    plain = [teacher.per_image.detach() for teacher in by_teacher.values()]
+    true = [teacher.against_true for teacher in by_teacher.values()]
     terms = [term for teacher in by_teacher.values() for term in teacher.terms.values()]
-    return torch.stack([*(teacher.per_image.detach() for teacher in by_teacher.values()), *terms])
+    return torch.stack([*plain, *true, *terms])
 
 
 def term_names(distiller: Distiller) -> dict[str, list[str]]:

@@ -1,6 +1,6 @@
 """Memory of a batch, in one piece, and the stream that copies it from the host to a GPU.
 
-Shapes: B images of the rank's batch, H W pixels, N tokens (prefix and patches), C channels.
+Shapes: B images of the rank's batch, H W pixels, N tokens (prefix and patches), K stored patches, C channels.
 """
 
 from collections.abc import Mapping
@@ -14,24 +14,65 @@ from torch import Tensor
 
 from store import TeacherInfo
 from store.format.schema import PIXELS
+from train.data.mixture import CachedForm
 
 ALIGNMENT_BYTES = 4096  # of each array in its batch
 
 Shapes = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 
-def batch_shapes(teachers: Mapping[str, TeacherInfo], *, image_size: int, batch: int) -> Shapes:
-    """Return shape and dtype of each array of a batch: pixels (B, H, W, 3), tokens of each teacher (B, N, C)."""
+ROW_NUMBERS = "/rows"  # beside the arrays that are named by a teacher, whose names have no slash
+
+
+def codes_of(teacher: str) -> str:
+    """Return the name of the array of a teacher's codes."""
+    return f"{teacher}/codes"
+
+
+def patches_of(teacher: str) -> str:
+    """Return the name of the array of the patches that a teacher's codes hold."""
+    return f"{teacher}/patches"
+
+
+def batch_shapes(
+    teachers: Mapping[str, TeacherInfo],
+    *,
+    image_size: int,
+    batch: int,
+    forms: Mapping[str, CachedForm] | None = None,
+) -> Shapes:
+    """Return shape and dtype of each array of a batch.
+
+    They are the pixels (B, H, W, 3); the tokens (B, N, C) of each teacher that has float16 ones; the codes
+    (B, row bytes) of each that has codes, and the numbers of the patches that these hold (B, K) if they do not hold
+    all; and the row numbers (B,) if there are codes.
+
+    Args:
+        teachers: by name.
+        image_size: side of the stored pixels, px.
+        batch: number of images B.
+        forms: forms of each teacher's tokens in the buffers; None means float16.
+    """
     shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {PIXELS: ((batch, image_size, image_size, 3), torch.uint8)}
     for name, teacher in teachers.items():
-        tokens = teacher.prefix_tokens + teacher.patch_grid[0] * teacher.patch_grid[1]
-        shapes[name] = ((batch, tokens, teacher.channels), torch.float16)
+        patches = teacher.patch_grid[0] * teacher.patch_grid[1]
+        form = forms[name] if forms else None
+        if form is None or form.tokens:
+            shapes[name] = ((batch, teacher.prefix_tokens + patches, teacher.channels), torch.float16)
+        if form is not None and form.code is not None:
+            row_bytes = form.code.row_bytes(teacher.prefix_tokens, patches)
+            shapes[codes_of(name)] = ((batch, row_bytes), torch.uint8)
+            if form.code.subset is not None:
+                shapes[patches_of(name)] = ((batch, form.code.stored_patches(patches)), torch.int32)
+            shapes[ROW_NUMBERS] = ((batch,), torch.int64)
     return shapes
 
 
-def row_bytes(teachers: Mapping[str, TeacherInfo], *, image_size: int) -> int:
-    """Return the bytes of one row with the tokens of all teachers."""
-    shapes = batch_shapes(teachers, image_size=image_size, batch=1)
+def row_bytes(
+    teachers: Mapping[str, TeacherInfo], *, image_size: int, forms: Mapping[str, CachedForm] | None = None
+) -> int:
+    """Return the bytes of one row with the tokens of all teachers; arguments as for `batch_shapes`."""
+    shapes = batch_shapes(teachers, image_size=image_size, batch=1, forms=forms)
     return sum(_bytes(shape, dtype) for shape, dtype in shapes.values())
 
 
@@ -115,6 +156,12 @@ class CopyStream:
 def pinned_bytes(size_bytes: int) -> int:
     """Return the pinned memory that torch allocates for this size: the next power of two."""
     return 1 << (size_bytes - 1).bit_length()
+
+
+def to_device(values: "np.ndarray[Any, np.dtype[Any]]", device: torch.device) -> Tensor:
+    """Copy a small array to the device without waiting for the device's other work."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:

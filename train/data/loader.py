@@ -1,6 +1,7 @@
 """Batches from the cache to the device: reader threads, bounded read-ahead, copies that overlap with compute.
 
-Shapes: B images of the rank's batch, H W pixels, N tokens (prefix and patches), C channels, T teachers.
+Shapes: B images of the rank's batch, H W pixels, N tokens (prefix and patches), K stored patches, C channels,
+T teachers.
 """
 
 import queue
@@ -8,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -18,32 +19,68 @@ from torch import Tensor
 
 from store import TeacherInfo
 from store.format.schema import PIXELS
-from train.data.buffers import BatchLayout, Buffer, CopyStream, batch_shapes, pinned_bytes
-from train.data.mixture import RowSelection, Source
+from train.data.buffers import (
+    ROW_NUMBERS,
+    BatchLayout,
+    Buffer,
+    CopyStream,
+    batch_shapes,
+    codes_of,
+    patches_of,
+    pinned_bytes,
+)
+from train.data.mixture import RowSelection, Source, cached_forms
 
 DEVICE_BATCHES = 2  # batches that wait in the memory of a GPU
 STOP_CHECK_S = 0.05  # between checks whether the consumer has stopped
 
 T = TypeVar("T")
+Flags = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codes:
+    """Codes of one teacher's tokens in a batch.
+
+    Attributes:
+        codes: uint8 (B, row bytes), as stored.
+        rows: int64 (B,), numbers of the rows.
+        patches: int32 (B, K), numbers of the patches that the codes hold; None if they hold all.
+        used: bool (B,) in host memory, True where the codes are an image's targets, False where its tokens are.
+    """
+
+    codes: Tensor
+    rows: Tensor
+    patches: Tensor | None
+    used: Flags
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Pixels and tokens of one step on the device; valid until the next batch is asked for.
+    """Pixels and targets of one step on the device; valid until the next batch is asked for.
+
+    A teacher is in `tokens`, in `codes`, or in both where one source holds float16 tokens and another codes.
 
     Attributes:
         step: number of the step, from 0.
         rows: the rows that the batch holds, in its order.
         pixels: uint8 (B, H, W, 3), as stored.
         tokens: name of a teacher -> raw tokens, float16 (B, N, C), prefix first; zeros where `read` is False.
-        read: bool (T, B), True where a teacher's tokens were read for an image.
+        codes: name of a teacher -> codes of its tokens, zeros where `read` is False.
+        read: bool (T, B), True where a teacher's tokens or codes were read for an image.
     """
 
     step: int
     rows: RowSelection
     pixels: Tensor
     tokens: Mapping[str, Tensor]
+    codes: Mapping[str, Codes] = field(default_factory=dict)
     read: "np.ndarray[tuple[int, int], np.dtype[np.bool_]]"
+
+    @property
+    def teachers(self) -> list[str]:
+        """Names of the teachers, in the order of `read`."""
+        return sorted({*self.tokens, *self.codes})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +118,13 @@ class Loader:
         readers: int = 2,
         prefetch: int = 2,
         verify: bool = True,
+        raw: bool = False,
     ) -> None:
         """Allocate the buffers; reading starts with the first batch asked for.
 
         Args:
             sources: sources that `plan` refers to by number.
-            teachers: name -> teacher whose tokens a batch holds.
+            teachers: name -> teacher whose tokens a batch holds; sorted.
             image_size: side of the stored pixels, px.
             plan: function that returns the rows of a step, at most `batch` of them.
             steps: numbers of the steps, in order.
@@ -95,11 +133,16 @@ class Loader:
             readers: number of datasets read at once; the store reads each with threads of its own.
             prefetch: number of batches read ahead.
             verify: check the checksum of every row.
+            raw: deliver codes as they are stored, to be decoded on the device; False delivers float16 tokens always,
+                NaN where a code does not hold a patch.
         """
-        self._sources, self._plan, self._steps, self._verify = sources, plan, steps, verify
+        self._sources, self._plan, self._steps, self._verify, self._raw = sources, plan, steps, verify, raw
         self._names = list(teachers)
+        # For each source the teachers whose codes it delivers.
+        self._encoded = [{name for name in teachers if raw and source.code(name) is not None} for source in sources]
+        forms = cached_forms(sources, teachers) if raw else None
         self._copy_stream = CopyStream(device) if device.type == "cuda" else None
-        self._layout = BatchLayout(shapes=batch_shapes(teachers, image_size=image_size, batch=batch))
+        self._layout = BatchLayout(shapes=batch_shapes(teachers, image_size=image_size, batch=batch, forms=forms))
         self._free: queue.Queue[Buffer] = queue.Queue()
         for _ in range(prefetch + 1):
             self._free.put(Buffer(memory=self._allocate(), layout=self._layout))
@@ -189,9 +232,7 @@ class Loader:
         return None
 
     def _on_device(self, batch: Batch, memory: Tensor) -> Batch:
-        arrays, part = self._layout.arrays(memory), slice(0, len(batch.rows))
-        tokens = {name: arrays[name][part] for name in self._names}
-        return replace(batch, pixels=arrays[PIXELS][part], tokens=tokens)
+        return self._with_arrays(batch, self._layout.arrays(memory))
 
     def _fill(self, buffer: Buffer, step: int) -> Batch:
         rows = self._plan(step).by_source()
@@ -199,22 +240,50 @@ class Loader:
         parts = [slice(begin, end) for begin, end in pairwise([*begins.tolist(), len(rows)])]
         for _ in self._readers.map(lambda part: self._read(buffer, rows, part), parts):
             pass
-        whole = slice(0, len(rows))
+        if ROW_NUMBERS in buffer.views:
+            buffer.views[ROW_NUMBERS][: len(rows)] = rows.row
         reads = [self._sources[source].reads for source in rows.source]
-        return Batch(
-            step=step,
-            rows=rows,
-            pixels=buffer.arrays[PIXELS][whole],
-            tokens={name: buffer.arrays[name][whole] for name in self._names},
-            read=np.array([[name in names for names in reads] for name in self._names], dtype=np.bool_),
-        )
+        read = np.array([[name in names for names in reads] for name in self._names], dtype=np.bool_)
+        batch = Batch(step=step, rows=rows, pixels=buffer.arrays[PIXELS], tokens={}, read=read)
+        return self._with_arrays(batch, buffer.arrays)
+
+    def _with_arrays(self, batch: Batch, arrays: Mapping[str, Tensor]) -> Batch:
+        """Return a batch whose pixels, tokens and codes are the first rows of some arrays."""
+        first = {name: array[: len(batch.rows)] for name, array in arrays.items()}
+        codes = {
+            name: Codes(
+                codes=first[codes_of(name)],
+                rows=first[ROW_NUMBERS],
+                patches=first.get(patches_of(name)),
+                used=self._uses_codes(name, batch.rows),
+            )
+            for name in self._names
+            if codes_of(name) in first
+        }
+        tokens = {name: first[name] for name in self._names if name in first}
+        return replace(batch, pixels=first[PIXELS], tokens=tokens, codes=codes)
+
+    def _uses_codes(self, name: str, rows: RowSelection) -> Flags:
+        """Return for each row whether its targets are codes; of a teacher that has codes alone, always."""
+        if name not in self._layout.shapes:
+            return np.ones(len(rows), dtype=np.bool_)
+        of_source = np.array([name in encoded for encoded in self._encoded], dtype=np.bool_)
+        return of_source[rows.source]
 
     def _read(self, buffer: Buffer, rows: RowSelection, part: slice) -> None:
         """Read the part of a batch that comes from one source; the store spreads it over threads of its own."""
-        source = self._sources[int(rows.source[part.start])]
-        arrays = [PIXELS, *source.reads]
+        number = int(rows.source[part.start])
+        source, encoded = self._sources[number], self._encoded[number]
+        out = {PIXELS: buffer.views[PIXELS][part]}
         for name in self._names:
-            if name not in arrays:
-                buffer.views[name][part] = 0
-        out = {name: buffer.views[name][part] for name in arrays}
-        source.dataset.read(rows.row[part], arrays, out=out, verify=self._verify)
+            if name in source.reads:
+                out[name] = buffer.views[codes_of(name) if name in encoded else name][part]
+                if name in encoded and patches_of(name) in buffer.views:
+                    buffer.views[patches_of(name)][part] = source.dataset.stored_tokens(name, rows.row[part])
+            else:
+                for array in (name, codes_of(name), patches_of(name)):
+                    if array in buffer.views:
+                        buffer.views[array][part] = 0
+        source.dataset.read(
+            rows.row[part], list(out), out=out, verify=self._verify, **({"raw": True} if encoded else {})
+        )

@@ -3,7 +3,7 @@
 Shapes: B images of the global batch, C channels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from store import Cache, Dataset, TeacherInfo
 from store.common.stateless_random import Int64
+from store.format.code import CodeSpec
 from train.data.sampler import BatchSample
 
 # A range where no row is left out: it takes no memory.
@@ -38,6 +39,34 @@ class Source:
         if isinstance(self.rows, range):
             return indices + self.rows.start
         return self.rows[indices].astype(np.int64)
+
+    def code(self, teacher: str) -> CodeSpec | None:
+        """Return the code of a teacher's tokens; None if they are float16, or not read."""
+        return getattr(self.dataset.teacher(teacher), "code", None) if teacher in self.reads else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachedForm:
+    """The forms in which the sources of a loader hold one teacher's tokens.
+
+    Attributes:
+        tokens: some source holds float16 tokens, or none holds any.
+        code: code of the sources that hold codes; None if there is none.
+    """
+
+    tokens: bool
+    code: CodeSpec | None
+
+
+def cached_forms(sources: Sequence[Source], teachers: Mapping[str, TeacherInfo]) -> dict[str, CachedForm]:
+    """Return the forms of each teacher's tokens; those of one code share it, whatever their cache."""
+    forms = {}
+    for name in teachers:
+        codes = [source.code(name) for source in sources if name in source.reads]
+        forms[name] = CachedForm(
+            tokens=not codes or None in codes, code=next((code for code in codes if code is not None), None)
+        )
+    return forms
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ import train.step
 from tests.train.builders import TEACHERS, build_cache, tiny
 from train.data import augment
 from train.loop import train as run_training
+from train.objective import batch_losses
 from train.objective.losses import TeacherLoss
 
 NO_CHANGE = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
@@ -56,7 +57,7 @@ def test_only_the_student_sees_other_colours(tmp_path: Path, monkeypatch: pytest
     build_cache(tmp_path / "cache")
     seen: list[torch.Tensor] = []
     taught: list[torch.Tensor] = []
-    student, loss = train.step.normalise, train.step.teacher_loss
+    student, loss = train.step.normalise, batch_losses.teacher_loss
 
     def recording_normalise(images: torch.Tensor) -> torch.Tensor:
         seen.append(images.clone())
@@ -67,7 +68,7 @@ def test_only_the_student_sees_other_colours(tmp_path: Path, monkeypatch: pytest
         return loss(prediction, target, **options)
 
     monkeypatch.setattr(train.step, "normalise", recording_normalise)
-    monkeypatch.setattr(train.step, "teacher_loss", compared)
+    monkeypatch.setattr(batch_losses, "teacher_loss", compared)
     steps = 3
     for kind in ("none", "photometric"):
         recipe = tiny(schedule__steps=steps, data__augment=kind, machine__threads=1)

@@ -1,6 +1,7 @@
 """Datasets of a cache: reading rows, writing shards, and the sealed tables, above what is recorded of a dataset."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,18 +9,38 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from store import errors
-from store.cache import deletion, row_status, sealed_tables
+from store.cache import code_files, deletion, row_status, sealed_tables
+from store.cache.code_rows import Measured
 from store.cache.metadata import DatasetMetadata, TeacherInfo, read_dataset_node, read_root
 from store.cache.reader import Reader, Shard
 from store.cache.seal_record import DIGEST_BYTES, read_record
 from store.cache.writer import ShardPlan, ShardWriter
 from store.format import schema
 from store.format.attributes import CacheAttributes
-from store.format.schema import OK, PIXELS, Node
+from store.format.code import Code
+from store.format.code_encode import Encoder
+from store.format.distortion import Distortion
+from store.format.schema import CODES, OK, PIXELS, TOKENS, Node
 from store.format.statistics import Statistics
 from store.format.trailer import Trailer
 from store.storage.base import Location, Storage
 from store.storage.location import open_storage
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowArray:
+    """Shape of a teacher's array, and the form of its rows: `tokens` or `codes`."""
+
+    form: str
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.uint8 if self.form == CODES else np.float16)
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        return schema.CODES_DIMENSIONS if self.form == CODES else schema.TOKENS_DIMENSIONS
 
 
 class Dataset(DatasetMetadata):
@@ -31,6 +52,7 @@ class Dataset(DatasetMetadata):
     def __init__(self, storage: Storage, name: str, *, node: Node, cache: CacheAttributes) -> None:
         super().__init__(storage, name, node=node, cache=cache)
         self._reader = Reader(self)
+        self._encoders: dict[str, Encoder] = {}
 
     def __repr__(self) -> str:
         return f"Dataset('{self.name}', {self.rows} rows, teachers {list(self.teachers)}, in '{self.storage.location}')"
@@ -47,10 +69,12 @@ class Dataset(DatasetMetadata):
         patch_grid: tuple[int, int],
         prefix_tokens: int,
         channels: int,
+        code: Code | None = None,
     ) -> TeacherInfo:
-        """Create the tokens array of a teacher; nothing happens if it exists and is the same.
+        """Create the array of a teacher; nothing happens if it exists and is the same.
 
-        The array is float16 [row, token, channel]: prefix tokens, then patches row by row.
+        The array is float16 [row, token, channel]: prefix tokens, then patches row by row. With a code it is uint8
+        [row, byte], the same tokens in that code, and the code is stored beside it.
 
         Args:
             name: teacher name, unique in the dataset.
@@ -59,40 +83,65 @@ class Dataset(DatasetMetadata):
             patch_grid: (rows, cols) of patch tokens.
             prefix_tokens: tokens before the patches (CLS, registers).
             channels: values of a token.
+            code: code to store the tokens in; None stores them as float16.
 
         Raises:
-            errors.Conflict: it exists with another identity, shape or groups; both values are shown.
-            errors.InvalidInput: the name is not allowed or a size is not positive.
+            errors.Conflict: it exists with another identity, shape, groups or code; both values are shown.
+            errors.InvalidInput: the name is not allowed, a size is not positive, or the code is one for other tokens.
         """
         schema.check_name("teacher", name)
-        tokens = prefix_tokens + patch_grid[0] * patch_grid[1]
-        attributes = {
+        attributes: dict[str, Any] = {
             "identity": schema.plain_json(dict(identity)),
             "groups": list(groups),
             "patch_grid": list(patch_grid),
             "prefix_tokens": prefix_tokens,
         }
-        shape = (self.rows, tokens, channels)
+        tokens = prefix_tokens + patch_grid[0] * patch_grid[1]
+        array = RowArray(form=TOKENS, shape=(self.rows, tokens, channels))
+        if code is not None:
+            sizes = {"patch_grid": list(patch_grid), "prefix_tokens": prefix_tokens, "channels": channels}
+            code_files.refuse_other_sizes(code, sizes, teacher=f"'{self.name}/{name}'")
+            attributes |= code_files.attributes_of(code)
+            array = RowArray(form=CODES, shape=(self.rows, code.row_bytes))
         document = schema.array_document(
-            shape=shape,
-            dtype=np.dtype(np.float16),
-            dimension_names=schema.TOKENS_DIMENSIONS,
+            shape=array.shape,
+            dtype=array.dtype,
+            dimension_names=array.dimensions,
             shard_rows=self.shard_rows,
             attributes=attributes,
         )
-        path = schema.array_path(self.name, name)
-        self.storage.put_if_absent(f"{schema.HIERARCHY}/{self.name}/{name}/zarr.json", schema.group_document())
-        self.storage.put_if_absent(f"{path}/zarr.json", document)
+        if not self._forms(name):
+            path = schema.array_path(self.name, name, array.form)
+            self.storage.put_if_absent(f"{schema.HIERARCHY}/{self.name}/{name}/zarr.json", schema.group_document())
+            self.storage.put_if_absent(f"{path}/zarr.json", document)
+        self._refuse_other_teacher(name, array, attributes)
+        if code is not None:
+            code_files.write_code(self.storage, code, dataset=self.name, teacher=name)
+            self.code(name)  # whole and the one recorded: nothing may be written in another
+        return self.teacher(name)
+
+    def _refuse_other_teacher(self, name: str, array: RowArray, asked: dict[str, Any]) -> None:
+        """Compare a teacher that was created, perhaps by another, with what was asked for."""
         node = self.array(name)
-        stored = {**{key: node.attributes.get(key) for key in attributes}, "shape": list(node.shape)}
-        differing = schema.differences(stored, {**attributes, "shape": list(shape)})
+        stored = {key: node.attributes.get(key) for key in asked}
+        for attributes in (stored, asked):  # how a code was found may differ, what it is may not
+            attributes["code"] = (attributes.get("code") or {}).get("digest")
+        differing = schema.differences(
+            {**stored, "shape": list(node.shape), "stored as": node.form},
+            {**asked, "shape": list(array.shape), "stored as": array.form},
+        )
         if differing:
             exits = "Give the teacher another name, or make another cache"
             raise errors.Conflict(f"'{self.name}/{name}' exists and differs. {'; '.join(differing)}. {exits}")
-        return self.teacher(name)
 
     def write_shard(
-        self, array: str, shard: int, *, provenance: Mapping[str, Any], pixels_digest: str | None = None
+        self,
+        array: str,
+        shard: int,
+        *,
+        provenance: Mapping[str, Any],
+        pixels_digest: str | None = None,
+        measured: Measured | None = None,
     ) -> ShardWriter:
         """Begin a shard; use the writer as a context manager and `finish` it.
 
@@ -101,9 +150,12 @@ class Dataset(DatasetMetadata):
             shard: number of the shard.
             provenance: versions, device and the like, plain JSON; shown, never enforced.
             pixels_digest: digest of the pixel shard that tokens are computed from; required for tokens.
+            measured: for a teacher with a code, moments and distortion of all rows, known from an earlier shard; the
+                writer then takes codes as they are stored. None has the writer take tokens, encode and measure them.
 
         Raises:
             errors.InvalidInput: no such shard, or `pixels_digest` is absent for tokens or given for pixels.
+            errors.Damaged: the code is damaged.
         """
         self.shard_rows_of(shard)
         if (pixels_digest is None) != (array == PIXELS):
@@ -113,6 +165,8 @@ class Dataset(DatasetMetadata):
         if node.layout is None:
             raise errors.UnsupportedFormat(f"'{self.name}/{array}' was not created by codistill: it is read-only")
         plan = ShardPlan(
+            encoder=self._encoder(array) if node.form == CODES else None,
+            measured=measured,
             dataset=self.name,
             array=array,
             shard=shard,
@@ -125,19 +179,25 @@ class Dataset(DatasetMetadata):
         )
         return ShardWriter(self.storage, plan)
 
-    def read_shard(self, array: str, shard: int, *, verify: bool = True) -> Shard:
+    def _encoder(self, teacher: str) -> Encoder:
+        if teacher not in self._encoders:
+            self._encoders[teacher] = Encoder(self.code(teacher))
+        return self._encoders[teacher]
+
+    def read_shard(self, array: str, shard: int, *, verify: bool = True, raw: bool = False) -> Shard:
         """Return a whole shard; needs no seal.
 
         Args:
             array: `pixels` or a teacher.
             shard: number of the shard.
             verify: check the crc32c of every row.
+            raw: give codes as they are stored, instead of decoded tokens.
 
         Raises:
             errors.MissingShard: it does not exist; the message names the command that makes it.
             errors.Damaged: a checksum differs, or it belongs elsewhere.
         """
-        return self._reader.read_shard(array, shard, verify=verify)
+        return self._reader.read_shard(array, shard, verify=verify, raw=raw)
 
     def read_trailer(self, array: str, shard: int) -> Trailer:
         """Return the trailer of a shard, checked to belong where it was found.
@@ -154,6 +214,7 @@ class Dataset(DatasetMetadata):
         names: Sequence[str],
         out: Mapping[str, npt.NDArray[Any]] | None = None,
         verify: bool = True,
+        raw: bool = False,
     ) -> dict[str, npt.NDArray[Any]]:
         """Return rows of several arrays, in the order asked for.
 
@@ -162,9 +223,11 @@ class Dataset(DatasetMetadata):
             names: `pixels` and teachers.
             out: buffers [B, ...] by name to read into, C-contiguous; allocated for names that have none.
             verify: check the crc32c of every row.
+            raw: give the codes of teachers that have a code as they are stored; others are not changed by it.
 
         Returns:
-            Arrays [B, ...] by name: uint8 [B, H, W, 3] pixels, float16 [B, N, C] tokens.
+            Arrays [B, ...] by name: uint8 [B, H, W, 3] pixels, float16 [B, N, C] tokens; with `raw`, uint8 [B, bytes]
+            codes. Decoded tokens are NaN where a code stores only some patches of a row: see `stored_tokens`.
 
         Raises:
             errors.RowsNotOk: rows are missing or failed; `.rows` lists them.
@@ -172,7 +235,7 @@ class Dataset(DatasetMetadata):
             errors.Damaged: a checksum differs.
             errors.InvalidInput: a row is out of bounds or a buffer does not fit.
         """
-        return self._reader.read(rows, names, out=out, verify=verify)
+        return self._reader.read(rows, names, out=out, verify=verify, raw=raw)
 
     def status(self, array: str) -> npt.NDArray[np.uint8]:
         """Return the sealed status of every row: 0 missing, 1 ok, 2 failed.
@@ -212,6 +275,27 @@ class Dataset(DatasetMetadata):
         channels = self.teacher(teacher).channels
         return sealed_tables.read_statistics(self.storage, dataset=self.name, teacher=teacher, channels=channels)
 
+    def distortion(self, teacher: str) -> Distortion:
+        """Return what the code of a teacher does to its tokens, over all ok rows.
+
+        Raises:
+            errors.InvalidInput: the teacher has no code.
+            errors.NotSealed: the message names the command.
+        """
+        info = self.teacher(teacher)
+        if info.code is None:
+            raise errors.InvalidInput(f"'{self.name}/{teacher}' is stored as float16 tokens: no code distorts them")
+        return sealed_tables.read_distortion(self.storage, dataset=self.name, teacher=teacher, channels=info.channels)
+
+    def stored_tokens(
+        self, teacher: str, rows: Sequence[int] | npt.NDArray[np.integer[Any]]
+    ) -> npt.NDArray[np.int64] | None:
+        """Return which patch tokens of rows are stored, int64 [B, K], ascending; None where all are."""
+        info = self.teacher(teacher)
+        if info.code is None or info.code.subset is None:
+            return None
+        return info.code.subset.stored(np.asarray(rows, np.int64), info.patch_grid)
+
     def manifest(self, columns: Sequence[str] | None = None, filter: Any = None) -> pa.Table:
         """Return the sealed manifest, rows ascending (rows of shards not sealed are absent).
 
@@ -235,7 +319,8 @@ class Dataset(DatasetMetadata):
             errors.MissingName: it has no tokens here; the available ones are listed.
         """
         deletion.delete(self.storage, f"{self.name}/{name}")
-        self._arrays.pop(name, None)
+        for known in (self._arrays, self._codes, self._encoders):
+            known.pop(name, None)
 
 
 def open_dataset(location: Location, name: str) -> Dataset:

@@ -5,12 +5,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from store import errors
+from store.cache import code_files
 from store.format import layout, manifest, schema, tables
 from store.format.attributes import CacheAttributes, DatasetAttributes, TeacherAttributes, check_array
-from store.format.schema import HIERARCHY, PIXELS, TOKENS, ArrayNode, Node
+from store.format.code import Code
+from store.format.code_spec import CodeSpec
+from store.format.schema import CODES, HIERARCHY, PIXELS, TOKENS, ArrayNode, Node
 from store.storage.base import Storage
 
 ROOT_KEY = f"{HIERARCHY}/zarr.json"
@@ -20,7 +24,7 @@ UNCHECKED_ROWS = 2**18  # rows for which memory may be asked for on the word of 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherInfo:
-    """A teacher as a dataset's tokens record it.
+    """A teacher as a dataset's tokens or codes record it.
 
     Attributes:
         name: name of the teacher in this cache.
@@ -30,6 +34,7 @@ class TeacherInfo:
         patch_grid: (rows, cols) of patch tokens.
         prefix_tokens: tokens before the patches (CLS, registers).
         channels: values of a token.
+        code: code that the tokens are stored in; None where they are stored as float16.
     """
 
     name: str
@@ -39,6 +44,12 @@ class TeacherInfo:
     patch_grid: tuple[int, int]
     prefix_tokens: int
     channels: int
+    code: CodeSpec | None = None
+
+    @property
+    def patches(self) -> int:
+        """Number of patch tokens."""
+        return self.patch_grid[0] * self.patch_grid[1]
 
 
 class DatasetMetadata:
@@ -81,27 +92,28 @@ class DatasetMetadata:
         self.shards = layout.shard_count(self.rows, self.shard_rows)
         self._cache = cache
         self._arrays: dict[str, ArrayNode] = {}
+        self._codes: dict[str, Code] = {}
         if self.rows > UNCHECKED_ROWS:
             self._check_claimed_rows()
 
     @property
     def teachers(self) -> tuple[str, ...]:
-        """Sorted names of the teachers that have a tokens array; lists the storage on every access."""
-        below = f"{HIERARCHY}/{self.name}"
-        names = [name for name in self.storage.list_directories(below) if schema.is_name(name)]
-        return tuple(sorted(n for n in names if self.storage.exists(f"{below}/{n}/{TOKENS}/zarr.json")))
+        """Sorted names of the teachers that have tokens or codes; lists the storage on every access."""
+        names = self.storage.list_directories(f"{HIERARCHY}/{self.name}")
+        return tuple(sorted(name for name in names if schema.is_name(name) and any(self._forms(name))))
 
     def array(self, name: str) -> ArrayNode:
-        """Return the array node of `pixels` or of a teacher's tokens.
+        """Return the array node of `pixels`, or of a teacher's tokens or codes.
 
         Raises:
             errors.MissingName: there is none; the available ones are listed.
+            errors.Damaged: the document cannot be used, or a teacher has both tokens and codes.
         """
         if name not in self._arrays:
-            path = schema.array_path(self.name, name)
             try:
                 if name != PIXELS and not schema.is_name(name):
                     raise FileNotFoundError(name)  # whatever lies there: it could be outside the dataset
+                path = schema.array_path(self.name, name) if name == PIXELS else self._teacher_path(name)
                 data = read_document(self.storage, path)
             except (FileNotFoundError, NotADirectoryError):
                 available = ", ".join([PIXELS, *self.teachers])
@@ -113,6 +125,31 @@ class DatasetMetadata:
                 raise errors.Damaged(f"{message}. {schema.EXITS}")
             self._arrays[name] = node
         return self._arrays[name]
+
+    def _forms(self, name: str) -> list[str]:
+        """Return in which forms the tokens of a teacher are stored: one of `tokens` and `codes`, both if damaged."""
+        paths = {form: schema.array_path(self.name, name, form) for form in (TOKENS, CODES)}
+        return [form for form, path in paths.items() if self.storage.exists(f"{path}/zarr.json")]
+
+    def _teacher_path(self, name: str) -> str:
+        forms = self._forms(name)
+        if len(forms) > 1:
+            message = f"'{self.name}/{name}' has both {TOKENS} and {CODES}, one of them expected"
+            raise errors.Damaged(f"{message}. Delete the folder that does not belong there")
+        return schema.array_path(self.name, name, forms[0] if forms else TOKENS)
+
+    def row_type(self, name: str, *, raw: bool = False) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Return shape and data type of a row as `read` gives it.
+
+        Args:
+            name: `pixels` or a teacher.
+            raw: as in `read`: codes as they are stored, instead of decoded tokens.
+        """
+        node = self.array(name)
+        if node.form != CODES or raw:
+            return node.row_shape, node.dtype
+        info = self.teacher(name)
+        return (info.prefix_tokens + info.patches, info.channels), np.dtype(np.float16)
 
     def teacher(self, name: str) -> TeacherInfo:
         """Return what is recorded of a teacher.
@@ -131,12 +168,39 @@ class DatasetMetadata:
             groups=attributes.groups,
             patch_grid=attributes.patch_grid,
             prefix_tokens=attributes.prefix_tokens,
-            channels=node.shape[-1],
+            channels=attributes.channels,
+            code=attributes.code,
         )
+
+    def code(self, teacher: str) -> Code:
+        """Return the code that a teacher's tokens are stored in; it is read once.
+
+        Raises:
+            errors.InvalidInput: they are stored as float16.
+            errors.Damaged: an array of the code is absent or damaged, or together they are not the code recorded.
+        """
+        if teacher not in self._codes:
+            info = self.teacher(teacher)
+            if info.code is None:
+                raise errors.InvalidInput(f"'{self.name}/{teacher}' is stored as float16 tokens: it has no code")
+            self._codes[teacher] = code_files.read_code(
+                self.storage,
+                dataset=self.name,
+                teacher=teacher,
+                spec=info.code,
+                prefix_tokens=info.prefix_tokens,
+                patch_grid=info.patch_grid,
+            )
+        return self._codes[teacher]
 
     def identity_digest(self, array: str) -> str:
         """Return the digest of what an array's values depend on; every shard of the array carries it."""
-        return self._pixels_identity if array == PIXELS else self.teacher(array).identity_digest
+        if array == PIXELS:
+            return self._pixels_identity
+        info = self.teacher(array)
+        if info.code is None:
+            return info.identity_digest
+        return schema.digest({"teacher": info.identity, "code": info.code.digest})
 
     @cached_property
     def _pixels_identity(self) -> str:
@@ -202,7 +266,7 @@ class DatasetMetadata:
         return frozenset(names[entry.name] for entry in self.storage.list_objects(node.path) if entry.name in names)
 
     def stored_row_bytes(self, array: str) -> int:
-        """Return the bytes of a stored row with its checksum; the mean of the shards so far where rows differ in size."""
+        """Return the bytes of a stored row with its checksum; a mean of all shards so far where rows differ in size."""
         node = self.array(array)
         if node.layout is None:
             return 0
@@ -276,4 +340,4 @@ def read_dataset_node(storage: Storage, name: str) -> Node:
 
 def _array_name(node: ArrayNode) -> str:
     last = node.path.split("/")[-1]
-    return node.path.split("/")[-2] if last == TOKENS else last
+    return node.path.split("/")[-2] if last in (TOKENS, CODES) else last

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,10 @@ from store.cache.row_reads import ReadContext, RowRead, plan_reads
 from store.cache.row_status import RowStatus
 from store.common.text import some
 from store.common.threads import Task, ThreadTeam
+from store.format.code import Code
 from store.format.indexed_layout import IndexedLayout
 from store.format.layout import ShardLayout
-from store.format.schema import MISSING, OK, PIXELS, ArrayNode
+from store.format.schema import CODES, MISSING, OK, PIXELS, ArrayNode
 from store.format.trailer import Trailer
 
 
@@ -29,7 +30,7 @@ class Shard:
     """One shard in memory.
 
     Attributes:
-        data: [rows of the shard, ...]; rows that failed hold the fill value, 0 or NaN.
+        data: [rows of the shard, ...]; rows that failed hold 0, tokens NaN.
         status: uint8 [rows of the shard].
         digest: sha256 of the (row, crc32c) list; tokens computed from a pixel shard name its digest.
         trailer: metadata, row checksums, status and moments of the shard.
@@ -60,6 +61,7 @@ class Reader:
         *,
         out: Mapping[str, npt.NDArray[Any]] | None,
         verify: bool,
+        raw: bool = False,
     ) -> dict[str, npt.NDArray[Any]]:
         """See `Dataset.read`."""
         numbers = self._row_numbers(rows)
@@ -67,37 +69,46 @@ class Reader:
         unexpected = sorted(set(out or ()) - set(nodes))
         if unexpected:
             raise errors.InvalidInput(f"out: {unexpected} were not asked for; asked for: {list(nodes)}")
+        targets: dict[str, npt.NDArray[Any]] = {}
         for name, node in nodes.items():
-            _check_target(name, node, len(numbers), (out or {}).get(name))
+            row_shape, dtype = self._metadata.row_type(name, raw=raw)
+            given, shape = (out or {}).get(name), (len(numbers), *row_shape)
+            _check_target(name, shape, dtype, given)
             self._require_ok(name, node, numbers)
             self._require_bytes(name, node, numbers)
-        targets = {name: _target(node, len(numbers), (out or {}).get(name)) for name, node in nodes.items()}
+            targets[name] = np.empty(shape, dtype) if given is None else given
         tasks: list[Task] = []
         for name, node in nodes.items():
-            read = RowRead(node=node, rows=numbers, out=targets[name], verify=verify)
+            code = self._code(name, node, raw=raw)
+            read = RowRead(node=node, rows=numbers, out=targets[name], verify=verify, code=code)
             tasks += self._plan(read)
         self._team.run(tasks)
         return targets
 
-    def read_shard(self, array: str, shard: int, *, verify: bool) -> Shard:
+    def read_shard(self, array: str, shard: int, *, verify: bool, raw: bool = False) -> Shard:
         """See `Dataset.read_shard`."""
         node = self._metadata.array(array)
         trailer = row_status.read_trailer(self._metadata, array, shard)  # lies behind the slots: they are in the file
-        data = np.empty((len(trailer.rows), *node.row_shape), node.dtype)
+        row_shape, dtype = self._metadata.row_type(array, raw=raw)
+        data = np.empty((len(trailer.rows), *row_shape), dtype)
         ok = trailer.status == OK
+        read = partial(self._read_ok_rows, node, trailer, code=self._code(array, node, raw=raw), verify=verify)
         if ok.all():
-            self._read_ok_rows(node, trailer, data, verify=verify)
+            read(data)
         else:
-            data[:] = np.nan if node.dtype.kind == "f" else 0
-            ok_rows = np.empty((int(ok.sum()), *node.row_shape), node.dtype)
-            self._read_ok_rows(node, trailer, ok_rows, verify=verify)
+            data[:] = np.nan if dtype.kind == "f" else 0
+            ok_rows = np.empty((int(ok.sum()), *row_shape), dtype)
+            read(ok_rows)
             data[ok] = ok_rows
         return Shard(data=data, status=trailer.status, digest=trailer.digest, trailer=trailer)
 
-    def _read_ok_rows(self, node: ArrayNode, trailer: Trailer, out: npt.NDArray[Any], *, verify: bool) -> None:
+    def _read_ok_rows(
+        self, node: ArrayNode, trailer: Trailer, out: npt.NDArray[Any], *, code: Code | None, verify: bool
+    ) -> None:
         """Read the ok rows of a shard; verified, they are what its trailer records and not just intact."""
         ok = np.flatnonzero(trailer.status == OK)
-        read = RowRead(node=node, rows=ok + trailer.rows.start, out=out, verify=verify, crc32c=trailer.crc32c[ok])
+        rows, crc32c = ok + trailer.rows.start, trailer.crc32c[ok]
+        read = RowRead(node=node, rows=rows, out=out, verify=verify, crc32c=crc32c, code=code)
         self._team.run(list(self._plan(read)))
 
     def _plan(self, read: RowRead) -> Iterator[Task]:
@@ -111,6 +122,10 @@ class Reader:
         metadata, node = self._metadata, self._metadata.array(PIXELS)
         where, how_to_make = metadata.describe(node), metadata.how_to_make(node)
         return JpegReader(metadata.storage, JpegIndexes(metadata), where=where, how_to_make=how_to_make)
+
+    def _code(self, name: str, node: ArrayNode, *, raw: bool) -> Code | None:
+        """Return the code that an array is decoded with; None where it is given as it is stored."""
+        return None if raw or node.form != CODES else self._metadata.code(name)
 
     def _row_numbers(self, rows: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
         numbers = np.asarray(rows)
@@ -168,20 +183,16 @@ class Reader:
         return known.values
 
 
-def _check_target(name: str, node: ArrayNode, count: int, given: npt.NDArray[Any] | None) -> None:
+def _check_target(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], given: npt.NDArray[Any] | None) -> None:
     """Refuse a buffer that does not fit."""
     if given is None:
         return
-    shape, problems = (count, *node.row_shape), []
-    if given.shape != shape or given.dtype != node.dtype:
-        problems.append(f"expected {node.dtype} {shape}, found {given.dtype} {given.shape}")
+    problems = []
+    if given.shape != shape or given.dtype != dtype:
+        problems.append(f"expected {dtype} {shape}, found {given.dtype} {given.shape}")
     if not given.flags.c_contiguous:
         problems.append("it must be C-contiguous")
     if not given.flags.writeable:
         problems.append("it is read-only")
     if problems:
         raise errors.InvalidInput(f"out[{name!r}]: {'; '.join(problems)}")
-
-
-def _target(node: ArrayNode, count: int, given: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
-    return np.empty((count, *node.row_shape), node.dtype) if given is None else given

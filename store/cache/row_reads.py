@@ -1,11 +1,12 @@
 """Reading of rows: slots of shards go straight into the caller's buffers and are checked there.
 
-This is the one place where a stored row becomes an array; another encoding of tokens (integers with scales, a rotated
-basis) is decoded here and nowhere else.
+This is the one place where a stored row becomes an array; codes are decoded here and nowhere else.
 """
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -14,12 +15,15 @@ import numpy.typing as npt
 
 from store import errors
 from store.common.threads import Task
+from store.format.code import Code
 from store.format.layout import CHECKSUM_BYTES, ShardLayout, checksum
 from store.format.schema import ArrayNode
 from store.storage.base import Storage
 
 TASK_BYTES = 4 * 2**20  # bytes that one thread reads at a time
 CALL_ROWS = 256  # two buffers a row, within what one system call takes
+SCRATCH_BYTES = 2**20  # codes that one thread reads before it decodes them
+DECODED_VALUES = 2**21  # values that one thread decodes at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,7 @@ class RowRead:
         out: [B, ...] of the array's row shape and type, C-contiguous, writable.
         verify: check the crc32c of every row.
         crc32c: uint32 [B], checksums that verified rows must have, from a trailer; None checks those in the slots.
+        code: code that rows are decoded with, `out` being float16 [B, N, C]; None gives rows as they are stored.
     """
 
     node: ArrayNode
@@ -39,6 +44,7 @@ class RowRead:
     out: npt.NDArray[Any]
     verify: bool
     crc32c: npt.NDArray[np.uint32] | None = None
+    code: Code | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +69,9 @@ def plan_reads(read: RowRead, context: ReadContext) -> Iterator[Task]:
     caches, so that each statement in the loop over rows would cost many times its usual price.
     """
     layout = read.node.layout
+    if read.code is not None:
+        yield from _decoding_tasks(read, read.code, context)
+        return
     if layout is None:
         yield lambda: _read_through_zarr(read, context)
         return
@@ -154,6 +163,32 @@ class _SlotTask:
         where = f"shard {self._shard} of '{self._context.describe(self._read.node)}'"
         command = f"codistill store verify {self._context.storage.location} --repair"
         return errors.Damaged(f"{where}: {what}. Run: {command}")
+
+
+def _decoding_tasks(read: RowRead, code: Code, context: ReadContext) -> Iterator[Task]:
+    """Yield tasks that each read some rows, check them and decode them into `read.out`."""
+    order = np.argsort(read.rows, kind="stable")
+    share = -(-len(order) // context.storage.read_threads)
+    block = max(1, min(share, SCRATCH_BYTES // math.prod(read.node.row_shape)))
+    for start in range(0, len(order), block):
+        yield partial(_read_and_decode, read, code, context, order[start : start + block])
+
+
+def _read_and_decode(read: RowRead, code: Code, context: ReadContext, targets: npt.NDArray[np.int64]) -> None:
+    """Read the rows that belong at `targets` of `read.out`, and decode a few at a time: memory is bounded."""
+    rows = read.rows[targets]
+    codes = np.empty((len(rows), *read.node.row_shape), read.node.dtype)
+    crc32c = None if read.crc32c is None else read.crc32c[targets]
+    for task in plan_reads(replace(read, rows=rows, out=codes, crc32c=crc32c, code=None), context):
+        task()
+    per_call = max(1, DECODED_VALUES // math.prod(read.out.shape[1:]))
+    for start in range(0, len(rows), per_call):
+        part = slice(start, start + per_call)
+        places = targets[part]
+        if (np.diff(places) == 1).all():
+            code.decode(codes[part], rows[part], out=read.out[places[0] : places[-1] + 1])
+        else:
+            read.out[places] = code.decode(codes[part], rows[part])
 
 
 def _read_through_zarr(read: RowRead, context: ReadContext) -> None:

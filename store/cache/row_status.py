@@ -124,8 +124,13 @@ def parse_trailer(metadata: DatasetMetadata, array: str, shard: int, tail: bytes
     if differing:
         command = f"codistill store verify {metadata.storage.location} --repair"
         raise errors.Damaged(f"{where} belongs elsewhere: {'; '.join(differing)}. Run: {command}")
-    if trailer.moments is not None and len(trailer.moments[1].mean) != node.shape[-1]:
-        channels = f"moments of {len(trailer.moments[1].mean)} channels, expected {node.shape[-1]}"
+    found = {} if trailer.moments is None else {"moments": len(trailer.moments[1].mean)}
+    found |= {} if trailer.distortion is None else {"distortion": trailer.distortion.sums.shape[-1]}
+    expected = metadata.teacher(array).channels if found else 0
+    for name, count in found.items():
+        if count == expected:
+            continue
+        channels = f"{name} of {count} channels, expected {expected}"
         raise errors.Damaged(f"{where}: {channels}. Run: codistill store verify {metadata.storage.location} --repair")
     return trailer
 

@@ -11,7 +11,9 @@ import pyarrow as pa
 
 from store import errors
 from store.cache.seal_record import trusted_record
-from store.format import tables
+from store.format import schema, tables
+from store.format.code_schema import distortion_tables
+from store.format.distortion import Distortion
 from store.format.layout import CHECKSUM_BYTES, checksum
 from store.format.manifest import SCHEMA
 from store.format.schema import PIXELS, manifest_key, small_array_document, statistics_path, status_path
@@ -92,6 +94,25 @@ def read_statistics(storage: Storage, *, dataset: str, teacher: str, channels: i
         raise errors.Damaged(f"'{path}': {problem}. Run: codistill store verify {storage.location} --repair")
     prefix, patch = from_stacked(values)
     return Statistics(prefix=prefix, patch=patch)
+
+
+def read_distortion(storage: Storage, *, dataset: str, teacher: str, channels: int) -> Distortion:
+    """Return what a teacher's code does to its tokens, as sealed.
+
+    Raises:
+        errors.NotSealed: the array is not sealed.
+        errors.Damaged: a checksum differs, or the tables cannot be those of a code.
+    """
+    tables = {
+        name: _read_small_array(storage, table.path, shape=table.shape, dtype=table.dtype)
+        for name, table in distortion_tables(dataset, teacher, channels=channels).items()
+    }
+    merged = Distortion(sums=tables["distortion"], cosine=tables["cosine"], floor=tables["floor"])
+    problem = merged.contradiction()
+    if problem:
+        where = f"'{schema.HIERARCHY}/{dataset}/{teacher}/distortion'"
+        raise errors.Damaged(f"{where}: {problem}. Run: codistill store verify {storage.location} --repair")
+    return merged
 
 
 def read_manifest(

@@ -10,9 +10,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from store import errors
+from store.cache.code_rows import CodeRows, Measured
 from store.cache.jpeg_writing import JpegChunks
 from store.common.threads import ThreadTeam
 from store.format import manifest
+from store.format.code_encode import EncodedRow, Encoder
 from store.format.indexed_layout import IndexedLayout
 from store.format.jpeg import EncodedPixels
 from store.format.layout import CHECKSUM_BYTES, ShardLayout, checksum
@@ -34,6 +36,8 @@ class ShardPlan:
         layout: layout of the array.
         prefix_tokens: number of tokens before the patches; None for pixels, which have no moments.
         identity_digest, pixels_digest, provenance: as in the trailer.
+        encoder: encoder of the code that tokens are stored in; None where rows are stored as they are.
+        measured: moments and distortion of all rows, where they are known and rows come as stored codes.
     """
 
     dataset: str
@@ -45,6 +49,8 @@ class ShardPlan:
     identity_digest: str
     pixels_digest: str | None
     provenance: Mapping[str, Any]
+    encoder: Encoder | None = None
+    measured: Measured | None = None
 
     @property
     def rows(self) -> range:
@@ -66,7 +72,10 @@ class ShardWriter:
         self._errors: dict[int, str] = {}
         self._chunks = JpegChunks(plan.layout, len(self._rows)) if isinstance(plan.layout, IndexedLayout) else None
         self._moments: TokenMoments | None = None
-        if plan.prefix_tokens is not None:
+        self._codes: CodeRows | None = None
+        if plan.encoder is not None and plan.measured is None:
+            self._codes = CodeRows(plan.encoder, rows=len(self._rows))
+        elif plan.encoder is None and plan.prefix_tokens is not None:
             tokens, channels = plan.node.row_shape
             self._moments = TokenMoments(
                 prefix_tokens=plan.prefix_tokens, tokens=tokens, channels=channels, rows=len(self._rows)
@@ -89,38 +98,37 @@ class ShardWriter:
 
     @property
     def rows_bytes(self) -> int:
-        """Bytes of the rows given so far as they are stored, checksums included; empty slots do not count."""
+        """Bytes of the rows given so far as they are stored, without their checksums."""
+        rows = int((self._status == OK).sum())
         if self._chunks is not None:
-            return self._chunks.end_bytes
-        return int((self._status == OK).sum()) * self._slots.stride
+            return self._chunks.end_bytes - rows * CHECKSUM_BYTES
+        return rows * self._slots.row_bytes
 
     @property
     def _slots(self) -> ShardLayout:
         assert isinstance(self._plan.layout, ShardLayout), "rows stored as JPEG have no slots"
         return self._plan.layout
 
-    def append(self, row: npt.NDArray[Any] | EncodedPixels) -> None:
+    def append(self, row: npt.NDArray[Any] | EncodedPixels | EncodedRow) -> None:
         """Write the next row.
 
         Args:
-            row: values, of the array's row shape and data type. May be reused when the call returns. Pixels that are
-                stored as JPEG may be encoded already.
+            row: values, of the array's row shape and data type; may be reused when the call returns. Pixels that are
+                stored as JPEG may be encoded already. For a teacher with a code: the true tokens, float16 [N, C], which
+                are encoded here, or what a device encoded.
 
         Raises:
             errors.InvalidInput: another shape or type, a value that is not finite, or no row left.
         """
-        if self._chunks is not None and isinstance(row, EncodedPixels):
-            self._crc32c[self._next] = self._chunks.put(self._open_sink(), self._next, row)
-            self._status[self._next] = OK
-            self._next += 1
-            return
-        node = self._plan.node
-        if isinstance(row, EncodedPixels):
-            raise errors.InvalidInput(f"{self._where()}: expected {node.dtype} {node.row_shape}, found a JPEG file")
-        if row.shape != node.row_shape or row.dtype != node.dtype:
-            given = f"{row.dtype} {row.shape}"
-            raise errors.InvalidInput(f"{self._where()}: expected {node.dtype} {node.row_shape}, found {given}")
-        if not self._put(self._open_sink(), np.ascontiguousarray(row, dtype=node.dtype.newbyteorder("<"))):
+        sink = self._open_sink()
+        if self._codes is not None:
+            written = self._put_codes(sink, row)
+        elif self._chunks is not None and isinstance(row, EncodedPixels):
+            self._crc32c[self._next] = self._chunks.put(sink, self._next, row)
+            written = True
+        else:
+            written = self._put(sink, self._checked(row))
+        if not written:
             message = "a value is not finite (float16 overflow?). Call fail(reason) for such a row"
             raise errors.InvalidInput(f"{self._where()}: {message}")
         self._status[self._next] = OK
@@ -182,6 +190,27 @@ class ShardWriter:
             raise errors.InvalidInput(f"{self._where()}: all {count} rows were given already")
         return self._sink
 
+    def _checked(self, row: npt.NDArray[Any] | EncodedPixels | EncodedRow) -> npt.NDArray[Any]:
+        node = self._plan.node
+        if not isinstance(row, np.ndarray):
+            found = "a JPEG file" if isinstance(row, EncodedPixels) else "encoded tokens"
+            raise errors.InvalidInput(f"{self._where()}: expected {node.dtype} {node.row_shape}, found {found}")
+        if row.shape != node.row_shape or row.dtype != node.dtype:
+            given = f"{row.dtype} {row.shape}"
+            raise errors.InvalidInput(f"{self._where()}: expected {node.dtype} {node.row_shape}, found {given}")
+        return np.ascontiguousarray(row, dtype=node.dtype.newbyteorder("<"))
+
+    def _put_codes(self, sink: Sink, row: npt.NDArray[Any] | EncodedPixels | EncodedRow) -> bool:
+        """Encode a row and write its slot; False, and nothing written, if a token is not finite."""
+        assert self._codes is not None
+        if isinstance(row, EncodedPixels):
+            raise errors.InvalidInput(f"{self._where()}: expected tokens, found a JPEG file")
+        try:
+            codes = self._codes.add(row, self.row)
+        except errors.InvalidInput as error:
+            raise errors.InvalidInput(f"{self._where()}: {error}") from None
+        return codes is not None and self._put(sink, codes)
+
     def _put(self, sink: Sink, row: npt.NDArray[Any]) -> bool:
         """Write a row's slot; False, and nothing written, if a token is not finite."""
         if self._chunks is not None:
@@ -218,6 +247,8 @@ class ShardWriter:
         if table is not None:
             checked = manifest.check_rows(table, rows=self._rows, dataset=plan.dataset, status=self._status)
             manifest_bytes = manifest.parquet_bytes(checked)
+        measured = self._codes.measured() if self._codes is not None else plan.measured
+        moments = self._moments.result() if self._moments is not None else None
         return Trailer(
             dataset=plan.dataset,
             array=plan.array,
@@ -229,7 +260,8 @@ class ShardWriter:
             identity_digest=plan.identity_digest,
             pixels_digest=plan.pixels_digest,
             provenance=dict(plan.provenance),
-            moments=self._moments.result() if self._moments is not None else None,
+            moments=moments if measured is None else measured.moments,
             manifest_bytes=manifest_bytes,
             pixels_crc32c=None if self._chunks is None else self._chunks.pixels_crc32c,
+            distortion=None if measured is None else measured.distortion,
         )

@@ -7,10 +7,14 @@ from typing import Any
 
 from store import errors
 from store.common.strict_json import Fields, JsonError
+from store.format.code_spec import CodeSpec
 from store.format.indexed_layout import IndexedLayout
 from store.format.schema import (
+    CODES,
+    CODES_DIMENSIONS,
     MAX_CHUNK_BYTES,
     MAX_DIMENSIONS,
+    MAX_ROW_BYTES,
     MAX_ROWS,
     MAX_SHARD_ROWS,
     PIXELS,
@@ -107,16 +111,18 @@ class DatasetAttributes:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherAttributes:
-    """Attributes of a tokens array, as `store.cache.metadata.TeacherInfo` describes them."""
+    """Attributes of a tokens or codes array, as `store.cache.metadata.TeacherInfo` describes them."""
 
     identity: dict[str, Any]
     groups: tuple[str, ...]
     patch_grid: tuple[int, int]
     prefix_tokens: int
+    channels: int
+    code: CodeSpec | None
 
     @classmethod
     def of(cls, node: ArrayNode) -> "TeacherAttributes":
-        """Check the attributes of tokens, and that the array has the shape that follows from them.
+        """Check the attributes of tokens or codes, and that the array has the shape that follows from them.
 
         Raises:
             errors.UnsupportedFormat: one is absent.
@@ -126,9 +132,12 @@ class TeacherAttributes:
         fields = node.fields
         rows, cols = fields.integers("patch_grid", low=1, high=MAX_GRID_SIDE, lengths=range(2, 3))
         prefix_tokens = fields.integer("prefix_tokens", low=0, high=MAX_PREFIX_TOKENS)
-        if node.shape[-1] > MAX_CHANNELS:
+        channels, code = node.shape[-1], None
+        if node.form == CODES:
+            channels, code = _code_of(node, prefix_tokens=prefix_tokens, patches=rows * cols)
+        elif channels > MAX_CHANNELS:
             raise errors.Damaged(f"'{node.path}/zarr.json': {node.shape[-1]} channels, expected at most {MAX_CHANNELS}")
-        if len(node.shape) != 3 or node.shape[1] != prefix_tokens + rows * cols:
+        elif len(node.shape) != 3 or node.shape[1] != prefix_tokens + rows * cols:
             found = f"shape {list(node.shape)}"
             message = f"'{node.path}/zarr.json': {found} does not fit {prefix_tokens} prefix tokens and {rows}x{cols}"
             raise errors.Damaged(f"{message} patches")
@@ -137,7 +146,28 @@ class TeacherAttributes:
             groups=fields.texts("groups"),
             patch_grid=(rows, cols),
             prefix_tokens=prefix_tokens,
+            channels=channels,
+            code=code,
         )
+
+
+def _code_of(node: ArrayNode, *, prefix_tokens: int, patches: int) -> tuple[int, CodeSpec]:
+    """Return channels and code of an array of codes, checked against its shape."""
+    node.require(("requires", "channels", "code", "prefix_bytes"))
+    where = f"'{node.path}/zarr.json': codistill"
+    channels = node.fields.integer("channels", low=1, high=MAX_CHANNELS)
+    code = CodeSpec.of(node.fields.mapping("code"), where=f"{where}.code")
+    if code.channels != channels:
+        raise node.fields.invalid("channels", f"{code.channels}, the components of the code")
+    row_bytes, prefix_bytes = code.row_bytes(prefix_tokens, patches), prefix_tokens * code.prefix_record_bytes
+    decoded_bytes = 2 * (prefix_tokens + patches) * channels
+    if decoded_bytes > MAX_ROW_BYTES:
+        raise errors.Damaged(f"{where}: rows of {decoded_bytes} bytes once decoded, expected at most {MAX_ROW_BYTES}")
+    if node.shape[1:] != (row_bytes,):
+        raise errors.Damaged(f"'{node.path}/zarr.json': rows of {row_bytes} bytes expected, found {node.shape[1:]}")
+    if node.fields.integer("prefix_bytes", low=0, high=row_bytes) != prefix_bytes:
+        raise node.fields.invalid("prefix_bytes", str(prefix_bytes))
+    return channels, code
 
 
 def pixel_sizes(recipe: Fields) -> tuple[int, int]:
@@ -170,7 +200,8 @@ def check_array(node: ArrayNode, *, array: str, rows: int, attributes: CacheAttr
         _check_chunks(node)
         return
     problems = []
-    names, found = PIXELS_DIMENSIONS if array == PIXELS else TOKENS_DIMENSIONS, node.document.get("dimension_names")
+    names = PIXELS_DIMENSIONS if array == PIXELS else CODES_DIMENSIONS if node.form == CODES else TOKENS_DIMENSIONS
+    found = node.document.get("dimension_names")
     if found != list(names):
         problems.append(f"dimension names {list(names)} expected, found {found}")
     if node.layout.shard_rows != attributes.shard_rows:
@@ -181,7 +212,9 @@ def check_array(node: ArrayNode, *, array: str, rows: int, attributes: CacheAttr
         problems.append(f"rows stored as {forms[1]} expected by the recipe, found {forms[0]}")
     if array == PIXELS and (node.shape[1:], node.dtype.name) != ((size, size, 3), "uint8"):
         problems.append(f"uint8 pixels of {size}x{size}x3 expected, found {node.dtype} of {list(node.shape[1:])}")
-    if array != PIXELS and (len(node.shape), node.dtype.name) != (3, "float16"):
+    if node.form == CODES and (len(node.shape), node.dtype.name) != (2, "uint8"):
+        problems.append(f"uint8 [row, byte] expected, found {node.dtype} of shape {list(node.shape)}")
+    if array != PIXELS and node.form != CODES and (len(node.shape), node.dtype.name) != (3, "float16"):
         problems.append(f"float16 [row, token, channel] expected, found {node.dtype} of shape {list(node.shape)}")
     if problems:
         raise errors.UnsupportedFormat(f"'{node.path}/zarr.json': {'; '.join(problems)}")

@@ -87,6 +87,10 @@ class Distortion:
 
     def problem(self) -> str:
         """Return why this cannot be the distortion of tokens and a code that fits them; empty if it can."""
+        return self.contradiction() or next((text for kind in KINDS if (text := self._slope_problem(kind))), "")
+
+    def contradiction(self) -> str:
+        """Return why this cannot be the distortion of any tokens; empty if it can."""
         if not (np.isfinite(self.sums).all() and np.isfinite(self.floor).all()):
             return "sums are not finite"
         counts = self.floor[:, 0]
@@ -98,7 +102,7 @@ class Distortion:
             return "sums of squares are negative"
         if self.sums[counts == 0].any() or self.floor[counts == 0].any():
             return "sums without tokens"
-        return next((text for kind in KINDS if (text := self._slope_problem(kind))), "")
+        return ""
 
     def _slope_problem(self, kind: Kind) -> str:
         slope, noise = self.slope(kind), max(self.noise(kind), 0.0)

@@ -26,15 +26,17 @@ FORMAT = 1
 MISSING, OK, FAILED = 0, 1, 2
 PIXELS = "pixels"
 TOKENS = "tokens"
+CODES = "codes"
 HIERARCHY = "features.zarr"
 NAME_RULE = "small letters, digits, '_' and '-', not starting with '__'"
 RESERVED_NAMES = frozenset(
     {PIXELS, "pixels_status", TOKENS, "status", "statistics", "manifest", "images", "seal", "row", "rows", "all"}
 )
 JPEG_PIXELS = "jpeg-pixels"  # pixels stored as JPEG, in shards found through their index
-KNOWN_REQUIREMENTS = frozenset({JPEG_PIXELS})
+KNOWN_REQUIREMENTS = frozenset({CODES, JPEG_PIXELS})
 PIXELS_DIMENSIONS = ("row", "height", "width", "rgb")
 TOKENS_DIMENSIONS = ("row", "token", "channel")
+CODES_DIMENSIONS = ("row", "byte")
 CHECKSUM_ATTRIBUTE = "codistill_crc32c"  # documents of earlier versions have none
 UNSET_CHECKSUM = "0" * 8
 EXITS = "Run: codistill store verify CACHE --repair, or restore the file from another copy"
@@ -53,9 +55,9 @@ MAX_ROW_BYTES = 2**30
 MAX_CHUNK_BYTES = 2**30
 
 
-def array_path(dataset: str, array: str) -> str:
-    """Return the path of `pixels` or of a teacher's tokens below the cache."""
-    return f"{HIERARCHY}/{dataset}/{PIXELS if array == PIXELS else f'{array}/{TOKENS}'}"
+def array_path(dataset: str, array: str, form: str = TOKENS) -> str:
+    """Return the path of `pixels`, or of a teacher's `tokens` or `codes`, below the cache."""
+    return f"{HIERARCHY}/{dataset}/{PIXELS if array == PIXELS else f'{array}/{form}'}"
 
 
 def status_path(dataset: str, array: str) -> str:
@@ -283,6 +285,11 @@ class ArrayNode(Node):
     @property
     def row_shape(self) -> tuple[int, ...]:
         return self.shape[1:]
+
+    @property
+    def form(self) -> str:
+        """`pixels`, `tokens` or `codes`: the last part of its path."""
+        return self.path.rpartition("/")[2]
 
     def shard_key(self, shard: int) -> str:
         """Return the object of shard `shard`, below the cache."""

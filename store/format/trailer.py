@@ -1,4 +1,4 @@
-"""Shard trailer: metadata, row checksums, status, moments, as a safetensors blob behind the slots.
+"""Shard trailer: metadata, row checksums, status, moments, distortion, as a safetensors blob behind the slots.
 
 The length of the blob (u64) and its crc32c (u32) follow it.
 
@@ -21,6 +21,7 @@ from store import errors
 from store.common import strict_json
 from store.common.strict_json import Fields, shown
 from store.format import manifest
+from store.format.distortion import BINS, Distortion
 from store.format.layout import checksum
 from store.format.schema import MAX_DIMENSIONS, MAX_SHARD_ROWS, OK, json_bytes, plain_json
 from store.format.statistics import Moments, from_stacked, moments_problem, stacked
@@ -49,6 +50,7 @@ class Trailer:
         moments: moments of prefix tokens (None without any) and patch tokens; None for pixels.
         manifest_bytes: manifest rows as Parquet; None for tokens.
         pixels_crc32c: uint32 [rows], crc32c of the decoded pixels, 0 where the row failed; None unless stored as JPEG.
+        distortion: what a code does to the tokens of this shard; None for arrays without a code.
     """
 
     dataset: str
@@ -64,6 +66,7 @@ class Trailer:
     moments: tuple[Moments | None, Moments] | None
     manifest_bytes: bytes | None
     pixels_crc32c: npt.NDArray[np.uint32] | None = None
+    distortion: Distortion | None = None
 
     @property
     def digest(self) -> str:
@@ -97,6 +100,9 @@ class Trailer:
         tensors: dict[str, npt.NDArray[Any]] = {}
         if self.moments is not None:
             tensors["moments"] = stacked(*self.moments)
+        if self.distortion is not None:
+            tensors |= {"distortion": self.distortion.sums, "floor": self.distortion.floor}
+            tensors["cosine"] = self.distortion.cosine.astype(np.uint32)
         decoded = {} if self.pixels_crc32c is None else {"pixels_crc32c": self.pixels_crc32c}
         tensors |= {"crc32c": self.crc32c, **decoded, "status": self.status}
         if self.manifest_bytes is not None:
@@ -197,6 +203,7 @@ def _parse(blob: bytes, *, where: str) -> Trailer:
         moments=None if moments is None else _moments(moments, where=where),
         manifest_bytes=None if rows_table is None else rows_table.tobytes(),
         pixels_crc32c=decoded,
+        distortion=_distortion(tensors, where=where),
     )
 
 
@@ -244,6 +251,19 @@ def _moments(values: npt.NDArray[Any], *, where: str) -> tuple[Moments | None, M
     if problem:
         raise errors.Damaged(f"{where}: moments: {problem}")
     return from_stacked(values)
+
+
+def _distortion(tensors: Mapping[str, npt.NDArray[Any]], *, where: str) -> Distortion | None:
+    """Return the distortion of a shard of codes; None where the trailer has none."""
+    if "distortion" not in tensors:
+        return None
+    channels = tensors["distortion"].shape[-1] if tensors["distortion"].ndim else 0
+    wide = np.dtype("<f8")
+    return Distortion(
+        sums=_tensor(tensors, "distortion", wide, (2, 3, channels), where=where),
+        cosine=_tensor(tensors, "cosine", np.dtype("<u4"), (2, BINS), where=where).astype(np.int64),
+        floor=_tensor(tensors, "floor", wide, (2, 3), where=where),
+    )
 
 
 def encode_safetensors(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> bytes:

@@ -9,7 +9,7 @@ if __name__ == "__main__":
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,12 +25,12 @@ from store.common.constraints import AtLeast, Device, NotNegative, OutputFile
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from extract.catalogue import Catalogue
     from extract.job.executor import Executor
     from extract.job.summary import RunReport
     from extract.job.worker import Settings
 
-TABLE_WIDTH = 110
+TABLE_WIDTH = 124
+PAPERS_BUDGET = 128_116_700  # images that the paper's students are trained on
 CataloguePath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CATALOGUE.toml")]
 Names = Annotated[str, COMMAS, tyro.conf.arg(metavar="A,B", help_behavior_hint="(default: all in the catalogue)")]
 Threads = Annotated[int | None, AtLeast(1), tyro.conf.arg(metavar="N", help_behavior_hint="(default: one per CPU)")]
@@ -85,6 +85,7 @@ def run(
     from extract.job.failure_limit import FailureLimit
     from extract.job.selection import Job, check, require_datasets
     from extract.job.tasks import Part
+    from extract.plan.show import show_plan
 
     asked = Job(
         catalogue=load_catalogue(catalogue),
@@ -108,7 +109,8 @@ def run(
         check_device(device)
     teacher_check.check(selection, overwrite=overwrite)
     if dry_run:
-        _show_plan(narrowed(asked.catalogue, datasets=selection.datasets, teachers=selection.teachers), asked.cache)
+        chosen = narrowed(asked.catalogue, datasets=selection.datasets, teachers=selection.teachers)
+        show_plan(_console(), chosen, asked.cache)
         print("dry run: nothing was written")
         return 0
     settings = Settings(
@@ -149,10 +151,13 @@ def plan(
     ] = "",
     calibrate: bool = True,
     count_files: bool = True,
+    budget: Annotated[int, AtLeast(1), tyro.conf.arg(metavar="IMAGES")] = PAPERS_BUDGET,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
     """Print what a catalogue's extraction costs: rows, shards, bytes, hours, free space, what exists. Writes nothing.
+
+    It also compares float16 tokens with codes and raw pixels with JPEG, and proposes views and ratios.
 
     example: codistill extract plan extract/catalogues/dune.toml --rows-per-second views=900,250
 
@@ -167,11 +172,13 @@ def plan(
         rows_per_second: rates to use, such as views=900,dinov2=250; a bare number applies to all teachers.
         calibrate: measure rates for some seconds if none are given, where images and weights are on this machine.
         count_files: count images by listing them; otherwise the catalogue's expected numbers are used.
+        budget: images of a training, equally from all groups, for which it counts how often a row is seen.
         device: device for measuring: auto, cpu, cuda or cuda:N.
         threads: threads for measuring.
     """
     from extract.catalogue import load_catalogue, narrowed
     from extract.plan.plan import parse_rates
+    from extract.plan.show import show_choices, show_plan
     from extract.plan.tables import parse_choices
 
     whole = load_catalogue(catalogue)
@@ -181,21 +188,21 @@ def plan(
         for choice in parse_choices(image_size, views)
     ]
     if len(choices) > 1:
-        _show_choices(choices, count_files=count_files)
+        show_choices(_console(), choices, count_files=count_files, samples=budget)
         return
     asked = choices[0]
     rates = parse_rates(rows_per_second, [teacher.name for teacher in asked.teacher])
     if calibrate and not rates:
         from backbones.device import resolve_device
-        from extract.plan.calibrate import calibrate as measure
+        from extract.plan.measure_rates import measure_rates
 
-        rates = measure(
+        rates = measure_rates(
             asked,
             device=resolve_device(device),
             threads=threads or len(os.sched_getaffinity(0)),
             say=lambda sentence: print(sentence, file=sys.stderr),
         )
-    _show_plan(asked, cache, rates=rates, count_files=count_files)
+    show_plan(_console(), asked, cache, rates=rates, count_files=count_files, samples=budget)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -208,33 +215,6 @@ def main(argv: list[str] | None = None) -> int:
         {"run": run, "plan": plan, "teachers": teachers_command},
         argv=argv,
     )
-
-
-def _show_plan(
-    catalogue: "Catalogue", cache: str | None, *, rates: Mapping[str, float] | None = None, count_files: bool = True
-) -> None:
-    from extract.job.preflight import free_bytes
-    from extract.plan import tables
-    from extract.plan.plan import count_images, make_plan, open_if_there
-
-    existing = open_if_there(cache, catalogue.recipe)
-    counts = count_images(catalogue, cache=existing, count_files=count_files)
-    planned = make_plan(catalogue, counts=counts, cache=existing, rates=rates, free_bytes=free_bytes(cache))
-    printed = tables.dataset_table(planned), tables.cost_table(planned), tables.array_table(planned)
-    _console().print(*printed, sep="\n")
-    for sentence in tables.sentences(planned):
-        print(sentence)
-
-
-def _show_choices(catalogues: Sequence["Catalogue"], *, count_files: bool) -> None:
-    from extract.plan import tables
-    from extract.plan.plan import count_images, make_plan
-
-    counts = count_images(catalogues[0], cache=None, count_files=count_files)
-    plans = [make_plan(catalogue, counts=counts) for catalogue in catalogues]
-    _console().print(tables.choice_table(plans))
-    for sentence in tables.choice_sentences(plans):
-        print(sentence)
 
 
 def _executor(settings: "Settings", scheduler: str | None, workers: int) -> "AbstractContextManager[Executor]":

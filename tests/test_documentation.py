@@ -13,9 +13,13 @@ from pathlib import Path
 import pytest
 
 from eval.fidelity import bootstrap, linear_map
-from extract.catalogue import Catalogue, load_catalogue, narrowed
+from extract.catalogue import Catalogue, ViewRecipe, load_catalogue, narrowed
 from extract.job import failure_limit, progress
+from extract.job.folder_sizes import MOST_SHARDS
 from extract.plan.plan import DUNE_SAMPLES, Plan, count_images, make_plan
+from extract.plan.repeats import MOST_REPEATS, repeats
+from extract.plan.sizes import JPEG_BYTES_PER_PX
+from extract.plan.stored_forms import stored_form
 from extract.teachers.options import STUDENT_PATCH_PX
 from extract.views import decode
 from store.common.text import human_bytes
@@ -24,6 +28,7 @@ from store.storage import object_store
 from train.recipe.config import IMAGENET_IMAGES
 from train.recipe.named import find
 
+DEFAULT_SHARD_ROWS = 256
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("backbones", "codistill", "demo", "eval", "extract", "store", "train")
 
@@ -41,37 +46,73 @@ def shipped() -> Catalogue:
 
 
 def planned(catalogue: Catalogue, **narrowing: object) -> Plan:
-    chosen = narrowed(catalogue, split="train", **narrowing)  # type: ignore[arg-type]
+    chosen = narrowed(catalogue, **{"split": "train", **narrowing})  # type: ignore[arg-type]
     return make_plan(chosen, counts=count_images(catalogue, cache=None, count_files=False))
 
 
-def repeats(plan: Plan) -> str:
-    *others, last = [f"{plan.repeats()[group]:.1f}" for group in ("dinov2", "mast3r", "multihmr")]
+def repeats_of(plan: Plan) -> str:
+    *others, last = [f"{group.times:.1f}" for group in sorted(repeats(plan), key=lambda group: group.group)]
     return f"{', '.join(others)} and {last}"
 
 
 def test_the_cost_of_the_papers_data(shipped: Catalogue) -> None:
     readme, extraction = pages("README.md"), pages("docs/extraction.md")
-    one_view = planned(shipped, views=1)
+    one_view, as_shipped = planned(shipped, views=1), planned(shipped)
     images = sum(dataset.images for dataset in one_view.datasets)
-    tokens = sum(array.bytes_of(array.rows) for array in one_view.arrays[1:])
+    tokens = stored_form(one_view, None).tokens
+    assert tokens is not None
     sizes = f"DUNE's {len(one_view.datasets)} datasets, {images / 1e6:.1f} M images"
     assert sizes in readme
-    assert f"cost {tokens / 1e12:.0f} TB of tokens at {shipped.recipe.image_size} px" in readme
+    assert f"cost {tokens / 1e12:.0f} TB of tokens at {shipped.recipe.image_size} px in float16 with one view" in readme
     views = "/".join(str(count) for count in sorted({d.views for d in shipped.dataset if d.split == "train"}))
     assert f"{views} views is what the shipped catalogue stores" in readme
+    (ratio,) = {teacher.ratio for teacher in shipped.teacher}
+    assert f"It takes {ratio:g}x with JPEG pixels: **{human_bytes(as_shipped.bytes_total)}, one 8 TB drive**" in readme
+    assert as_shipped.bytes_total < 8e12
     names = [dataset.name for dataset in shipped.dataset if dataset.split == "train"]
     without = planned(shipped, datasets=[name for name in names if name != "in19k"])
     alone = planned(shipped, teachers=["dinov2"])
     assert f"without ImageNet-19K the table above comes to {human_bytes(without.bytes_total)}" in extraction
     assert f"and DINO-v2 alone, with its pixels, to {human_bytes(alone.bytes_total)}" in extraction
     assert f"budget of {DUNE_SAMPLES / 1e6:.0f} M training images" in extraction
-    assert f"a row is seen {repeats(one_view)} times (dinov2, mast3r, multihmr) with one view each" in extraction
-    assert f"and {repeats(planned(shipped))} times with the views of the catalogue" in extraction
+    assert f"a row is seen {repeats_of(one_view)} times (dinov2, mast3r, multihmr) with one view each" in extraction
+    assert f"and {repeats_of(as_shipped)} times with the views of the catalogue" in extraction
+    assert f"more than about {MOST_REPEATS:.0f} times" in extraction
+    assert f"estimate of {JPEG_BYTES_PER_PX} bytes a pixel" in extraction
+
+
+def test_the_shipped_catalogue_tells_its_sizes(shipped: Catalogue) -> None:
+    comments = " ".join((ROOT / "extract/catalogues/dune.toml").read_text().replace("#", " ").split())
+    train, held_out = planned(shipped), planned(shipped, split="val")
+    rows = train.arrays[0].rows["train"]
+    plain = stored_form(train, None).bytes_with_raw
+    assert plain is not None
+    assert f"{rows / 1e6:.1f} M training rows instead of" in comments
+    assert f"That makes {train.bytes_total / 1e12:.1f} TB of training data" in comments
+    assert f"with raw pixels it would be {plain / 1e12:.0f} TB" in comments
+    for ratio, sentence in ((8, "With {} TB at hand take ratio = 8"), (32, "ratio = 32 takes {} TB")):
+        size = stored_form(train, ratio).bytes_with_jpeg
+        assert size is not None
+        assert sentence.format(f"{size / 1e12:.1f}") in comments
+    assert f"take {held_out.bytes_total / 1e12:.1f} TB more" in comments
+    shard_rows = shipped.recipe.shard_rows
+    files = max(dataset.shards for dataset in train.datasets)
+    size = train.arrays[1].row_bytes["train"]
+    assert size is not None
+    assert files < MOST_SHARDS
+    assert f"{files:,} files of {shard_rows * size / 1e6:.0f} MB in the largest folder" in comments
+    decoded = f"{shard_rows * shipped.recipe.image_size**2 * 3 / 1e6:.0f} MB"
+    assert f"holds {decoded} of decoded pixels" in comments
+    extraction = pages("docs/extraction.md")
+    assert f"{decoded} for the {shard_rows} rows of the shipped catalogue" in extraction
+    assert f"suffer above {MOST_SHARDS:,} in one folder" in extraction
+    tokens = sum(array.bytes_total for array in held_out.arrays[1:])
+    assert f"stay in float16: {human_bytes(tokens)} of tokens for {held_out.rows:,} rows" in extraction
 
 
 def test_sizes_and_limits_of_extraction(shipped: Catalogue) -> None:
     page = pages("docs/extraction.md")
+    assert ViewRecipe().shard_rows == DEFAULT_SHARD_ROWS
     pixels = shipped.recipe.image_size**2 * 3
     megapixels = decode.MAX_PIXELS // 1_000_000
     token_bytes = 64 * (shipped.recipe.image_size // STUDENT_PATCH_PX) ** 2 * 1024 * 2
@@ -79,12 +120,12 @@ def test_sizes_and_limits_of_extraction(shipped: Catalogue) -> None:
         f"`too large` (over {megapixels} megapixels)",
         f"(up to {decode.MAX_PIXELS * 3 / 1e6:.0f} MB each by the size limit",
         f"{human_bytes(pixels)} each at {shipped.recipe.image_size} px",
-        f"{shipped.recipe.shard_rows * pixels / 1e6:.0f} MB of pixels",
+        f"{DEFAULT_SHARD_ROWS * pixels / 1e6:.0f} MB of pixels",
         f"({token_bytes // 1_000_000} MB for 64 rows of ViT-L",
         f"(and of at least {failure_limit.FEWEST_ROWS}) has failed",
         f"a line every {progress.LINE_SECONDS:.0f} seconds in a log file",
         f"a multiple of the student's patch ({STUDENT_PATCH_PX})",
-        f"shard_rows = {shipped.recipe.shard_rows}",
+        f"shard_rows = {DEFAULT_SHARD_ROWS}",
     ):
         assert sentence in page
 

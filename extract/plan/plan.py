@@ -1,21 +1,19 @@
 """Plan an extraction before it starts: rows, shards, bytes, hours, and what exists already. Writes nothing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from extract.catalogue import Catalogue, DatasetEntry, TeacherEntry, ViewRecipe
+from extract.plan.sizes import JPEG_BYTES_PER_PX, TokenShape, pixels_row_bytes, token_shape
 from extract.sources import open_source
-from extract.teachers.options import STUDENT_PATCH_PX
-from extract.teachers.registry import known_teachers
 from store import Cache, errors
 from store import open as open_cache
 from store.format import schema
-from store.format.layout import CHECKSUM_BYTES
 from store.format.schema import PIXELS
 
-FLOAT16_BYTES = 2
+Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = ("train", "val")
 DUNE_SAMPLES = 100 * 1_281_167  # images that the paper's students are trained on
 
 
@@ -66,31 +64,47 @@ class DatasetPlan:
 class ArrayPlan:
     """Work on pixels, or on one teacher's tokens, over all datasets.
 
+    Datasets of split "val" always hold float16 tokens, so their rows may be larger than those of split "train".
+
     Attributes:
         array: `pixels` or the teacher's name.
-        row_bytes: stored bytes of a row, checksum included; None if the weights are not here and the file is unknown.
-        rows: number of rows of all datasets.
-        rows_left: number of rows in shards that do not exist.
+        row_bytes: stored bytes of a row of each split, checksum included; None if the weights are not here and the
+            file is unknown.
+        rows: number of rows of all datasets of each split.
+        rows_left: number of these rows in shards that do not exist.
         rows_per_second: measured or given rate; None if there is none.
+        shape: shape of the tokens; None for pixels, or if it is unknown.
+        ratio: ratio of the catalogue; None for float16, and for pixels.
     """
 
     array: str
-    row_bytes: int | None
-    rows: int
-    rows_left: int
+    row_bytes: Mapping[Split, int | None]
+    rows: Mapping[Split, int]
+    rows_left: Mapping[Split, int]
     rows_per_second: float | None
+    shape: TokenShape | None = None
+    ratio: float | None = None
+
+    @property
+    def known_size(self) -> bool:
+        """Whether the bytes of a row are known."""
+        return None not in self.row_bytes.values()
+
+    @property
+    def bytes_total(self) -> int:
+        return sum(self.bytes_of(rows, split) for split, rows in self.rows.items())
 
     @property
     def bytes_left(self) -> int:
-        return self.bytes_of(self.rows_left)
+        return sum(self.bytes_of(rows, split) for split, rows in self.rows_left.items())
 
     @property
     def seconds_left(self) -> float | None:
-        return self.seconds_of(self.rows_left)
+        return self.seconds_of(sum(self.rows_left.values()))
 
-    def bytes_of(self, rows: int) -> int:
-        """Return the bytes of `rows` rows; 0 where the size of a row is unknown."""
-        return (self.row_bytes or 0) * rows
+    def bytes_of(self, rows: int, split: Split = "train") -> int:
+        """Return the bytes of `rows` rows of a split; 0 where the size of a row is unknown."""
+        return (self.row_bytes[split] or 0) * rows
 
     def seconds_of(self, rows: int) -> float | None:
         """Return the seconds to make `rows` rows; None where the rate is unknown."""
@@ -102,32 +116,34 @@ class Plan:
     """Work on a whole catalogue.
 
     Attributes:
-        image_size: side of the views, px.
+        recipe: view recipe.
         datasets: plans of the datasets, in the catalogue's order.
         arrays: plans of the arrays, pixels first.
         free_bytes: free space at the cache; None if it is unknown.
+        jpeg_bytes_per_px: bytes of a JPEG over its pixels, measured or a typical value.
     """
 
-    image_size: int
+    recipe: ViewRecipe
     datasets: Sequence[DatasetPlan]
     arrays: Sequence[ArrayPlan]
     free_bytes: int | None
+    jpeg_bytes_per_px: float = JPEG_BYTES_PER_PX
+
+    @property
+    def image_size(self) -> int:
+        return self.recipe.image_size
+
+    @property
+    def rows(self) -> int:
+        return sum(dataset.rows for dataset in self.datasets)
 
     @property
     def bytes_total(self) -> int:
-        return sum(array.bytes_of(array.rows) for array in self.arrays)
+        return sum(array.bytes_total for array in self.arrays)
 
     @property
     def bytes_left(self) -> int:
         return sum(array.bytes_left for array in self.arrays)
-
-    def repeats(self, samples: int = DUNE_SAMPLES) -> dict[str, float]:
-        """Return how often each training row of a group is seen when `samples` images come equally from all groups."""
-        rows: dict[str, int] = {}
-        for dataset in self.datasets:
-            if dataset.entry.split == "train":
-                rows[dataset.entry.group] = rows.get(dataset.entry.group, 0) + dataset.rows
-        return {group: samples / len(rows) / count for group, count in rows.items() if count}
 
 
 def count_images(catalogue: Catalogue, *, cache: Cache | None, count_files: bool) -> dict[str, Count]:
@@ -149,6 +165,7 @@ def make_plan(
     cache: Cache | None = None,
     rates: Mapping[str, float] | None = None,
     free_bytes: int | None = None,
+    jpeg_bytes_per_px: float = JPEG_BYTES_PER_PX,
 ) -> Plan:
     """Plan the extraction of a catalogue.
 
@@ -158,28 +175,25 @@ def make_plan(
         cache: cache that may hold a part of it already.
         rates: rows per second by array, where known.
         free_bytes: free space at the cache; None if it is unknown.
+        jpeg_bytes_per_px: bytes of a JPEG over its pixels.
+
+    Raises:
+        errors.InvalidInput: a teacher's ratio cannot be met.
     """
-    arrays = [PIXELS, *(teacher.name for teacher in catalogue.teacher)]
+    recipe = catalogue.recipe
+    names = [PIXELS, *(teacher.name for teacher in catalogue.teacher)]
     datasets = [
-        _dataset_plan(entry, counts[entry.name], cache, arrays, catalogue.recipe.shard_rows)
-        for entry in catalogue.dataset
+        _dataset_plan(entry, counts[entry.name], cache, names, recipe.shard_rows) for entry in catalogue.dataset
     ]
-    sizes: dict[str, int | None] = {PIXELS: catalogue.recipe.image_size**2 * 3 + CHECKSUM_BYTES}
-    sizes |= {teacher.name: _token_bytes(catalogue, teacher, cache) for teacher in catalogue.teacher}
+    pixel_bytes = pixels_row_bytes(recipe.image_size, recipe.pixels, jpeg_bytes_per_px=jpeg_bytes_per_px)
+    pixels = _array_plan(PIXELS, datasets, rates or {}, row_bytes=dict.fromkeys(SPLITS, pixel_bytes))
+    tokens = [_tokens_plan(catalogue, teacher, cache, datasets, rates or {}) for teacher in catalogue.teacher]
     return Plan(
-        image_size=catalogue.recipe.image_size,
+        recipe=recipe,
         datasets=datasets,
-        arrays=[
-            ArrayPlan(
-                array=array,
-                row_bytes=sizes[array],
-                rows=sum(dataset.rows for dataset in datasets),
-                rows_left=sum(dataset.rows_left[array] for dataset in datasets),
-                rows_per_second=(rates or {}).get(array),
-            )
-            for array in arrays
-        ],
+        arrays=[pixels, *tokens],
         free_bytes=free_bytes,
+        jpeg_bytes_per_px=jpeg_bytes_per_px,
     )
 
 
@@ -257,22 +271,29 @@ def _dataset_plan(
     )
 
 
-def _token_bytes(catalogue: Catalogue, teacher: TeacherEntry, cache: Cache | None) -> int | None:
-    for dataset in cache or ():
-        if teacher.name in dataset.teachers:
-            layout = dataset.array(teacher.name).layout
-            return None if layout is None else layout.stride
-    for known in known_teachers():
-        if Path(known.file).name == teacher.weights.name:
-            return known.row_bytes(catalogue.recipe.image_size) + CHECKSUM_BYTES
-    return _measured_token_bytes(catalogue, teacher)
+def _tokens_plan(
+    catalogue: Catalogue,
+    teacher: TeacherEntry,
+    cache: Cache | None,
+    datasets: Sequence[DatasetPlan],
+    rates: Mapping[str, float],
+) -> ArrayPlan:
+    shape = token_shape(catalogue, teacher, cache)
+    row_bytes: dict[Split, int | None] = dict.fromkeys(SPLITS)
+    if shape is not None:
+        try:
+            row_bytes = {"train": shape.row_bytes(teacher.ratio), "val": shape.row_bytes(None)}
+        except errors.InvalidInput as error:
+            raise errors.InvalidInput(f"teacher '{teacher.name}': {error}") from error
+    return replace(_array_plan(teacher.name, datasets, rates, row_bytes=row_bytes), shape=shape, ratio=teacher.ratio)
 
 
-def _measured_token_bytes(catalogue: Catalogue, teacher: TeacherEntry) -> int | None:
-    if not teacher.weights.is_file():
-        return None
-    from extract.teachers.loading import load_teacher
-
-    loaded = load_teacher(teacher, device="cpu")
-    tokens = loaded.prefix_tokens + (catalogue.recipe.image_size // STUDENT_PATCH_PX) ** 2
-    return tokens * loaded.channels * FLOAT16_BYTES + CHECKSUM_BYTES
+def _array_plan(
+    name: str, datasets: Sequence[DatasetPlan], rates: Mapping[str, float], *, row_bytes: Mapping[Split, int | None]
+) -> ArrayPlan:
+    rows: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+    rows_left: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+    for dataset in datasets:
+        rows[dataset.entry.split] += dataset.rows
+        rows_left[dataset.entry.split] += dataset.rows_left[name]
+    return ArrayPlan(array=name, row_bytes=row_bytes, rows=rows, rows_left=rows_left, rows_per_second=rates.get(name))

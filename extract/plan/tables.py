@@ -7,12 +7,12 @@ from itertools import product
 from rich.console import JustifyMethod
 from rich.table import Table
 
-from extract.plan.plan import DUNE_SAMPLES, ArrayPlan, DatasetPlan, Plan
+from extract.job.folder_sizes import many_shards_note
+from extract.plan.plan import ArrayPlan, DatasetPlan, Plan, Split
 from store import errors
 from store.common.text import human_bytes, human_duration
 from store.format.schema import PIXELS
 
-MEANINGFUL_REPEATS = 10_000  # a catalogue beyond it is a trial, for which the paper's budget means nothing
 CATALOGUE_VALUE = "catalogue"  # stands for the catalogue's own value
 
 
@@ -70,7 +70,7 @@ def dataset_table(plan: Plan) -> Table:
 
 def cost_table(plan: Plan) -> Table:
     """Table of the bytes of each array of each dataset, and how much of them is left."""
-    footers = {"dataset": "all"} | {array.array: _bytes(array, array.rows) for array in plan.arrays}
+    footers = {"dataset": "all"} | {array.array: _size(array, array.bytes_total) for array in plan.arrays}
     footers |= {
         "all": human_bytes(plan.bytes_total),
         "left": human_bytes(plan.bytes_left),
@@ -78,12 +78,12 @@ def cost_table(plan: Plan) -> Table:
     }
     table = _empty_table("bytes of each array", footers, left=("dataset",))
     for dataset in plan.datasets:
-        rows, left = dataset.rows, dataset.rows_left
+        rows, left, split = dataset.rows, dataset.rows_left, dataset.entry.split
         table.add_row(
             dataset.entry.name,
-            *(_bytes(array, rows) for array in plan.arrays),
-            human_bytes(sum(array.bytes_of(rows) for array in plan.arrays)),
-            human_bytes(sum(array.bytes_of(left[array.array]) for array in plan.arrays)),
+            *(_size(array, array.bytes_of(rows, split)) for array in plan.arrays),
+            human_bytes(sum(array.bytes_of(rows, split) for array in plan.arrays)),
+            human_bytes(sum(array.bytes_of(left[array.array], split) for array in plan.arrays)),
             _time_left(plan.arrays, left),
         )
     return table
@@ -91,16 +91,20 @@ def cost_table(plan: Plan) -> Table:
 
 def array_table(plan: Plan) -> Table:
     """Table of one line for each array, and their sum."""
-    footers = {"array": "all", "bytes per row": f"{sum(array.row_bytes or 0 for array in plan.arrays):,}"}
+    footers = {"array": "all", "stored as": "", "bytes per row": f"{_row_bytes(plan, 'train'):,}"}
+    if any(dataset.entry.split == "val" for dataset in plan.datasets):
+        footers |= {"of split val": f"{_row_bytes(plan, 'val'):,}"}
     footers |= {"bytes": human_bytes(plan.bytes_total), "left": human_bytes(plan.bytes_left)}
     footers |= {"rows/s": "", "time left": _time_left(plan.arrays)}
-    table = _empty_table("arrays", footers, left=("array",))
+    table = _empty_table("arrays", footers, left=("array", "stored as"))
     for array in plan.arrays:
+        sizes = [array.row_bytes["train"], *([array.row_bytes["val"]] if "of split val" in footers else [])]
         table.add_row(
             array.array,
-            "?" if array.row_bytes is None else f"{array.row_bytes:,}",
-            _bytes(array, array.rows),
-            _bytes(array, array.rows_left),
+            plan.recipe.pixels if array.array == PIXELS else "fp16" if array.ratio is None else f"{array.ratio:g}x",
+            *("?" if size is None else f"{size:,}" for size in sizes),
+            _size(array, array.bytes_total),
+            _size(array, array.bytes_left),
             "?" if array.rows_per_second is None else f"{array.rows_per_second:,.1f}",
             _time_left([array]),
         )
@@ -108,14 +112,16 @@ def array_table(plan: Plan) -> Table:
 
 
 def sentences(plan: Plan) -> Iterator[str]:
-    """Sentences below the tables: counts that differ, repeats, space."""
+    """Sentences below the tables: counts that differ, sizes and times that are unknown, many files, space."""
     yield from _count_sentences(plan.datasets)
-    if repeats := _repeats(plan):
-        yield repeats
-    unknown = [array.array for array in plan.arrays if array.row_bytes is None]
+    unknown = [array.array for array in plan.arrays if not array.known_size]
     if unknown:
         yield f"size unknown, neither weights nor a known file name: {', '.join(unknown)}"
-    if any(array.seconds_left is None and array.rows_left for array in plan.arrays):
+    rows_of = {dataset.entry.name: dataset.rows for dataset in plan.datasets}
+    note = many_shards_note(rows_of, shard_rows=plan.recipe.shard_rows, image_size=plan.image_size)
+    if note is not None:
+        yield note
+    if any(array.seconds_left is None and any(array.rows_left.values()) for array in plan.arrays):
         yield "time unknown: `extract plan` measures it where images and weights are, or takes --rows-per-second"
     if plan.free_bytes is not None:
         short = plan.bytes_left - plan.free_bytes
@@ -129,25 +135,17 @@ def choice_table(plans: Sequence[Plan]) -> Table:
     names = ["image size", "views", "rows", *(array.array for array in plans[0].arrays), "all tokens", "all"]
     table = _empty_table("choices", dict.fromkeys(names, ""), left=(), footer=False)
     for plan in plans:
-        tokens = sum(array.bytes_of(array.rows) for array in plan.arrays if array.array != PIXELS)
-        bytes_of_arrays = [human_bytes(array.bytes_of(array.rows)) if array.row_bytes else "?" for array in plan.arrays]
+        tokens = sum(array.bytes_total for array in plan.arrays if array.array != PIXELS)
         views = sorted({dataset.entry.views for dataset in plan.datasets})
         table.add_row(
             str(plan.image_size),
             "/".join(map(str, views)),
-            f"{plan.arrays[0].rows:,}",
-            *bytes_of_arrays,
+            f"{plan.rows:,}",
+            *(_size(array, array.bytes_total) for array in plan.arrays),
             human_bytes(tokens),
             human_bytes(plan.bytes_total),
         )
     return table
-
-
-def choice_sentences(plans: Sequence[Plan]) -> Iterator[str]:
-    """Sentences that tell how often each row is seen, for each number of views."""
-    for plan in plans:
-        if plan.image_size == plans[0].image_size and (repeats := _repeats(plan)):
-            yield f"{plan.arrays[0].rows:,} rows: {repeats}"
 
 
 def _count_sentences(datasets: Sequence[DatasetPlan]) -> Iterator[str]:
@@ -168,26 +166,21 @@ def _is_guess(dataset: DatasetPlan) -> bool:
     return dataset.count.origin == "expected" and dataset.count.images is not None
 
 
-def _repeats(plan: Plan) -> str:
-    """Sentence that tells how often each row is seen in the paper's budget; empty where that means nothing."""
-    repeats = plan.repeats()
-    if len(repeats) < 2 or max(repeats.values()) >= MEANINGFUL_REPEATS:
-        return ""
-    times = ", ".join(f"{group} {count:.1f} times" for group, count in repeats.items())
-    return f"in {DUNE_SAMPLES / 1e6:.0f} M training images (the paper's budget) each row is seen: {times}"
-
-
 def _images(dataset: DatasetPlan) -> str:
     return "?" if dataset.count.images is None else f"{dataset.images:,}" + "*" * _is_guess(dataset)
 
 
-def _bytes(array: ArrayPlan, rows: int) -> str:
-    return "?" if array.row_bytes is None else human_bytes(array.bytes_of(rows))
+def _size(array: ArrayPlan, size: int) -> str:
+    return human_bytes(size) if array.known_size else "?"
+
+
+def _row_bytes(plan: Plan, split: Split) -> int:
+    return sum(array.row_bytes[split] or 0 for array in plan.arrays)
 
 
 def _time_left(arrays: Sequence[ArrayPlan], rows_left: Mapping[str, int] | None = None) -> str:
     """Time for these arrays one after another: for the rows left of each, or for the numbers of rows given."""
-    left = {array.array: array.rows_left for array in arrays} if rows_left is None else rows_left
+    left = {array.array: sum(array.rows_left.values()) for array in arrays} if rows_left is None else rows_left
     seconds = [array.seconds_of(left[array.array]) for array in arrays]
     known = [each for each in seconds if each is not None]
     return human_duration(sum(known)) if len(known) == len(seconds) else "?"

@@ -65,8 +65,8 @@ def test_sizes_are_the_papers(catalogue: Catalogue) -> None:
             assert (entry.group, entry.nature, entry.rotate) == (twin.group, twin.nature, twin.rotate)
             assert entry.mode == "center"
     assert sum(entry.split == "val" for entry in catalogue.dataset) == 17
-    assert [(t.name, t.dtype, t.groups) for t in catalogue.teacher] == [
-        (name, "float16", (name,)) for name in ("dinov2", "mast3r", "multihmr")
+    assert [(t.name, t.dtype, t.groups, t.ratio) for t in catalogue.teacher] == [
+        (name, "float16", (name,), 16) for name in ("dinov2", "mast3r", "multihmr")
     ]
 
 

@@ -8,8 +8,12 @@ import extract
 import store
 from extract.__main__ import main
 from extract.catalogue import load_catalogue, narrowed
+from extract.job.folder_sizes import many_shards_note
 from extract.job.preflight import free_bytes
 from extract.plan.plan import count_images, make_plan, open_if_there, parse_rates
+from extract.plan.repeats import GroupRepeats
+from extract.plan.sizes import pixels_row_bytes
+from extract.plan.stored_forms import stored_form
 from store import errors
 from tests.extract import builders
 from tests.extract.builders import run_extract, small_catalogue, tree_of
@@ -30,18 +34,38 @@ def test_the_papers_datasets_without_any_of_them(monkeypatch: pytest.MonkeyPatch
     whole = load_catalogue(SHIPPED)
     counts = count_images(whole, cache=None, count_files=True)
     plan = make_plan(narrowed(whole, split="train", views=1), counts=counts)
-    pixels, dinov2, mast3r, multihmr = plan.arrays
-    assert pixels.row_bytes == 336 * 336 * 3 + 4
-    assert dinov2.row_bytes == (1 + 24 * 24) * 1024 * 2 + 4
-    assert mast3r.row_bytes == multihmr.row_bytes == 24 * 24 * 1024 * 2 + 4
-    assert pixels.rows == 20_717_472
-    assert plan.bytes_total == 20_717_472 * (338_692 + 1_181_700 + 2 * 1_179_652)
-    assert 73e12 < plan.bytes_total - pixels.rows * 338_692 < 74e12
-    assert plan.repeats()["multihmr"] == pytest.approx(128_116_700 / 3 / 476_610)
-    shipped = make_plan(whole, counts=counts)
-    assert shipped.repeats() == pytest.approx({"dinov2": 2.31, "mast3r": 12.21, "multihmr": 11.20}, abs=0.01)
+    dinov2, mast3r, multihmr = plan.arrays[1:]
+    assert plan.rows == 20_717_472
+    raw, plain = pixels_row_bytes(336, "raw"), stored_form(plan, None)
+    assert raw == 336 * 336 * 3 + 4
+    assert plain.row_bytes == 1_181_700 + 2 * 1_179_652
+    assert plain.bytes_with_raw == 20_717_472 * (raw + plain.row_bytes)
+    assert dinov2.row_bytes["val"] == (1 + 24 * 24) * 1024 * 2 + 4
+    assert mast3r.row_bytes["val"] == multihmr.row_bytes["val"] == 24 * 24 * 1024 * 2 + 4
+    sizes = {ratio: stored_form(plan, ratio).tokens for ratio in (8, 16, 32)}
+    assert {ratio: size and round(size / 1e10) for ratio, size in sizes.items()} == {8: 916, 16: 458, 32: 229}
     larger = make_plan(narrowed(whole, image_size=448), counts=counts)
-    assert larger.arrays[1].row_bytes == (1 + 32 * 32) * 1024 * 2 + 4
+    assert larger.arrays[1].row_bytes["val"] == (1 + 32 * 32) * 1024 * 2 + 4
+
+
+def test_views_before_bits() -> None:
+    """128 M images, a third for each group: 2.3, 24.4 and 89.6 times."""
+    counts = {"often": 476_610, "sometimes": 1_748_561, "rarely": 18_492_301}
+    groups = [GroupRepeats(group=g, images=n, rows=n, samples=128_116_700 / 3) for g, n in counts.items()]
+    assert [round(group.times, 1) for group in groups] == [89.6, 24.4, 2.3]
+    assert [(group.proposed_views, group.proposed_ratio) for group in groups] == [(8, 32), (2, 16), (1, 8)]
+    assert all(group.proposed_times <= 15 for group in groups)
+
+
+def test_many_files_in_a_folder() -> None:
+    rows = {"in19k": 13_153_480, "small": 10}
+    assert many_shards_note({"small": 2_560_000}, shard_rows=256, image_size=336) is None
+    note = many_shards_note(rows, shard_rows=256, image_size=336)
+    assert note is not None
+    assert "'in19k' is 51,381 files" in note
+    assert "shard_rows = 1408 in a new cache makes 9,342" in note
+    assert "holds 477 MB of decoded pixels" in note
+    assert many_shards_note(rows, shard_rows=1408, image_size=336) is None
 
 
 def test_what_exists_and_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,7 +87,7 @@ def test_what_exists_and_what_differs(tmp_path: Path, capsys: pytest.CaptureFixt
         loaded, counts=count_images(loaded, cache=cache, count_files=True), cache=cache, rates={"first": 2}
     )
     pixels, first = plan.arrays
-    assert (pixels.rows, pixels.rows_left, first.rows, first.rows_left) == (36, 18, 36, 18)
+    assert [a["train"] for a in (pixels.rows, pixels.rows_left, first.rows, first.rows_left)] == [36, 18, 36, 18]
     assert first.seconds_left == 9.0
     assert pixels.seconds_left is None
     assert [dataset.count.origin for dataset in plan.datasets] == ["cache", "files"]
@@ -80,7 +104,7 @@ def test_what_exists_and_what_differs(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_measured_on_this_machine(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("extract.plan.calibrate.SECONDS", 0.01)
+    monkeypatch.setattr("extract.plan.measure_rates.SECONDS", 0.01)
     builders.image_folder(tmp_path / "images", 3)
     output = output_of(capsys, small_catalogue(tmp_path), "--device", "cpu", "--threads", "1")
     assert "measuring views of 'pictures' with 1 threads" in output
@@ -118,6 +142,17 @@ def cells(output: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
 
 
+def tables_in(output: str) -> list[list[list[str]]]:
+    """Each table of an output: its header and its lines."""
+    tables: list[list[list[str]]] = []
+    for line in output.splitlines():
+        if line[:1] in "┏":
+            tables.append([])
+        elif line[:1] in "│┃":
+            tables[-1] += cells(line)
+    return tables
+
+
 def markdown_table(text: str, command: str) -> list[list[str]]:
     """The first table after a command in a page."""
     after = text.partition(command)[2]
@@ -130,18 +165,19 @@ def test_readme_shows_what_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("CODISTILL_DATA", "/none")
     monkeypatch.setenv("CODISTILL_WEIGHTS", "/none")
-    arguments = "extract/catalogues/dune.toml --split train --image-size 336,448 --views 1,catalogue"
-    printed = cells(output_of(capsys, *arguments.split()))
-    assert len(printed) == 5
-    assert markdown_table(Path("README.md").read_text(), f"codistill extract plan {arguments}") == printed
+    arguments = "extract/catalogues/dune.toml --split train --views 1,catalogue"
+    printed = tables_in(output_of(capsys, *arguments.split()))
+    assert [len(table) for table in printed] == [3, 9, 4, 4]  # choices, forms, and repeats of each number of views
+    assert markdown_table(Path("README.md").read_text(), f"codistill extract plan {arguments}") == printed[1]
     arguments = "extract/catalogues/dune.toml --split train"
     values: dict[str, dict[str, str]] = {}
-    for line in cells(output_of(capsys, *arguments.split())):
-        if line[0] in ("dataset", "array"):
-            header = line
-        else:
+    *costs, _, repeated = tables_in(output_of(capsys, *arguments.split()))
+    for header, *lines in costs:
+        for line in lines:
             values.setdefault(line[0], {}).update(zip(header, line, strict=True))
-    documented = markdown_table(Path("docs/extraction.md").read_text(), f"codistill extract plan {arguments}")
+    page = Path("docs/extraction.md").read_text()
+    assert markdown_table(page, "proposes twice the views at twice the ratio until it is not:\n") == repeated
+    documented = markdown_table(page, f"codistill extract plan {arguments}")
     assert len(documented) == 1 + 19 + 1
     for line in documented[1:]:
         row = dict(zip(documented[0], line, strict=True))
@@ -154,7 +190,7 @@ def test_half_of_it_is_here(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cluster in preparation: one dataset whole, one without its list, one not there at all."""
-    monkeypatch.setattr("extract.plan.calibrate.SECONDS", 0.01)
+    monkeypatch.setattr("extract.plan.measure_rates.SECONDS", 0.01)
     builders.image_folder(tmp_path / "images", 9)
     lost = builders.dataset_entry("lost", "expected_images = 5\nviews = 3").replace('"images"', '"nowhere"')
     listless = builders.dataset_entry("listless", 'list = "list.pkl"\nexpected_images = 7')

@@ -20,7 +20,7 @@ SECONDS = 3.0
 SAMPLED_IMAGES = 64
 
 
-def calibrate(catalogue: Catalogue, *, device: str, threads: int, say: Callable[[str], None]) -> dict[str, float]:
+def measure_rates(catalogue: Catalogue, *, device: str, threads: int, say: Callable[[str], None]) -> dict[str, float]:
     """Measure rows per second of pixels, where images are here, and of every teacher whose weights are here.
 
     Args:

@@ -65,7 +65,7 @@ class Decoder(nn.Module):
         chosen = decoding_dtype(device) if dtype is None else dtype
         self.prefix_tokens = code.prefix_tokens
         self.prefix_bytes = code.prefix_tokens * code.spec.prefix_record_bytes
-        self.register_buffer("signs", torch.from_numpy(np.ascontiguousarray(code.signs)).to(device, chosen))
+        self.register_buffer("signs", torch.tensor(code.signs).to(device, chosen))
         self.patch = _TypeDecoder(code, PATCH, code.spec.groups["patch"], norm.patch, dtype=chosen)
         self.prefix: _TypeDecoder | None = None
         if code.prefix_tokens and norm.prefix is not None:
@@ -127,9 +127,9 @@ class _TypeDecoder(nn.Module):
             **_blocks(code.rotation[kind], self.groups),
         }
         for name, values in tensors.items():
-            self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)).to(device, dtype))
+            self.register_buffer(name, torch.tensor(values).to(device, dtype))
         offset = (code.mean[kind].astype(np.float64) - mean) / std
-        self.register_buffer("offset", torch.from_numpy(offset).to(device, torch.float32))
+        self.register_buffer("offset", torch.tensor(offset).to(device, torch.float32))
 
     def forward(self, records: Tensor, signs: Tensor) -> Tensor:
         """Decode records uint8 (B, N, R) of rows with the signs (B, C), some images at a time."""

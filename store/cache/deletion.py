@@ -12,7 +12,7 @@ from functools import partial
 from store import errors
 from store.cache.metadata import dataset_names
 from store.format import schema
-from store.format.schema import HIERARCHY, PIXELS, TOKENS
+from store.format.schema import CODES, HIERARCHY, PIXELS, TOKENS
 from store.storage.base import Storage
 from store.storage.publish import TEMPORARY, Writer
 
@@ -122,7 +122,7 @@ def steps(storage: Storage, planned: Deletion) -> Iterator[Step]:
 def _teacher_steps(storage: Storage, dataset: str, teacher: str) -> Iterator[Step]:
     base = f"{HIERARCHY}/{dataset}/{teacher}"
     yield partial(storage.delete, schema.record_key(dataset, teacher))
-    for below in ("status", "statistics", TOKENS):
+    for below in ("status", "statistics", "distortion", "cosine", "floor", TOKENS, CODES):
         yield partial(storage.delete_all, f"{base}/{below}")
     yield partial(storage.delete_all, base)
     yield from _quarantined_steps(storage, f"{dataset}.{teacher}.")

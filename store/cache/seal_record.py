@@ -12,13 +12,17 @@ import numpy.typing as npt
 from store import errors
 from store.common import strict_json
 from store.common.strict_json import Fields
+from store.format.code_schema import code_arrays, code_path, distortion_paths
+from store.format.code_spec import CodeSpec
 from store.format.layout import checksum
 from store.format.schema import (
+    CODES,
     HIERARCHY,
     MAX_ROWS,
     PIXELS,
     array_path,
     json_bytes,
+    manifest_key,
     record_key,
     statistics_path,
     status_path,
@@ -43,7 +47,7 @@ class Record:
         counts: number of ok and of failed rows.
         reasons: number of failed rows by kind of reason (the part before the first colon).
         tables: marks of the sealed tables, so that a mixture of two seals is noticed.
-        sha256: sums of the documents that describe the array, and of the manifest, by object.
+        sha256: sums of the documents (and of the code) that describe the array, and of the manifest, by object.
         checked: whether the record carried a checksum that holds; records of earlier versions have none.
     """
 
@@ -97,17 +101,31 @@ def trusted_record(storage: Storage, *, dataset: str, array: str) -> Record | No
     return record if record is not None and record.checked else None
 
 
-def documents_of(dataset: str, array: str) -> tuple[str, ...]:
-    """Return the zarr.json objects that say what the rows of an array are, from the root on; none of them changes."""
+def documents_of(dataset: str, array: str, code: CodeSpec | None = None) -> tuple[str, ...]:
+    """Return the objects that say what the rows of an array are, from the root on; none of them changes.
+
+    They are zarr.json documents; where rows are stored in a code, its arrays too.
+    """
     own = f"{HIERARCHY}/{dataset}/{array}/zarr.json"
-    groups = (f"{HIERARCHY}/zarr.json", f"{HIERARCHY}/{dataset}/zarr.json")
-    return (*groups, *(() if array == PIXELS else (own,)), f"{array_path(dataset, array)}/zarr.json")
+    groups = (f"{HIERARCHY}/zarr.json", f"{HIERARCHY}/{dataset}/zarr.json", *(() if array == PIXELS else (own,)))
+    if code is None:
+        return (*groups, f"{array_path(dataset, array)}/zarr.json")
+    files = code_arrays(dataset, array, code).values()
+    documents = (f"{array_path(dataset, array, CODES)}/zarr.json", f"{code_path(dataset, array)}/zarr.json")
+    return (*groups, *documents, *(key for file in files for key in (file.document_key, file.key)))
 
 
-def derived_documents_of(dataset: str, array: str) -> tuple[str, ...]:
+def derived_documents_of(dataset: str, array: str, *, coded: bool = False) -> tuple[str, ...]:
     """Return the zarr.json objects of the sealed tables of an array."""
     paths = [status_path(dataset, array), *([] if array == PIXELS else [statistics_path(dataset, array)])]
+    paths += distortion_paths(dataset, array) if coded else ()
     return tuple(f"{path}/zarr.json" for path in paths)
+
+
+def recorded_documents(record: Record, dataset: str, array: str) -> tuple[str, ...]:
+    """Return the objects of which a record has sums and that never change."""
+    derived = {*derived_documents_of(dataset, array, coded=True), manifest_key(dataset)}
+    return tuple(key for key in record.sha256 if key not in derived)
 
 
 def sums(storage: Storage, keys: Iterable[str]) -> dict[str, str]:

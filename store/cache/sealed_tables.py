@@ -96,6 +96,16 @@ def read_statistics(storage: Storage, *, dataset: str, teacher: str, channels: i
     return Statistics(prefix=prefix, patch=patch)
 
 
+def write_distortion(storage: Storage, merged: Distortion, *, dataset: str, teacher: str) -> dict[str, str]:
+    """Write the sealed tables of a code's distortion; return the mark of each, as `write_small_array`."""
+    values = {"distortion": merged.sums, "cosine": merged.cosine, "floor": merged.floor}
+    tables = distortion_tables(dataset, teacher, channels=merged.sums.shape[-1])
+    return {
+        name: write_small_array(storage, table.path, values[name], names=table.dimensions)
+        for name, table in tables.items()
+    }
+
+
 def read_distortion(storage: Storage, *, dataset: str, teacher: str, channels: int) -> Distortion:
     """Return what a teacher's code does to its tokens, as sealed.
 

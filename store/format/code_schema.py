@@ -91,6 +91,11 @@ def _dimensions(name: str) -> tuple[str, ...]:
     return CODE_DIMENSIONS.get(name) or ("codeword", f"value_of_{name}")
 
 
+def distortion_paths(dataset: str, teacher: str) -> tuple[str, ...]:
+    """Return the paths of the sealed tables of what a code does to a teacher's tokens."""
+    return tuple(table.path for table in distortion_tables(dataset, teacher, channels=1).values())
+
+
 def distortion_tables(dataset: str, teacher: str, *, channels: int) -> dict[str, SmallArray]:
     """Return the sealed tables of what a code does to a teacher's tokens, by name."""
     tables: dict[str, tuple[tuple[int, ...], str, tuple[str, ...]]] = {

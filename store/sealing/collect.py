@@ -12,7 +12,8 @@ import numpy.typing as npt
 from store import errors
 from store.cache.dataset import Dataset
 from store.cache.seal_record import DIGEST_BYTES
-from store.format import statistics
+from store.format import distortion, statistics
+from store.format.distortion import Distortion
 from store.format.manifest import reason_kind
 from store.format.schema import MISSING, PIXELS
 from store.format.trailer import ENDING, Trailer, fingerprint
@@ -35,6 +36,7 @@ class Collected:
         digests: uint8 [shards, 32], digests of the pixel shards (for tokens, of those they were computed from).
         reasons: number of failed rows by kind of reason.
         moments: float64 [2, 5, channel] as stored; None for pixels.
+        distortion: what the code does to the tokens; None for arrays without a code.
         problems: sentences about shards that were left out.
     """
 
@@ -44,6 +46,7 @@ class Collected:
     reasons: Counter[str]
     moments: npt.NDArray[np.float64] | None
     problems: list[str]
+    distortion: Distortion | None = None
 
     @classmethod
     def empty(cls, dataset: Dataset) -> "Collected":
@@ -131,7 +134,7 @@ def collect_tokens(
     pixels_digests: Digests | None,
     trailers: Trailers,
 ) -> Collected:
-    """Collect a teacher's tokens from all trailers: equal shards then give equal statistics, bit for bit.
+    """Collect a teacher's tokens or codes from all trailers: equal shards then give equal statistics, bit for bit.
 
     Args:
         dataset: the dataset.
@@ -141,7 +144,9 @@ def collect_tokens(
         trailers: reads the trailers of shards.
     """
     collected = Collected.empty(dataset)
-    channels = dataset.array(array).shape[-1]
+    teacher = dataset.teacher(array)
+    channels = teacher.channels
+    collected.distortion = None if teacher.code is None else distortion.empty(channels)
     parts = [statistics.stacked(None, statistics.empty(channels))]
     merged: list[npt.NDArray[np.float64]] = []
     for shard, trailer in trailers(np.flatnonzero(fingerprints).tolist()):
@@ -153,6 +158,12 @@ def collect_tokens(
             where = f"shard {shard} of '{dataset.name}/{array}'"
             collected.problems.append(f"{where} was computed from other pixels than are stored")
             continue
+        if collected.distortion is not None:
+            if trailer.distortion is None:
+                where = f"shard {shard} of '{dataset.name}/{array}'"
+                collected.problems.append(f"{where}: its trailer does not tell the distortion of its codes")
+                continue
+            collected.distortion = distortion.merge([collected.distortion, trailer.distortion])
         collected.add(trailer, digest=trailer.pixels_digest, fingerprint=int(fingerprints[shard]))
         collected.reasons.update(reason_kind(reason) for reason in trailer.errors.values())
         parts.append(statistics.stacked(*trailer.moments))

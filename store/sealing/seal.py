@@ -20,7 +20,8 @@ from store.cache.dataset import Dataset
 from store.cache.seal_record import Record
 from store.common.text import some
 from store.common.threads import IN_FLIGHT, ordered_map
-from store.format import schema
+from store.format import code_schema, schema
+from store.format.distortion import KINDS
 from store.format.layout import CHECKSUM_BYTES, checksum
 from store.format.schema import FAILED, MISSING, OK, PIXELS
 from store.format.statistics import coarse_channels
@@ -31,6 +32,7 @@ from store.storage.base import Location
 
 THREADS = 16
 LISTED = 5
+SLOPE_TOLERANCE = 0.02  # of a dataset that the code was not fitted to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,15 +106,15 @@ def seal(cache_or_location: Cache | Location, progress: bool = False) -> SealRep
                 try:
                     if dataset.array(array).layout is None:
                         continue  # not written by codistill: it has no trailers to collect
+                    sealer = _ArraySealer(dataset, array, pool=pool, pixels_digests=digests, progress=progress)
                 except errors.Damaged as error:
                     problems.append(str(error))
                     continue
-                sealer = _ArraySealer(dataset, array, pool=pool, pixels_digests=digests, progress=progress)
                 reports.append(sealer.run())
                 problems += sealer.problems
                 digests = sealer.digests if array == PIXELS else digests
                 if array != PIXELS and reports[-1].ok:
-                    warnings += _rounding_warnings(dataset, array)
+                    warnings += [*_rounding_warnings(dataset, array), *_slope_warnings(dataset, array)]
     if problems:
         command = f"codistill store verify {cache.location} --repair"
         message = f"left out of the seal: {len(problems)}. {some(problems, limit=LISTED, separator='; ')}"
@@ -140,6 +142,9 @@ class _ArraySealer:
         self._dataset, self._array, self._pool, self._progress = dataset, array, pool, progress
         self._storage = dataset.storage
         self._pixels_digests = pixels_digests
+        self._code = None if array == PIXELS else dataset.teacher(array).code
+        if self._code is not None:
+            dataset.code(array)  # its sums are recorded: it must be the one that the rows are stored in
         self._status_path = schema.status_path(dataset.name, array)
         self.problems: list[str] = []
         self.digests: Digests = np.zeros((dataset.shards, seal_record.DIGEST_BYTES), np.uint8)
@@ -191,7 +196,12 @@ class _ArraySealer:
         mark = sealed_tables.write_small_array(
             self._storage, path, collected.moments, names=("type", "statistic", "channel")
         )
-        self._write_tables(collected, {"statistics": mark}, {})
+        marks = {"statistics": mark}
+        if collected.distortion is not None:
+            marks |= sealed_tables.write_distortion(
+                self._storage, collected.distortion, dataset=self._dataset.name, teacher=self._array
+            )
+        self._write_tables(collected, marks, {})
         return collected
 
     def _write_tables(self, collected: Collected, tables: dict[str, str], sha256: dict[str, str]) -> None:
@@ -221,12 +231,13 @@ class _ArraySealer:
 
     def _documents(self) -> tuple[str, ...]:
         names = self._dataset.name, self._array
-        return seal_record.documents_of(*names) + seal_record.derived_documents_of(*names)
+        derived = seal_record.derived_documents_of(*names, coded=self._code is not None)
+        return seal_record.documents_of(*names, self._code) + derived
 
     def _documents_changed(self, record: Record) -> bool:
         """Return whether a document is not the one that was sealed, which nothing but damage changes; note which."""
-        keys = [key for key in seal_record.documents_of(self._dataset.name, self._array) if key in record.sha256]
-        changed = seal_record.changed(self._storage, keys, record)
+        keys = seal_record.documents_of(self._dataset.name, self._array, self._code)
+        changed = seal_record.changed(self._storage, [key for key in keys if key in record.sha256], record)
         where = f"'{self._dataset.name}/{self._array}'"
         self.problems += [f"{where}: '{key}' is not the document that was sealed" for key in changed]
         return bool(changed)
@@ -236,10 +247,15 @@ class _ArraySealer:
 
     def _usable(self, record: Record) -> bool:
         """Return whether the record of the last seal describes the tables in place."""
-        derived = seal_record.derived_documents_of(self._dataset.name, self._array)
+        names = self._dataset.name, self._array
+        derived = seal_record.derived_documents_of(*names, coded=self._code is not None)
         if len(record.fingerprints) != self._dataset.shards or seal_record.changed(self._storage, derived, record):
             return False
         paths = {"status": (self._status_path, 1)}
+        if self._code is not None:
+            channels = self._code.channels
+            tables = code_schema.distortion_tables(*names, channels=channels)
+            paths |= {name: (table.path, len(table.shape)) for name, table in tables.items()}
         if self._array != PIXELS:
             paths["statistics"] = (schema.statistics_path(self._dataset.name, self._array), 3)
         elif record.tables.get("manifest") != sealed_tables.manifest_mark(self._storage, self._dataset.name):
@@ -293,3 +309,16 @@ def _rounding_warnings(dataset: Dataset, teacher: str) -> list[str]:
             message = f"float16 rounding exceeds 1 % of the standard deviation of {kind} tokens in channels {listed}"
             warnings.append(f"'{dataset.name}/{teacher}': {message}")
     return warnings
+
+
+def _slope_warnings(dataset: Dataset, teacher: str) -> list[str]:
+    """Warn of a dataset whose decoded tokens are not true to scale: the code was fitted to others."""
+    if dataset.teacher(teacher).code is None:
+        return []
+    slopes = {kind: dataset.distortion(teacher).slope(kind) for kind in KINDS}
+    return [
+        f"'{dataset.name}/{teacher}': the slope of decoded on true {kind} tokens is {slope:.3f}, expected 1 +- "
+        f"{SLOPE_TOLERANCE}: the code does not fit these images"
+        for kind, slope in slopes.items()
+        if abs(slope - 1) > SLOPE_TOLERANCE
+    ]

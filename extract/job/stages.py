@@ -135,6 +135,7 @@ def views_shard(
         watch.check_failure_limit(rows=len(rows), reasons=reasons)
         published = writer.finish(manifest=manifest_table(manifest_rows))
     report = _report(dataset, PIXELS, shard, reasons=reasons, absent=len(reasons), started=started, published=published)
+    report = replace(report, stored_bytes=writer.rows_bytes)
     return replace(report, noted=dict(noted))
 
 

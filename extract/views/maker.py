@@ -12,6 +12,7 @@ from extract.sources import Source
 from extract.views.decode import DecodedImage, decode_with_notes
 from extract.views.parameters import ViewParameters, center_view, sample_view
 from extract.views.render import render
+from extract.views.stored_jpeg import stored_form
 from store.errors import DecodeError
 from store.format.manifest import SCHEMA, PixelsRow
 from store.format.schema import FAILED, OK
@@ -83,7 +84,7 @@ class ViewMaker:
         except DecodeError as error:
             return _failed_row(key, str(error))
         row = _ok_row(key, pixels, parameters, source=upright, rotation=rotation)
-        return replace(row, notes=decoded.notes)
+        return replace(row, pixels=stored_form(pixels, self.recipe), notes=decoded.notes)
 
     def _parameters(self, key: dict[str, Any], upright: np.ndarray) -> ViewParameters:
         height, width = upright.shape[:2]

@@ -18,6 +18,7 @@ class Kind(StrEnum):
     ROW_CHECKSUM = "row_checksum"  # bytes of a row do not fit their checksum
     ROW_DIFFERS = "row_differs"  # a row fits its own checksum but not the one in the trailer: rows were swapped
     ROW_NOT_FINITE = "row_not_finite"  # NaN or infinity in the tokens of an ok row
+    OTHER_DECODER = "other_decoder"  # whole JPEGs that this machine decodes to other pixels than were recorded
     HOLE_NOT_ZERO = "hole_not_zero"  # bytes where a failed row has none
     MOMENTS_DIFFER = "moments_differ"  # the trailer's moments are not those of the data
     MISPLACED = "misplaced"  # a shard of another dataset, array or number

@@ -14,8 +14,9 @@ from store.cache.dataset import Dataset
 from store.cache.reader import Shard
 from store.cache.seal_record import trusted_record
 from store.common.text import some_rows
-from store.format import manifest
-from store.format.layout import checksum
+from store.format import jpeg, manifest
+from store.format.indexed_layout import IndexedLayout
+from store.format.jpeg import EncodedPixels, pixels_checksum
 from store.format.schema import FAILED, OK, PIXELS
 from store.format.trailer import Trailer, digest_of
 from store.verify.recompute import Recomputer
@@ -23,6 +24,7 @@ from store.verify.shard_check import ShardCheck, ShardLocation, contradictions, 
 
 # Relative distance of tokens of the same pixels on different machines; those of other pixels are 0.1 and more apart.
 CLOSE = 1e-2
+Row = npt.NDArray[Any] | EncodedPixels  # what a shard writer takes
 LOST_REASON = "unknown: the reason was lost with a damaged trailer"
 
 
@@ -58,14 +60,14 @@ class Plan:
     source: ShardCheck | None
     status: npt.NDArray[np.uint8]
     reasons: dict[int, str]
-    recomputed: dict[int, npt.NDArray[Any]] = field(default_factory=dict)
+    recomputed: dict[int, Row] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     pixels_digest: str | None = None
     manifest: pa.Table | None = None
 
 
 GetRecomputer = Callable[[], Recomputer]
-ReadRow = Callable[[ShardCheck, int], npt.NDArray[Any]]
+ReadRow = Callable[[ShardCheck, int], Row]
 
 
 class Planner:
@@ -92,7 +94,8 @@ class Planner:
         if trailer is not None and source is not None:
             plan = Plan(location=location, source=source, status=trailer.status.copy(), reasons=dict(trailer.errors))
             plan.provenance, plan.manifest = dict(trailer.provenance), trailer.manifest()
-            self._fill_pixels(plan, np.flatnonzero((trailer.status == OK) & ~source.good), expected=trailer.crc32c)
+            expected = trailer.crc32c if trailer.pixels_crc32c is None else trailer.pixels_crc32c
+            self._fill_pixels(plan, np.flatnonzero((trailer.status == OK) & ~source.good), expected=expected)
             return plan
         table = _sealed_rows(location)
         usable = source if source is not None and _recognised(source, None) else None
@@ -118,7 +121,8 @@ class Planner:
         status = np.array([FAILED if row.pixels is None else OK for row in made], np.uint8)
         reasons = {row: str(result.error) for row, result in zip(rows, made, strict=True) if result.pixels is None}
         plan = Plan(location=location, source=None, status=status, reasons=reasons)
-        plan.recomputed = {position: row.pixels for position, row in enumerate(made) if row.pixels is not None}
+        pixels = {position: row.pixels for position, row in enumerate(made) if row.pixels is not None}
+        plan.recomputed = {position: _stored_form(location, row) for position, row in pixels.items()}
         plan.manifest = _manifest_of([row.record for row in made])
         return plan
 
@@ -135,10 +139,12 @@ class Planner:
             row = plan.location.rows.start + position
             if result.pixels is None:
                 lost[row] = str(result.error)
-            elif expected is not None and checksum(np.ascontiguousarray(result.pixels)) != expected[position]:
+                continue
+            pixels = _stored_form(plan.location, result.pixels)
+            if expected is not None and pixels_checksum(pixels) != expected[position]:
                 lost[row] = "other pixels than were recorded"
             else:
-                plan.recomputed[position] = result.pixels
+                plan.recomputed[position] = pixels
         if lost:
             reasons = ", ".join(sorted(set(lost.values())))
             advice = (
@@ -158,7 +164,7 @@ class Planner:
             if row is None:
                 assert plan.source is not None
                 row = self._read_row(plan.source, position)
-            crcs[position] = checksum(np.ascontiguousarray(row))
+            crcs[position] = pixels_checksum(row)
         digest = digest_of(plan.location.rows, plan.status, crcs)
         if digest not in expected:
             known = ", ".join(sorted(expected))
@@ -235,7 +241,7 @@ class Planner:
         changed = [
             plan.location.rows.start + position
             for position, row in sorted(plan.recomputed.items())
-            if checksum(np.ascontiguousarray(row)) != trailer.crc32c[position]
+            if pixels_checksum(row) != trailer.crc32c[position]
         ]
         if changed:
             plan.provenance["recomputed"] = {"rows": changed, **self._provenance(plan)}
@@ -324,6 +330,13 @@ def _manifest_of(records: list[Mapping[str, Any]]) -> pa.Table:
     return pa.table(columns, schema=manifest.SCHEMA)
 
 
+def _stored_form(location: ShardLocation, pixels: Row) -> Row:
+    """Return recomputed pixels as their array stores them."""
+    if isinstance(pixels, EncodedPixels) or not isinstance(location.dataset.array(PIXELS).layout, IndexedLayout):
+        return pixels
+    return jpeg.encoded(pixels)
+
+
 def _storable(location: ShardLocation, row: Any) -> npt.NDArray[Any]:
     node = location.dataset.array(location.array)
     if row.shape != node.row_shape or row.dtype != node.dtype or not np.isfinite(row).all():
@@ -334,8 +347,8 @@ def _storable(location: ShardLocation, row: Any) -> npt.NDArray[Any]:
     return np.asarray(row)
 
 
-def _close(stored: npt.NDArray[Any], made: Any) -> bool:
-    if isinstance(made, str) or stored.shape != np.shape(made):
+def _close(stored: Row, made: Any) -> bool:
+    if isinstance(made, str) or isinstance(stored, EncodedPixels) or stored.shape != np.shape(made):
         return False
     difference = np.linalg.norm(stored.astype(np.float64) - np.asarray(made, np.float64))
     return bool(difference <= CLOSE * np.linalg.norm(stored.astype(np.float64)))

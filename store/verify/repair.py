@@ -17,17 +17,21 @@ from tqdm import tqdm
 from store import errors
 from store.cache.cache import Cache
 from store.cache.cache import open as open_cache
+from store.format.jpeg import EncodedPixels
 from store.format.layout import CHECKSUM_BYTES, checksum
 from store.format.schema import OK, PIXELS
 from store.sealing.seal import seal
 from store.storage.base import Location
 from store.storage.location import open_storage
+from store.verify import jpeg_check
+from store.verify.any_shard import check_shard
 from store.verify.documents import repair_documents
+from store.verify.jpeg_check import JpegCheck
 from store.verify.problems import IN_SHARD, OF_SEAL, OF_SHARD, Kind, Problem
 from store.verify.rebuild import CannotRebuild, Plan, Planner, dependents
 from store.verify.recompute import Recomputer, find_recomputer
 from store.verify.sealed_check import sealed_keys
-from store.verify.shard_check import ShardCheck, ShardLocation, check_shard
+from store.verify.shard_check import ShardCheck, ShardLocation
 from store.verify.tree_check import QUARANTINE, Tree
 from store.verify.verify import VerifyReport, verify
 
@@ -340,8 +344,15 @@ class _Repairer:
             )
         return self._recomputer
 
-    def _read_row(self, source: ShardCheck, position: int) -> npt.NDArray[Any]:
+    def _read_row(self, source: ShardCheck, position: int) -> npt.NDArray[Any] | EncodedPixels:
         """Return a row that was good, checked again: a bad read must not get a new checksum that fits it."""
+        number = source.location.rows.start + position
+        other = f"row {number} of '{source.location.key}' was good and reads differently now. Run this again"
+        if isinstance(source, JpegCheck):
+            encoded = jpeg_check.read_row(source, position)
+            if encoded is None:
+                raise CannotRebuild(other)
+            return encoded
         node, layout = source.location.dataset.array(source.location.array), source.location.layout
         row, crc = np.empty(node.row_shape, node.dtype), np.zeros(CHECKSUM_BYTES, np.uint8)
         with self._storage.open_object(source.location.key) as opened:
@@ -349,10 +360,7 @@ class _Repairer:
         trailer = source.trailer
         expected = int.from_bytes(crc.tobytes(), "little") if trailer is None else int(trailer.crc32c[position])
         if checksum(row) != expected:
-            number = source.location.rows.start + position
-            raise CannotRebuild(
-                f"row {number} of '{source.location.key}' was good and reads differently now. Run this again"
-            )
+            raise CannotRebuild(other)
         return row
 
 

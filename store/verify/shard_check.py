@@ -11,6 +11,7 @@ from store import errors
 from store.cache.dataset import Dataset
 from store.common.text import some_rows
 from store.format import manifest
+from store.format.indexed_layout import IndexedLayout
 from store.format.layout import CHECKSUM_BYTES, ShardLayout, checksum
 from store.format.moments import TokenMoments
 from store.format.schema import FAILED, OK, PIXELS
@@ -114,7 +115,7 @@ def check_trailer(location: ShardLocation) -> ShardCheck:
         return check
     check.problems += [too_large] if too_large else [location.problem(*damage) for damage in tail.damage]
     if tail.trailer is not None:
-        misplaced = _misplacement(location, tail.trailer)
+        misplaced = misplacement(location, tail.trailer)
         check.belongs = misplaced is None
         if misplaced is not None:
             check.problems.append(misplaced)
@@ -164,6 +165,8 @@ def contradictions(dataset: Dataset, array: str, trailer: Trailer, *, paths: pa.
     if array == PIXELS:
         if trailer.pixels_digest is not None or trailer.moments is not None:
             messages.append("pixels with moments or a digest")
+        if (trailer.pixels_crc32c is None) == isinstance(dataset.array(array).layout, IndexedLayout):
+            messages.append("pixels must carry checksums of what they decode to if they are JPEG, and only then")
         messages += _manifest(dataset, trailer, paths=paths)
     else:
         messages += _token_parts(dataset, array, trailer)
@@ -181,10 +184,10 @@ def _misplaced_shard(location: ShardLocation) -> Problem | None:
         return None
     tail = location.dataset.storage.read_last(location.key, length + fixed)
     trailer = read_tail(tail, index_bytes=location.layout.index_bytes).trailer
-    return None if trailer is None else _misplacement(location, trailer)
+    return None if trailer is None else misplacement(location, trailer)
 
 
-def _misplacement(location: ShardLocation, trailer: Trailer) -> Problem | None:
+def misplacement(location: ShardLocation, trailer: Trailer) -> Problem | None:
     """Return a problem if a whole trailer does not belong to this location."""
     digest = location.dataset.identity_digest(location.array)
     elsewhere = mismatches(

@@ -14,9 +14,10 @@ from store.common.threads import IN_FLIGHT, ordered_map
 from store.format.schema import PIXELS
 from store.storage.base import Location
 from store.storage.location import open_storage
+from store.verify.any_shard import check_shard, check_trailer
 from store.verify.problems import Kind, Problem
 from store.verify.sealed_check import SealedCheck
-from store.verify.shard_check import ShardCheck, ShardLocation, check_shard, check_trailer
+from store.verify.shard_check import ShardCheck, ShardLocation
 from store.verify.tree_check import Tree, open_for_checking
 
 TRAILER_THREADS = 16  # waiting for the disk, not computing

@@ -16,6 +16,7 @@ from store.cache.row_status import RowStatus
 from store.common.threads import ThreadTeam
 from store.format.layout import any_in_shard
 from store.format.schema import FAILED, MISSING, OK, PIXELS, shard_name
+from store.inspection.code_info import CodeInfo, code_info
 
 BAR_CELLS = 24
 TRAILERS_READ = 256  # of one array; with more unsealed shards than that, sealing is the quicker way to know
@@ -53,6 +54,7 @@ class ArrayInfo:
         identity_digest: digest of what the values depend on.
         bar: completeness of the rows in order, cut into cells.
         notes: sentences about anything unusual.
+        code: code that the tokens are stored in; None where they are float16.
     """
 
     name: str
@@ -68,6 +70,7 @@ class ArrayInfo:
     identity_digest: str
     bar: tuple[Cell, ...]
     notes: tuple[str, ...]
+    code: CodeInfo | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +91,8 @@ class DatasetInfo:
 @dataclass(frozen=True, kw_only=True)
 class TeacherSummary(TeacherInfo):
     """A teacher and the datasets that have its tokens; two of one name mean two different networks.
+
+    Its code is None where no dataset has codes.
 
     Attributes:
         datasets: dataset names.
@@ -148,7 +153,8 @@ def _teachers(datasets: Iterable[Dataset]) -> tuple[TeacherSummary, ...]:
                 continue  # not written by codistill: noted beside its rows
             key = (name, info.identity_digest)
             dataset_names.setdefault(key, []).append(dataset.name)
-            infos[key] = info
+            if key not in infos or info.code is not None:  # held-out datasets have float16 tokens of the same teacher
+                infos[key] = info
     return tuple(
         TeacherSummary(**vars(infos[key]), datasets=tuple(names)) for key, names in sorted(dataset_names.items())
     )
@@ -187,6 +193,7 @@ def _array_info(dataset: Dataset, name: str) -> ArrayInfo:
         identity_digest=dataset.identity_digest(name),
         bar=_bar(status, unknown),
         notes=tuple(notes),
+        code=code_info(dataset, name),
     )
 
 

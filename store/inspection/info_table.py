@@ -10,10 +10,15 @@ from rich.text import Text
 
 from store.common.text import human_bytes
 from store.format.schema import json_bytes
+from store.inspection.code_info import CodeInfo
 from store.inspection.info import ArrayInfo, CacheInfo, Cell, DatasetInfo
 
 SHORT_DIGEST = 12
 GLYPHS = {"full": "█", "part": "▒", "unsealed": "▓", "none": "·"}
+CODES_LEGEND = (
+    "codes, patch tokens: noise = variance of the error over that of the tokens; slope of decoded on true values, 1 is "
+    "unbiased; cosine of decoded and true tokens"
+)
 PLAIN_GLYPHS = {"full": "#", "part": "+", "unsealed": "?", "none": "."}
 
 
@@ -42,6 +47,9 @@ def _parts(info: CacheInfo, glyphs: dict[str, str], *, ascii_only: bool, identit
     yield Text(_legend(info, glyphs), style="dim")
     if info.teachers:
         yield _teachers(info, ascii_only=ascii_only)
+    if any(array.code for dataset in info.datasets for array in dataset.arrays):
+        yield _codes(info.datasets, ascii_only=ascii_only)
+        yield Text(CODES_LEGEND, style="dim")
     yield from (Text(note, style="yellow") for note in _notes(info))
     if identities:
         for teacher in info.teachers:
@@ -126,10 +134,39 @@ def _teachers(info: CacheInfo, *, ascii_only: bool) -> Table:
     return table
 
 
+def _codes(datasets: tuple[DatasetInfo, ...], *, ascii_only: bool) -> Table:
+    """Return a line for each dataset and teacher whose tokens are stored in a code."""
+    table = Table(box=box.ASCII2 if ascii_only else box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("codes of", "in dataset"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("ratio", "bytes a row", "patches", "noise", "slope", "worst channel", "cosine", "1st percentile"):
+        table.add_column(heading, justify="right")
+    for dataset in datasets:
+        for array in dataset.arrays:
+            if array.code is not None:
+                table.add_row(Text(array.name, style="bold"), dataset.name, *_code_cells(array.code))
+    return table
+
+
+def _code_cells(code: CodeInfo) -> tuple[str, ...]:
+    quality = code.patch
+    stored = "all" if code.stored_patches == code.patches else f"{code.stored_patches} of {code.patches}"
+    size = (f"{code.ratio:g}x", f"{code.row_bytes:,}", stored)
+    if quality is None:
+        return (*size, *["not sealed", "", "", "", ""])
+    slopes, cosines = (quality.slope, quality.worst_slope), (quality.cosine_mean, quality.cosine_p1)
+    return (*size, f"{quality.noise:.4f}", *(f"{value:.3f}" for value in (*slopes, *cosines)))
+
+
 def _notes(info: CacheInfo) -> Iterator[str]:
     names = [teacher.name for teacher in info.teachers]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"teacher '{name}' is not the same network in all datasets: see the identities (--identities)"
+    digests: dict[str, set[str]] = {}
+    for array in (array for dataset in info.datasets for array in dataset.arrays if array.code is not None):
+        digests.setdefault(array.name, set()).add(array.code.digest if array.code else "")
+    for name in sorted(name for name, found in digests.items() if len(found) > 1):
+        yield f"teacher '{name}' is stored in different codes: a student cannot be trained on all of its datasets"
     for dataset in info.datasets:
         for array in dataset.arrays:
             yield from (f"{dataset.name}/{array.name}: {note}" for note in array.notes)

@@ -89,6 +89,9 @@ def run_command(defaults: Recipe) -> Callable[..., int]:
         refuse_used(out, resume=resume, overwrite=overwrite)
         if not (resume and is_run(out)):
             ExistingCaches().check("--cache", cache)
+            from train.data.open_caches import refuse_running_averages_of_codes
+
+            refuse_running_averages_of_codes(chosen, names_of(cache) or [])
         from train.loop import train
 
         outcome = train(chosen, caches=names_of(cache) or [], out=out, resume=resume, overwrite=overwrite)

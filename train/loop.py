@@ -10,10 +10,11 @@ import torch
 from store.errors import InvalidInput
 from train.data.buffers import row_bytes
 from train.data.loader import Loader
+from train.data.mixture import cached_forms
 from train.data.selection import Selection
 from train.distributed import join_ranks
 from train.memory import too_many
-from train.objective.target_statistics import set_exact
+from train.objective.target_statistics import note_on_codes, set_exact
 from train.recipe.config import Recipe
 from train.run import checkpoints, curves, directory, load, log
 from train.run.checkpoints import Checkpoint
@@ -102,7 +103,8 @@ def train(
         )
 
         batch_of_rank = recipe.data.batch // ranks.world
-        bytes_per_row = row_bytes(mixture.teachers, image_size=mixture.image_size)
+        forms = cached_forms(mixture.sources, mixture.teachers)
+        bytes_per_row = row_bytes(mixture.teachers, image_size=mixture.image_size, forms=forms)
         problem = too_many(batch=batch_of_rank, row_bytes=bytes_per_row, prefetch=recipe.machine.prefetch)
         if problem:
             raise InvalidInput(problem)
@@ -144,6 +146,7 @@ def train(
             readers=recipe.machine.readers,
             prefetch=recipe.machine.prefetch,
             verify=recipe.machine.verify,
+            raw=True,
         )
         run_logger = log.RunLogger(
             out,
@@ -155,7 +158,7 @@ def train(
             listener=listener,
         )
         parameters = sum(parameter.numel() for parameter in distiller.parameters())
-        for text in (lock.note, note, slow_bf16(recipe, ranks.device)):
+        for text in (lock.note, note, slow_bf16(recipe, ranks.device), note_on_codes(forms, recipe)):
             if text:
                 run_logger.show(f"note: {text}")
         run_logger.show(

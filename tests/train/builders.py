@@ -10,6 +10,7 @@ import pyarrow as pa
 
 import store
 from store.format import manifest
+from store.format.code import Code
 from store.format.schema import FAILED, OK, PIXELS
 from train.recipe.config import Recipe, overridden
 from train.recipe.named import find
@@ -73,6 +74,8 @@ def build_cache(
     size_px: int = SIZE_PX,
     seed: int = 0,
     first_view: int = 0,
+    codes: Mapping[str, Code] | None = None,
+    coded_splits: Sequence[str] = ("train",),
 ) -> store.Cache:
     """Build and seal a cache.
 
@@ -84,6 +87,8 @@ def build_cache(
         size_px: side of the pixels.
         seed: seed of the pixels; teachers are the same for every seed.
         first_view: number of the one view that it holds of each image.
+        codes: teacher -> code that its tokens are stored in; the others are stored as float16.
+        coded_splits: splits of the datasets whose tokens are stored in codes.
     """
     cache = store.create(location, {"image_size": size_px, "shard_rows": 4, "seed": seed})
     for number, (name, (group, split, rows)) in enumerate(datasets.items()):
@@ -107,6 +112,7 @@ def build_cache(
                 patch_grid=(size_px // PATCH_PX, size_px // PATCH_PX),
                 prefix_tokens=seer.prefix,
                 channels=seer.channels,
+                code=(codes or {}).get(teacher) if split in coded_splits else None,
             )
         for shard in range(dataset.shards):
             write_shard(dataset, shard, pixels, teachers, bad)

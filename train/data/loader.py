@@ -138,8 +138,9 @@ class Loader:
         """
         self._sources, self._plan, self._steps, self._verify, self._raw = sources, plan, steps, verify, raw
         self._names = list(teachers)
-        # For each source the teachers whose codes it delivers.
-        self._encoded = [{name for name in teachers if raw and source.code(name) is not None} for source in sources]
+        # Of each source, the codes that it delivers, by teacher.
+        self._codes = [source.codes(teachers) if raw else {} for source in sources]
+        self._grids = {name: teacher.patch_grid for name, teacher in teachers.items()}
         forms = cached_forms(sources, teachers) if raw else None
         self._copy_stream = CopyStream(device) if device.type == "cuda" else None
         self._layout = BatchLayout(shapes=batch_shapes(teachers, image_size=image_size, batch=batch, forms=forms))
@@ -267,23 +268,22 @@ class Loader:
         """Return for each row whether its targets are codes; of a teacher that has codes alone, always."""
         if name not in self._layout.shapes:
             return np.ones(len(rows), dtype=np.bool_)
-        of_source = np.array([name in encoded for encoded in self._encoded], dtype=np.bool_)
+        of_source = np.array([name in codes for codes in self._codes], dtype=np.bool_)
         return of_source[rows.source]
 
     def _read(self, buffer: Buffer, rows: RowSelection, part: slice) -> None:
         """Read the part of a batch that comes from one source; the store spreads it over threads of its own."""
         number = int(rows.source[part.start])
-        source, encoded = self._sources[number], self._encoded[number]
+        source, codes = self._sources[number], self._codes[number]
         out = {PIXELS: buffer.views[PIXELS][part]}
         for name in self._names:
             if name in source.reads:
-                out[name] = buffer.views[codes_of(name) if name in encoded else name][part]
-                if name in encoded and patches_of(name) in buffer.views:
-                    buffer.views[patches_of(name)][part] = source.dataset.stored_tokens(name, rows.row[part])
+                out[name] = buffer.views[codes_of(name) if name in codes else name][part]
+                subset = codes[name].subset if name in codes else None
+                if subset is not None:
+                    buffer.views[patches_of(name)][part] = subset.stored(rows.row[part], self._grids[name])
             else:
                 for array in (name, codes_of(name), patches_of(name)):
                     if array in buffer.views:
                         buffer.views[array][part] = 0
-        source.dataset.read(
-            rows.row[part], list(out), out=out, verify=self._verify, **({"raw": True} if encoded else {})
-        )
+        source.dataset.read(rows.row[part], list(out), out=out, verify=self._verify, raw=self._raw)

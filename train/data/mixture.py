@@ -3,7 +3,7 @@
 Shapes: B images of the global batch, C channels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,11 +11,14 @@ import numpy as np
 
 from store import Cache, Dataset, TeacherInfo
 from store.common.stateless_random import Int64
+from store.errors import InvalidInput
 from store.format.code import CodeSpec
 from train.data.sampler import BatchSample
 
 # A range where no row is left out: it takes no memory.
 RowList = range | np.ndarray[tuple[int, ...], np.dtype[np.uint32]]
+
+ONE_CODE = "They are decoded with one matrix: train on one of them, or make the caches with one code"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +43,15 @@ class Source:
             return indices + self.rows.start
         return self.rows[indices].astype(np.int64)
 
-    def code(self, teacher: str) -> CodeSpec | None:
-        """Return the code of a teacher's tokens; None if they are float16, or not read."""
-        return getattr(self.dataset.teacher(teacher), "code", None) if teacher in self.reads else None
+    def codes(self, teachers: Iterable[str]) -> dict[str, CodeSpec]:
+        """Return the codes of those teachers that are read here and stored in a code."""
+        return stored_codes(self.dataset, [name for name in teachers if name in self.reads])
+
+
+def stored_codes(dataset: Dataset, teachers: Iterable[str]) -> dict[str, CodeSpec]:
+    """Return the codes of those teachers of a dataset that are stored in a code, by teacher."""
+    stored = {name: dataset.teacher(name).code for name in teachers}
+    return {name: code for name, code in stored.items() if code is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +67,21 @@ class CachedForm:
     code: CodeSpec | None
 
 
-def cached_forms(sources: Sequence[Source], teachers: Mapping[str, TeacherInfo]) -> dict[str, CachedForm]:
-    """Return the forms of each teacher's tokens; those of one code share it, whatever their cache."""
-    forms = {}
+def cached_forms(sources: Sequence[Source], teachers: Iterable[str]) -> dict[str, CachedForm]:
+    """Return the forms of each teacher's tokens.
+
+    Raises:
+        InvalidInput: two sources hold one teacher's tokens in different codes.
+    """
+    forms: dict[str, CachedForm] = {}
+    by_source = [source.codes(teachers) for source in sources]
     for name in teachers:
-        codes = [source.code(name) for source in sources if name in source.reads]
-        forms[name] = CachedForm(
-            tokens=not codes or None in codes, code=next((code for code in codes if code is not None), None)
-        )
+        codes = {number: codes[name] for number, codes in enumerate(by_source) if name in codes}
+        if len({code.digest for code in codes.values()}) > 1:
+            listed = ", ".join(f"'{sources[number].dataset.name}' {code.digest[:12]}" for number, code in codes.items())
+            raise InvalidInput(f"teacher '{name}' is stored in different codes: {listed}. {ONE_CODE}")
+        tokens = any(name in source.reads and number not in codes for number, source in enumerate(sources))
+        forms[name] = CachedForm(tokens=tokens or not codes, code=next(iter(codes.values()), None))
     return forms
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -15,8 +15,9 @@ from store.common.config import near_miss
 from store.common.stateless_random import Int64
 from store.errors import InvalidConfig, InvalidInput
 from store.format import manifest
-from store.format.schema import PIXELS
-from train.data.mixture import Mixture, RowList, Source
+from store.format.code import CodeSpec
+from store.format.schema import CODES, PIXELS
+from train.data.mixture import ONE_CODE, Mixture, RowList, Source, stored_codes
 from train.data.row_filter import Expression
 from train.data.row_filter import parse as parse_subset
 from train.data.teacher_sharing import eligibility_table
@@ -47,6 +48,7 @@ def open_mixture(recipe: Recipe, locations: Sequence[str], *, problems: Iterable
     matcher.check_caches()
     training, held_out = matcher.datasets()
     teachers = matcher.teachers(training)
+    matcher.check_codes(training, held_out, teachers)
     matcher.raise_problems()
     reads = matcher.reads(training, teachers)
     matcher.raise_problems()
@@ -76,6 +78,24 @@ def open_mixture(recipe: Recipe, locations: Sequence[str], *, problems: Iterable
     )
 
 
+def refuse_running_averages_of_codes(recipe: Recipe, locations: Sequence[str]) -> None:
+    """Refuse running averages of targets that are stored in a code; needs no torch and reads no row.
+
+    Raises:
+        InvalidConfig: naming the teachers.
+    """
+    if recipe.targets.norm != "ema":
+        return
+    matcher = _Matcher(recipe=recipe, caches=tuple(store.open(location) for location in locations))
+    matcher.check_subset()
+    matcher.check_caches()
+    training, held_out = matcher.datasets()
+    teachers = matcher.teachers(training)
+    matcher.check_codes(training, held_out, teachers)
+    if any(stored_codes(dataset, _available((number, dataset), teachers)) for number, dataset in training):
+        matcher.raise_problems()
+
+
 def describe(mixture: Mixture) -> Description:
     """Return the content of a run's `cache.json`: the caches, datasets and teachers that it uses, and their digests.
 
@@ -93,6 +113,7 @@ def describe(mixture: Mixture) -> Description:
             "used_rows": len(source.rows),
             "pixels_identity": dataset.identity_digest(PIXELS),
             "status": {array: status_digest(dataset.status(array)) for array in (PIXELS, *source.reads)},
+            **described_codes(source.codes(source.reads)),
         }
     if mixture.reference is not mixture.groups:
         for source in chain.from_iterable(mixture.reference.values()):
@@ -115,6 +136,11 @@ def described_teacher(teacher: TeacherInfo) -> dict[str, Any]:
         "prefix_tokens": teacher.prefix_tokens,
         "channels": teacher.channels,
     }
+
+
+def described_codes(codes: Mapping[str, CodeSpec]) -> dict[str, Any]:
+    """Return what `describe` writes down of the codes of a dataset: their digests by teacher, nothing without any."""
+    return {CODES: {name: code.digest for name, code in codes.items()}} if codes else {}
 
 
 def described_teachers(description: Description) -> dict[str, TeacherInfo]:
@@ -206,12 +232,33 @@ class _Matcher:
         teachers: dict[str, TeacherInfo] = {}
         for _, dataset in training:
             for name in (name for name in wanted if name in dataset.teachers):
-                self._check_same(teachers.setdefault(name, dataset.teacher(name)), dataset.teacher(name), dataset)
+                teacher = replace(dataset.teacher(name), code=None)  # how tokens are stored is the dataset's
+                self._check_same(teachers.setdefault(name, teacher), teacher, dataset)
         grids = {name: teacher.patch_grid for name, teacher in teachers.items()}
         if len(set(grids.values())) > 1:
             listed = ", ".join(f"{name} {rows}x{columns}" for name, (rows, columns) in sorted(grids.items()))
             self.problems.append(f"patch grids of the teachers differ: {listed}")
         return dict(sorted(teachers.items()))
+
+    def check_codes(self, training: Sequence[Member], held_out: Sequence[Member], teachers: Iterable[str]) -> None:
+        """Check that each teacher's codes are of one code, whatever their cache, and fit the targets' statistics."""
+        averaged = []
+        for name in teachers:
+            codes = [
+                (f"'{dataset.name}' of '{self.caches[number].location}' {code.digest[:12]}", code.digest)
+                for number, dataset in (*training, *held_out)
+                for code in stored_codes(dataset, _available((number, dataset), [name])).values()
+            ]
+            if len({digest for _, digest in codes}) > 1:
+                listed = ", ".join(where for where, _ in codes)
+                self.problems.append(f"teacher '{name}' is stored in different codes: {listed}. {ONE_CODE}")
+            if any(stored_codes(dataset, _available((number, dataset), [name])) for number, dataset in training):
+                averaged.append(name)
+        if averaged and self.recipe.targets.norm == "ema":
+            self.problems.append(
+                f"targets.norm: 'ema' would take the noise of codes for spread of {', '.join(averaged)}; exact "
+                "statistics are those of the true tokens. Use --targets.norm exact"
+            )
 
     def reads(self, training: Sequence[Member], teachers: Mapping[str, TeacherInfo]) -> dict[str, tuple[str, ...]]:
         """Return the teachers whose tokens are read, by group."""

@@ -15,9 +15,9 @@ from store import Cache, Dataset
 from store.common.text import some, some_rows
 from store.errors import Conflict, MissingName
 from store.format import manifest
-from store.format.schema import OK, PIXELS, differences
+from store.format.schema import CODES, OK, PIXELS, differences
 from store.format.trailer import digest_of
-from train.data.mixture import Mixture, RowList, Source
+from train.data.mixture import Mixture, RowList, Source, stored_codes
 from train.data.open_caches import (
     Description,
     by_group,
@@ -237,6 +237,8 @@ class _Finder:
             then = _without_identity(self.selection.description["teachers"][name])
             teacher = _without_identity(described_teacher(dataset.teacher(name)))
             changed += differences(then, teacher, path=f"teacher '{name}'")
+        digests = {name: code.digest for name, code in stored_codes(dataset, _reads(entry)).items()}
+        changed += differences(_forms(entry, entry.get(CODES, {})), _forms(entry, digests), path="stored form")
         return [f"'{dataset.name}': {line}" for line in changed]
 
     def _rows_changed(self, number: int, dataset: Dataset, entry: Mapping[str, Any]) -> list[str]:
@@ -295,6 +297,11 @@ def _whole(number: int, dataset: Dataset, reads: tuple[str, ...]) -> Source:
 
 def _reads(entry: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(array for array in entry["status"] if array != PIXELS)
+
+
+def _forms(entry: Mapping[str, Any], codes: Mapping[str, str]) -> dict[str, str]:
+    """Return in which form the tokens of each teacher are stored: the digest of their code, or float16."""
+    return {name: codes.get(name, "float16") for name in _reads(entry)}
 
 
 def _without_identity(teacher: Mapping[str, Any]) -> dict[str, Any]:

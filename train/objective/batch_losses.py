@@ -49,7 +49,7 @@ class BatchLosses:
         self._names = list(teachers)
         self._floors = floors_of(sources, self._names)  # (S, T, 2, 2)
         self._decoders: dict[str, Decoder] = {}
-        self.corrects = any(source.code(name) is not None for source in sources for name in self._names)
+        self.corrects = any(source.codes(self._names) for source in sources)
 
     def of(
         self,
@@ -122,7 +122,7 @@ class BatchLosses:
 
     def _decoder(self, name: str) -> Decoder:
         if name not in self._decoders:
-            source = next(source for source in self._sources if source.code(name) is not None)
+            source = next(source for source in self._sources if source.codes([name]))
             self._decoders[name] = Decoder(source.dataset.code(name), self._norms.stored(name))
         return self._decoders[name]
 

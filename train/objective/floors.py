@@ -36,10 +36,9 @@ def floors_of(sources: Sequence[Source], teachers: Sequence[str]) -> Float32:
     """
     floors = np.zeros((len(sources), len(teachers), len(KINDS), 2), np.float32)
     for number, source in enumerate(sources):
-        for position, name in enumerate(teachers):
-            if source.code(name) is not None:
-                distortion = source.dataset.distortion(name)
-                floors[number, position] = [distortion.floors("prefix"), distortion.floors("patch")]
+        for name in source.codes(teachers):
+            distortion = source.dataset.distortion(name)
+            floors[number, teachers.index(name)] = [distortion.floors("prefix"), distortion.floors("patch")]
     return np.nan_to_num(floors, nan=0.0)
 
 

@@ -1,13 +1,16 @@
 """Exact statistics of a run's targets: mean and std of every teacher's tokens over the training mixture."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
 from store.errors import InvalidInput
 from store.format.moments import TokenMoments
 from store.format.statistics import Moments, merge
-from train.data.mixture import Mixture, Source
+from train.data.mixture import CachedForm, Mixture, Source
 from train.objective.targets import Standardisation, TargetNorms
+from train.recipe.config import Recipe
 
 ROWS_AT_ONCE = 64
 
@@ -21,7 +24,8 @@ def set_exact(norms: TargetNorms, mixture: Mixture, *, over_subset: bool) -> Non
         norms: statistics to set, in place.
         mixture: mixture whose `reference` datasets count, each with the sealed statistics of all its ok rows. A subset
             changes the weight of a dataset, not its statistics.
-        over_subset: compute the statistics of the usable rows alone instead, by reading them all once.
+        over_subset: compute the statistics of the usable rows alone instead, by reading them all once. What is stored
+            in a code keeps the sealed ones: they are of the true tokens, decoded ones have the spread of their noise.
 
     Raises:
         InvalidInput: a teacher without a single ok row.
@@ -35,7 +39,8 @@ def set_exact(norms: TargetNorms, mixture: Mixture, *, over_subset: bool) -> Non
             for source in sources:
                 if name not in source.dataset.teachers or not len(source.rows):
                     continue
-                prefix, patch = _computed(source, name) if over_subset else _sealed(source, name)
+                computed = over_subset and not source.codes([name])
+                prefix, patch = _computed(source, name) if computed else _sealed(source, name)
                 if not patch.count.any():
                     continue
                 patches.append(patch)
@@ -49,6 +54,17 @@ def set_exact(norms: TargetNorms, mixture: Mixture, *, over_subset: bool) -> Non
             patch=_standardisation(merge(patches, weights)),
             prefix=_standardisation(merge(prefixes, weights)) if prefixes else None,
         )
+
+
+def note_on_codes(forms: Mapping[str, CachedForm], recipe: Recipe) -> str:
+    """Say which teachers are read as codes, and what that changes; empty if none is."""
+    ratios = [f"{name} {form.code.ratio:g}x" for name, form in forms.items() if form.code is not None]
+    if not ratios:
+        return ""
+    text = f"targets in codes: {', '.join(ratios)}; the corrected loss estimates the loss on the true tokens"
+    if recipe.targets.statistics == "subset":
+        text += "; their statistics are those of all rows of each dataset, weighted by the rows of data.subset"
+    return text
 
 
 def _sealed(source: Source, teacher: str) -> tuple[Moments | None, Moments]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from store.common.strict_json import Fields
 from store.format.attributes import MAX_CHANNELS, MAX_GRID_SIDE, MAX_IMAGE_SIZE_PX, MAX_PREFIX_TOKENS, SPLITS
-from store.format.schema import MAX_ROWS
+from store.format.schema import CODES, MAX_ROWS
 
 
 def check(description: dict[str, Any], *, where: str) -> dict[str, Any]:
@@ -45,8 +45,13 @@ def _check_cache(fields: Fields, *, where: str) -> None:
     fields.text("uuid")
     datasets = fields.mapping("datasets")
     for name in datasets:
-        own = Fields(Fields(datasets, where=f"{where}.datasets").mapping(name), where=f"{where}.{name}")
+        entry = Fields(datasets, where=f"{where}.datasets").mapping(name)
+        own = Fields(entry, where=f"{where}.{name}")
         own.text("group")
         own.text("split", allowed=SPLITS)
         own.integer("rows", low=1, high=MAX_ROWS)
         own.mapping("status")
+        if CODES in entry:
+            codes = Fields(own.mapping(CODES), where=f"{where}.{name}.{CODES}")
+            for teacher in own.mapping(CODES):
+                codes.hexadecimal(teacher, digits=64)

@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from store.format.codeword_kernels import Kernel, compiled
+
 BLOCK_VECTORS = 2048  # their scores stay in the second-level cache
 EPSILON = 2.0**-23
+WORTH_COMPILING_VALUES = 1 << 24  # numpy takes a second or two
 
 UInt8 = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
@@ -21,8 +24,27 @@ Search = Callable[[Float32], UInt8]
 
 
 def searcher(book: Float32) -> Search:
-    """Return the search of a book float32 [256, m]; for m 1 its values must ascend."""
-    return level_search(book) if book.shape[1] == 1 else product_search(book)
+    """Return the fastest search of a book float32 [256, m]; for m 1 its values must ascend.
+
+    Compiling takes seconds, once a process, so the first values are searched without.
+    """
+    if book.shape[1] == 1:
+        return level_search(book)
+    by_product, half, done = product_search(book), half_squares(book), 0
+    kernel: Kernel | None = None
+
+    def search(values: Float32) -> UInt8:
+        nonlocal done, kernel
+        done += values.size
+        if done >= WORTH_COMPILING_VALUES and kernel is None:
+            kernel = compiled(book.shape[1])
+        if kernel is None:
+            return by_product(values)
+        result = np.empty(len(values), np.uint8)
+        kernel(np.ascontiguousarray(values), book, half, result)
+        return result
+
+    return search
 
 
 def level_search(book: Float32) -> Search:

@@ -3,7 +3,7 @@
 EXTRAS = {
     "inspect": ("matplotlib", "PIL"),
     "cloud": ("obstore",),
-    "train": ("matplotlib", "PIL", "tensorboard", "timm", "torch"),
+    "train": ("matplotlib", "PIL", "simplejpeg", "tensorboard", "timm", "torch"),
     "extract": ("cryptography", "dask", "distributed", "numba", "PIL", "simplejpeg", "timm", "torch", "torchvision"),
     "eval": (
         *("cryptography", "dask", "distributed", "jinja2", "matplotlib", "numba", "PIL", "scipy", "simplejpeg"),

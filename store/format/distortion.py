@@ -85,6 +85,15 @@ class Distortion:
         tokens, cosine, smooth_l1 = self.floor[_type(kind)]
         return _ratio(cosine, tokens), _ratio(smooth_l1, tokens)
 
+    def agrees(self, other: "Distortion", *, rtol: float = 1e-9) -> bool:
+        """Return whether two computations of the same distortion agree: sums to `rtol`, counts exactly."""
+        return bool(
+            np.array_equal(self.cosine, other.cosine)
+            and np.array_equal(self.floor[:, 0], other.floor[:, 0])
+            and np.allclose(self.floor, other.floor, rtol=rtol, atol=0)
+            and np.allclose(self.sums, other.sums, rtol=rtol, atol=rtol * np.abs(other.sums).max())
+        )
+
     def problem(self) -> str:
         """Return why this cannot be the distortion of tokens and a code that fits them; empty if it can."""
         return self.contradiction() or next((text for kind in KINDS if (text := self._slope_problem(kind))), "")

@@ -12,8 +12,9 @@ from store import errors
 from store.cache import seal_record
 from store.cache.metadata import dataset_names, read_dataset_node, read_root
 from store.format import schema
-from store.format.attributes import DatasetAttributes
-from store.format.schema import HIERARCHY, PIXELS, TOKENS
+from store.format.attributes import DatasetAttributes, TeacherAttributes
+from store.format.code_schema import CODE, code_arrays
+from store.format.schema import CODES, HIERARCHY, PIXELS, TOKENS
 from store.storage.base import Storage
 from store.verify.problems import Kind, Problem
 
@@ -90,8 +91,11 @@ def _recorded_sums(storage: Storage, key: str) -> set[str]:
 
 
 def _derived(storage: Storage, path: str) -> Iterator[bytes]:
-    """Yield what a document must be, where it follows from others: that of pixels, and that of a teacher's group."""
+    """Yield what a document must be, where it follows from others: those of pixels, teachers' groups, and codes."""
     parts = path.split("/")
+    if len(parts) in (4, 5) and parts[3] == CODE:
+        yield from _derived_of_code(storage, path)
+        return
     if len(parts) != 3:
         return
     if parts[2] != PIXELS:
@@ -107,10 +111,26 @@ def _derived(storage: Storage, path: str) -> Iterator[bytes]:
     yield schema.without_checksum(document)
 
 
+def _derived_of_code(storage: Storage, path: str) -> Iterator[bytes]:
+    """Yield what the document of a code's group or of one of its arrays must be."""
+    _, dataset, teacher, *below = path.split("/")
+    if len(below) == 1:
+        yield schema.group_document()
+        return
+    codes = schema.array_path(dataset, teacher, CODES)
+    try:
+        spec = TeacherAttributes.of(schema.parse_array(codes, storage.read(f"{codes}/zarr.json"))).code
+    except (FileNotFoundError, errors.CodistillError):
+        return
+    arrays = {} if spec is None else code_arrays(dataset, teacher, spec)
+    if below[1] in arrays:
+        yield arrays[below[1]].document
+
+
 def _of_other_datasets(storage: Storage, path: str) -> Iterator[bytes]:
-    """Yield the documents of a teacher's tokens in other datasets, with the rows of this one."""
+    """Yield the documents of a teacher's tokens or codes in other datasets, with the rows of this one."""
     parts = path.split("/")
-    if parts[-1] != TOKENS:
+    if parts[-1] not in (TOKENS, CODES):
         return
     try:
         rows = DatasetAttributes.of(read_dataset_node(storage, parts[1])).rows
@@ -118,7 +138,7 @@ def _of_other_datasets(storage: Storage, path: str) -> Iterator[bytes]:
         return
     for name in dataset_names(storage):
         try:
-            node = schema.parse_array(path, storage.read(f"{HIERARCHY}/{name}/{parts[2]}/{TOKENS}/zarr.json"))
+            node = schema.parse_array(path, storage.read(f"{HIERARCHY}/{name}/{parts[2]}/{parts[-1]}/zarr.json"))
         except (FileNotFoundError, errors.CodistillError):
             continue
         if node.layout is not None:
@@ -129,6 +149,8 @@ def _of_other_datasets(storage: Storage, path: str) -> Iterator[bytes]:
 
 def _cannot_be_read(path: str, stored: bytes) -> bool:
     """Return whether a document is absent or damaged, and not that of another program."""
+    if CODE in path.split("/")[3:]:
+        return True  # other programs have no code there
     try:
         return schema.parse_node(path, stored).document.get("node_type") == "group"
     except errors.CodistillError:

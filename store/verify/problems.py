@@ -10,6 +10,8 @@ class Kind(StrEnum):
 
     METADATA_DAMAGED = "metadata_damaged"  # a zarr.json that cannot be read, is absent, or does not fit its dataset
     METADATA_DIFFERS = "metadata_differs"  # every shard of an array records another identity than its zarr.json
+    CODE_DAMAGED = "code_damaged"  # an array of a code is absent or damaged, or together they have another digest
+    CODE_UNFIT = "code_unfit"  # the sealed distortion of a code is not what a code does that fits its tokens
     IMAGE_LIST_DAMAGED = "image_list_damaged"  # absent, or its sha256 is not the recorded one
     OBJECT_SIZE = "object_size"  # a shard that is too short or too long
     TRAILER_DAMAGED = "trailer_damaged"  # its checksum differs

@@ -25,6 +25,7 @@ from store.storage.base import Location
 from store.storage.location import open_storage
 from store.verify import jpeg_check
 from store.verify.any_shard import check_shard
+from store.verify.code_repair import repair_codes
 from store.verify.documents import repair_documents
 from store.verify.jpeg_check import JpegCheck
 from store.verify.problems import IN_SHARD, OF_SEAL, OF_SHARD, Kind, Problem
@@ -67,7 +68,7 @@ class RepairReport:
     """Result of a repair.
 
     Attributes:
-        documents: keys of zarr.json documents that were written again.
+        documents: keys of zarr.json documents, and of arrays of codes, that were written again.
         repaired: shards that are whole again.
         left: shards that could not be repaired.
         removed: keys of temporary objects, and of sealed tables that were deleted to be written again.
@@ -115,6 +116,8 @@ def repair(
     documents: list[str] = []
     while True:
         repaired, left = repair_documents(storage, report.problems)
+        codes, codes_left = repair_codes(storage, report.problems)
+        repaired, left = [*repaired, *codes], [*left, *codes_left]
         if not repaired or set(repaired) <= set(documents):
             break
         documents += repaired
@@ -130,7 +133,7 @@ def repair(
 
 def repairable(problems: Sequence[Problem]) -> list[Problem]:
     """Return the problems that `repair` acts on."""
-    kinds = OF_SHARD | OF_SEAL | {Kind.METADATA_DAMAGED, Kind.LEFTOVER, Kind.QUARANTINED}
+    kinds = OF_SHARD | OF_SEAL | {Kind.METADATA_DAMAGED, Kind.CODE_DAMAGED, Kind.LEFTOVER, Kind.QUARANTINED}
     return [problem for problem in problems if problem.kind in kinds]
 
 

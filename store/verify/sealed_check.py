@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 from store import errors
 from store.cache import seal_record, sealed_tables
 from store.cache.dataset import Dataset
-from store.format import schema, statistics
+from store.format import distortion, schema, statistics
+from store.format.code_schema import distortion_tables
 from store.format.layout import any_in_shard
 from store.format.manifest import GROUP_ROWS
 from store.format.schema import FAILED, MISSING, OK, PIXELS
@@ -38,6 +39,8 @@ class SealedCheck:
         self._unsealed = 0
         self._damaged = False
         self._parts: list[npt.NDArray[np.float64]] = []
+        self._code = None if array == PIXELS else dataset.teacher(array).code
+        self._distortion = None if self._code is None else distortion.empty(self._code.channels)
         self._manifest = _SealedManifest(dataset) if array == PIXELS else None
         self._check_documents()
 
@@ -53,6 +56,8 @@ class SealedCheck:
             self._parts.append(statistics.stacked(*trailer.moments))
             if len(self._parts) >= MERGED_AT_ONCE:
                 self._parts = [statistics.merge_stacked(np.stack(self._parts))]
+        if self._distortion is not None and trailer.distortion is not None:
+            self._distortion = distortion.merge([self._distortion, trailer.distortion])
         if self._status is None:
             return
         sealed = self._status[trailer.rows.start : trailer.rows.stop]
@@ -99,6 +104,7 @@ class SealedCheck:
         outdated = any(problem.kind in (Kind.SEAL_OUTDATED, Kind.SHARD_GONE) for problem in self.problems)
         if self._array != PIXELS and not (self._damaged or self._unsealed or outdated):
             self._compare_statistics()
+            self._compare_distortion()
         self._compare_counts()
         self._compare_record()
 
@@ -124,6 +130,9 @@ class SealedCheck:
             documents[schema.statistics_path(dataset.name, self._array)] = schema.small_array_document(
                 shape, np.dtype(np.float64), ("type", "statistic", "channel")
             )
+        if self._code is not None:
+            tables = distortion_tables(dataset.name, self._array, channels=self._code.channels).values()
+            documents |= {table.path: table.document for table in tables}
         for path, expected in documents.items():
             key = f"{path}/zarr.json"
             try:
@@ -151,6 +160,24 @@ class SealedCheck:
             if not statistics.agree(sealed, actual):
                 message = f"sealed statistics of {name} tokens are not those of the trailers"
                 self._add_problem(Kind.SEALED_STATISTICS_DIFFER, message)
+
+    def _compare_distortion(self) -> None:
+        """Compare the sealed distortion of a code with the trailers, and with what a code does that fits its tokens."""
+        if self._distortion is None:
+            return
+        try:
+            stored = self._dataset.distortion(self._array)
+        except (errors.NotSealed, errors.Damaged) as error:
+            self._add_problem(Kind.SEALED_DAMAGED, str(error))
+            return
+        if not stored.agrees(self._distortion):
+            message = "sealed distortion is not that of the trailers"
+            self._add_problem(Kind.SEALED_STATISTICS_DIFFER, message)
+        elif stored.problem():
+            exits = "Store this dataset as float16 tokens, or in a code that was fitted to images like these"
+            message = f"the code does not fit these tokens: {stored.problem()}. {exits}"
+            key = f"{schema.HIERARCHY}/{self._dataset.name}/{self._array}/distortion"
+            self._add_problem(Kind.CODE_UNFIT, message, key=key)
 
     def _compare_counts(self) -> None:
         """Compare the counts of the record, which the next seal trusts, with the status."""
@@ -202,6 +229,9 @@ def sealed_keys(dataset: Dataset, array: str) -> Iterator[str]:
         yield schema.manifest_key(dataset.name)
     else:
         paths.append((schema.statistics_path(dataset.name, array), 3))
+        code = dataset.teacher(array).code
+        tables = {} if code is None else distortion_tables(dataset.name, array, channels=code.channels)
+        paths += [(table.path, len(table.shape)) for table in tables.values()]
     for path, dimensions in paths:
         yield sealed_tables.small_array_key(path, dimensions)
         yield f"{path}/zarr.json"

@@ -14,9 +14,10 @@ from store.format import manifest
 from store.format.indexed_layout import IndexedLayout
 from store.format.layout import CHECKSUM_BYTES, ShardLayout, checksum
 from store.format.moments import TokenMoments
-from store.format.schema import FAILED, OK, PIXELS
+from store.format.schema import CODES, FAILED, OK, PIXELS
 from store.format.statistics import agree
 from store.format.trailer import ENDING, MAX_TRAILER_BYTES, Trailer, mismatches
+from store.verify.code_check import distortion_contradictions
 from store.verify.damaged_tail import ShardTail, read_tail
 from store.verify.problems import Kind, Problem
 
@@ -251,7 +252,7 @@ class _RowsCheck:
         self.good = np.zeros(count, np.bool_)
         self._bad_rows: dict[Kind, list[int]] = {}
         self._moments = None
-        if check.location.array != PIXELS:
+        if check.location.array != PIXELS and self._node.form != CODES:  # of codes, they are those of the true tokens
             prefix_tokens = check.location.dataset.teacher(check.location.array).prefix_tokens
             tokens, channels = self._node.row_shape
             self._moments = TokenMoments(prefix_tokens=prefix_tokens, tokens=tokens, channels=channels, rows=count)
@@ -329,14 +330,17 @@ def _token_parts(dataset: Dataset, array: str, trailer: Trailer) -> Iterator[str
         return
     teacher = dataset.teacher(array)
     ok = int((trailer.status == OK).sum())
-    patches = teacher.patch_grid[0] * teacher.patch_grid[1]
     prefix, patch = trailer.moments
-    for name, moments, tokens in (("prefix", prefix, teacher.prefix_tokens), ("patch", patch, patches)):
+    for name, moments, tokens in (("prefix", prefix, teacher.prefix_tokens), ("patch", patch, teacher.patches)):
         count = 0.0 if moments is None else float(moments.count.max(initial=0.0))
         if moments is not None and moments.mean.shape != (teacher.channels,):
             yield f"{name} moments of {len(moments.mean)} channels, expected {teacher.channels}"
         elif count != ok * tokens:
             yield f"{name} moments of {count:.0f} tokens, expected {ok} rows of {tokens}"
+        else:
+            continue
+        return
+    yield from distortion_contradictions(dataset, array, trailer)
 
 
 def _manifest(dataset: Dataset, trailer: Trailer, *, paths: pa.Array | None) -> list[str]:

@@ -1,7 +1,7 @@
 """Check of the tree of a cache: metadata documents, image lists, and objects that do not belong."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
@@ -11,9 +11,11 @@ from store.cache.cache import Cache
 from store.cache.cache import open as open_cache
 from store.cache.dataset import Dataset
 from store.format import manifest, schema
-from store.format.schema import HIERARCHY, PIXELS, TOKENS, shard_name
+from store.format.code_schema import CODE, code_arrays, code_path, distortion_tables
+from store.format.schema import CODES, HIERARCHY, PIXELS, TOKENS, shard_name
 from store.storage.base import Entry, Location
 from store.storage.publish import TEMPORARY, Writer, is_temporary
+from store.verify.code_check import code_problems
 from store.verify.problems import Kind, Problem
 
 QUARANTINE = "quarantine"
@@ -70,26 +72,34 @@ class Tree:
 
     def _add_teacher(self, dataset: Dataset, name: str) -> None:
         path = f"{HIERARCHY}/{dataset.name}/{name}"
-        if not self._storage.exists(f"{path}/{TOKENS}/{DOCUMENT}"):
-            if any(True for _ in self._storage.list_objects(f"{path}/{TOKENS}")):
-                key = f"{path}/{TOKENS}/{DOCUMENT}"
-                self._add_problem(Kind.METADATA_DAMAGED, key, "it is absent, and the teacher has shards")
-            elif self._storage.exists(f"{path}/{DOCUMENT}"):
-                self.notes.append(
-                    f"'{dataset.name}/{name}' has no tokens array: not begun, or not written by codistill"
-                )
-            else:
-                self._add_problem(Kind.FOREIGN_OBJECT, path, "a folder that is not part of the format")
+        forms = [form for form in (TOKENS, CODES) if self._storage.exists(f"{path}/{form}/{DOCUMENT}")]
+        if not forms:
+            self._add_unfinished_teacher(dataset, name)
             return
         try:
             if not self._is_ours(dataset, name):
                 return
             dataset.teacher(name)
         except (errors.CodistillError, FileNotFoundError) as error:
-            self._add_problem(Kind.METADATA_DAMAGED, f"{path}/{TOKENS}/{DOCUMENT}", str(error))
+            self._add_problem(Kind.METADATA_DAMAGED, f"{path}/{forms[0]}/{DOCUMENT}", str(error))
             return
         self.arrays[dataset.name].append(name)
         self._check_teacher_group(f"{path}/{DOCUMENT}")
+        if forms == [CODES]:
+            self.problems += code_problems(dataset, name)
+
+    def _add_unfinished_teacher(self, dataset: Dataset, name: str) -> None:
+        """Tell of a teacher without the document of its tokens or codes."""
+        path = f"{HIERARCHY}/{dataset.name}/{name}"
+        for form in (TOKENS, CODES):
+            if any(True for _ in self._storage.list_objects(f"{path}/{form}")):
+                key = f"{path}/{form}/{DOCUMENT}"
+                self._add_problem(Kind.METADATA_DAMAGED, key, "it is absent, and the teacher has shards")
+                return
+        if self._storage.exists(f"{path}/{DOCUMENT}"):
+            self.notes.append(f"'{dataset.name}/{name}' has no tokens array: not begun, or not written by codistill")
+        else:
+            self._add_problem(Kind.FOREIGN_OBJECT, path, "a folder that is not part of the format")
 
     def _check_teacher_group(self, key: str) -> None:
         """Check the document of a teacher's group, which is the same for all."""
@@ -110,13 +120,18 @@ class Tree:
                 kind = Kind.SEALED_DAMAGED
                 self.problems.append(Problem(kind=kind, key=key, message=str(error), dataset=dataset, array=array))
                 continue
-            keys = [key for key in seal_record.documents_of(dataset, array) if record and key in record.sha256]
+            keys = seal_record.recorded_documents(record, dataset, array) if record else ()
             for key in seal_record.changed(self._storage, keys, record) if record else ():
                 if key not in known:
-                    self._add_problem(
-                        Kind.METADATA_DAMAGED, key, f"not the document that '{dataset}/{array}' was sealed with"
-                    )
+                    self._add_changed(key, dataset, array)
                     known.add(key)
+
+    def _add_changed(self, key: str, dataset: str, array: str) -> None:
+        """Report an object that is not the one that an array was sealed with."""
+        is_document = key.rpartition("/")[2] == DOCUMENT
+        what, kind = ("document", Kind.METADATA_DAMAGED) if is_document else ("array", Kind.CODE_DAMAGED)
+        message = f"not the {what} that '{dataset}/{array}' was sealed with"
+        self.problems.append(Problem(kind=kind, key=key, message=message, dataset=dataset, array=array))
 
     def _is_ours(self, dataset: Dataset, array: str) -> bool:
         """Return whether codistill wrote an array, so that its shards can be checked; a problem says if not."""
@@ -175,7 +190,22 @@ class Tree:
             if array != PIXELS:
                 self._expect(schema.statistics_path(dataset.name, array), (DOCUMENT, "c.0.0.0"))
                 self._expect(f"{base}/{array}", (DOCUMENT,))
-                self._expect_folders(f"{base}/{array}", (TOKENS, "status", "statistics"))
+                folders = (node.form, "status", "statistics")
+                self._expect_folders(f"{base}/{array}", (*folders, *self._check_code(dataset, array)))
+
+    def _check_code(self, dataset: Dataset, teacher: str) -> Iterator[str]:
+        """Yield the folders that a teacher with a code has besides the others, having checked what lies in them."""
+        info = dataset.teacher(teacher)
+        if info.code is None:
+            return
+        path, arrays = code_path(dataset.name, teacher), code_arrays(dataset.name, teacher, info.code)
+        tables = distortion_tables(dataset.name, teacher, channels=info.channels)
+        for array in (*arrays.values(), *tables.values()):
+            self._expect(array.path, (DOCUMENT, array.key.rpartition("/")[2]))
+            self._expect_folders(array.path, ())
+        self._expect(path, (DOCUMENT,))
+        self._expect_folders(path, arrays)
+        yield from (CODE, *tables)
 
     def _expect(self, prefix: str, names: Iterable[str]) -> None:
         known = set(names)

@@ -141,10 +141,15 @@ def write_images(folder: Path, datasets: Sequence[DatasetSpec] = DATASETS) -> Pa
 
 
 def create_datasets(
-    location: Path | str, datasets: Sequence[DatasetSpec] = DATASETS, *, shard_rows: int = SHARD_ROWS
+    location: Path | str,
+    datasets: Sequence[DatasetSpec] = DATASETS,
+    *,
+    shard_rows: int = SHARD_ROWS,
+    jpeg: bool = False,
 ) -> store.Cache:
-    """Create a cache and its datasets, without a shard."""
-    cache = store.create(location, {"image_size": IMAGE_SIZE_PX, "shard_rows": shard_rows, "flip": 0.0, "seed": 0})
+    """Create a cache and its datasets, without a shard; pixels are stored raw or as JPEG."""
+    recipe: dict[str, Any] = {"image_size": IMAGE_SIZE_PX, "shard_rows": shard_rows, "flip": 0.0, "seed": 0}
+    cache = store.create(location, recipe | ({"pixels": "jpeg"} if jpeg else {}))
     for spec in datasets:
         cache.create_dataset(
             spec.name,
@@ -207,9 +212,10 @@ def make_cache(
     *,
     shard_rows: int = SHARD_ROWS,
     seal: bool = True,
+    jpeg: bool = False,
 ) -> store.Cache:
     """Make a complete cache: every shard of every array, sealed."""
-    cache = create_datasets(location, datasets, shard_rows=shard_rows)
+    cache = create_datasets(location, datasets, shard_rows=shard_rows, jpeg=jpeg)
     for spec in datasets:
         for shard in range(cache[spec.name].shards):
             write_pixels(cache, spec, shard)

@@ -181,11 +181,8 @@ def card_facts(run: Run) -> CardFacts:
     measured = [record for record in log.read(run.directory, log.FIDELITY) if record["step"] <= run.step]
     fidelity: dict[str, float] = {}
     if measured:
-        by_dataset = measured[-1]["datasets"].values()
         for teacher in run.teachers:
-            values = [headline.patch_cosine(measures[teacher]) for measures in by_dataset if teacher in measures]
-            if values:
-                fidelity[f"{headline.PATCH_COSINE} with {teacher}"] = mean(values)
+            fidelity |= _mean_patch_cosine(teacher, measured[-1]["datasets"])
     return CardFacts(
         name=run.directory.resolve().name,
         recipe=run.recipe.name,
@@ -194,6 +191,19 @@ def card_facts(run: Run) -> CardFacts:
         datasets=sorted(name for name, split in datasets.items() if split == "train"),
         fidelity=fidelity,
     )
+
+
+def _mean_patch_cosine(teacher: str, by_dataset: Mapping[str, Any]) -> dict[str, float]:
+    """Return the mean patch cosine over datasets by its name; over decoded targets only if there are no others."""
+    for decoded in (False, True):
+        values = [
+            headline.patch_cosine(measures[teacher])
+            for dataset, measures in by_dataset.items()
+            if teacher in measures and headline.is_decoded(dataset) == decoded
+        ]
+        if values:
+            return {f"{headline.PATCH_COSINE} with {teacher}{headline.DECODED if decoded else ''}": mean(values)}
+    return {}
 
 
 def model_card(encoder: Encoder, facts: CardFacts, *, image_size: int) -> str:

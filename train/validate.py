@@ -1,7 +1,5 @@
 """Fidelity: distances between the projected student and the targets on held-out rows."""
 
-from typing import Any
-
 import numpy as np
 import torch
 
@@ -10,7 +8,7 @@ from train.data.loader import Batch, Loader
 from train.data.mixture import Mixture, select_evenly
 from train.distributed import Ranks
 from train.model.distiller import Distiller
-from train.objective.losses import teacher_loss
+from train.objective.batch_losses import BatchLosses
 from train.objective.targets import TargetNorms
 from train.recipe.config import Recipe
 from train.run import headline
@@ -19,11 +17,15 @@ from train.step import arithmetic, term_names
 BATCH = 32  # images
 
 Fidelity = dict[str, dict[str, dict[str, float]]]  # dataset -> teacher -> measure -> value
-Sums = dict[tuple[str, str], "np.ndarray[Any, np.dtype[np.float64]]"]  # (dataset, teacher) -> images, loss, terms
+Float64 = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+Sums = dict[tuple[str, str], Float64]  # (dataset, teacher) -> images, loss, terms; of codes corrected loss and floors
 
 
 def measure(*, recipe: Recipe, mixture: Mixture, distiller: Distiller, norms: TargetNorms, ranks: Ranks) -> Fidelity:
     """Measure the student on every held-out dataset, with the stored statistics and without dropping.
+
+    Measures against decoded targets are apart from those against true ones, under the name of the dataset followed by
+    `headline.DECODED`: the noise of the code lowers them all.
 
     Args:
         recipe: gives `data.val_rows`, the loss weights, the precision and the use of the machine.
@@ -34,22 +36,26 @@ def measure(*, recipe: Recipe, mixture: Mixture, distiller: Distiller, norms: Ta
 
     Returns:
         dataset -> teacher -> "images"; "loss"; "cosine" (similarity) and "smooth_l1" of patch tokens, means over
-        images; and the distances of each token type, such as "patch_cosine_loss".
+        images; and the distances of each token type, such as "patch_cosine_loss". Of decoded targets also
+        "corrected_loss", an estimate of the loss against the true tokens, and the floors "patch_cosine_floor" and
+        "patch_smooth_l1_floor", which are the measures of the true tokens themselves.
     """
+    losses = BatchLosses(sources=mixture.held_out, teachers=mixture.teachers, norms=norms, weights=recipe.loss)
     terms = term_names(distiller)
-    sums: Sums = {
-        (source.dataset.name, name): np.zeros(2 + len(terms[name]))
-        for source in mixture.held_out
-        for name in source.reads
-    }
+    sums: Sums = {}
     was_training = distiller.training
     distiller.eval()
     for number, source in enumerate(mixture.held_out):
+        floors = {name: source.dataset.distortion(name).floors("patch") for name in source.codes(source.reads)}
+        of_source = {name: np.zeros(2 + len(terms[name]) + 3 * (name in floors)) for name in source.reads}
         with _loader(recipe, mixture, number, ranks) as loader:
             for batch in loader:
-                by_teacher = _losses(batch, recipe=recipe, distiller=distiller, norms=norms)
-                for name, values in by_teacher.items():
-                    sums[source.dataset.name, name] += values
+                for name, values in _losses(batch, losses, recipe=recipe, distiller=distiller).items():
+                    of_floor = values[0] * np.array(floors.get(name, ()))
+                    of_source[name] += np.concatenate([values, of_floor])
+        for name, values in of_source.items():
+            dataset = source.dataset.name + (headline.DECODED if name in floors else "")
+            sums[dataset, name] = sums.get((dataset, name), 0) + values
     distiller.train(was_training)
     result: Fidelity = {}
     for (dataset, name), of_rank in sorted(sums.items()):
@@ -73,31 +79,26 @@ def _loader(recipe: Recipe, mixture: Mixture, number: int, ranks: Ranks) -> Load
         readers=recipe.machine.readers,
         prefetch=1,
         verify=recipe.machine.verify,
+        raw=True,
     )
 
 
 @torch.no_grad()
-def _losses(
-    batch: Batch, *, recipe: Recipe, distiller: Distiller, norms: TargetNorms
-) -> "dict[str, np.ndarray[Any, np.dtype[np.float64]]]":
-    """Return sums over the images of a batch, by teacher: number of images, loss, terms."""
+def _losses(batch: Batch, losses: BatchLosses, *, recipe: Recipe, distiller: Distiller) -> dict[str, Float64]:
+    """Return sums over the images of a batch, by teacher: number of images, loss, terms, and the loss corrected."""
     with arithmetic(recipe, batch.pixels):
         predicted = distiller(normalise(batch.pixels))
     result = {}
-    for name, tokens in batch.tokens.items():
-        teacher = teacher_loss(predicted[name], tokens, norm=norms.stored(name), weights=recipe.loss)
-        columns = torch.stack([torch.ones_like(teacher.per_image), teacher.per_image, *teacher.terms.values()])
-        result[name] = columns.double().sum(dim=1).cpu().numpy()
+    for name, teacher in losses.of(predicted, batch).items():
+        columns = [torch.ones_like(teacher.per_image), teacher.per_image, *teacher.terms.values()]
+        columns += [] if teacher.corrected is None else [teacher.corrected]
+        result[name] = torch.stack(columns).double().sum(dim=1).cpu().numpy()
     return result
 
 
-def _means(total: "np.ndarray[Any, np.dtype[np.float64]]", terms: list[str]) -> dict[str, float]:
-    images, loss, *rest = (float(value) for value in total)
-    by_term = {term: value / images for term, value in zip(terms, rest, strict=True)}
-    return {
-        "images": images,
-        "loss": loss / images,
-        "cosine": headline.patch_cosine(by_term),
-        "smooth_l1": by_term["patch_smooth_l1"],
-        **by_term,
-    }
+def _means(total: Float64, terms: list[str]) -> dict[str, float]:
+    names = ["loss", *terms, "corrected_loss", "patch_cosine_floor", "patch_smooth_l1_floor"]
+    images, *rest = (float(value) for value in total)
+    means = {name: value / images for name, value in zip(names, rest, strict=False)}
+    measures = {"cosine": headline.patch_cosine(means), "smooth_l1": means["patch_smooth_l1"]}
+    return {"images": images, "loss": means.pop("loss"), **measures, **means}

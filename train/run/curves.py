@@ -11,6 +11,8 @@ from store.errors import MissingExtra
 from train.run import headline, log
 
 FILE = "curves.png"
+CORRECTED = "corrected_loss"  # of a record; there where targets are codes
+CORRECTED_LABEL = "estimate on true tokens"
 SMOOTHING = 0.02  # window of the running mean, as a share of the steps
 
 
@@ -61,7 +63,11 @@ def _plot_losses(axes: Any, steps: Sequence[log.Record]) -> None:
     axes.set_title("loss (minimised)")
     x, y = [record["step"] for record in steps], [record["loss"] for record in steps]
     axes.plot(x, y, alpha=0.3, color="black", linewidth=0.6)
-    axes.plot(x, running_mean(y, window(steps)), color="black")
+    axes.plot(x, running_mean(y, window(steps)), color="black", label="loss")
+    if steps and CORRECTED in steps[0]:
+        corrected = [record[CORRECTED] for record in steps]
+        axes.plot(x, running_mean(corrected, window(steps)), color="black", linestyle="--", label=CORRECTED_LABEL)
+        axes.legend()
     rate = axes.twinx()
     rate.plot(x, [record["lr"] for record in steps], color="tab:gray", linestyle=":", linewidth=1)
     rate.set_ylabel("learning rate (dotted)")
@@ -69,14 +75,16 @@ def _plot_losses(axes: Any, steps: Sequence[log.Record]) -> None:
 
 def _plot_teachers(axes: Any, steps: Sequence[log.Record]) -> None:
     axes.set_title("training loss per teacher, before dropping")
-    for name in steps[0]["loss_per_teacher"] if steps else ():
-        points = [
-            (record["step"], value) for record in steps if (value := record["loss_per_teacher"][name]) is not None
-        ]
-        smooth = running_mean([value for _, value in points], window(steps))
-        axes.plot([step for step, _ in points], smooth, label=name)
+    decoded = bool(steps) and f"{CORRECTED}_per_teacher" in steps[0]
+    for number, name in enumerate(steps[0]["loss_per_teacher"] if steps else ()):
+        for kind, style in (("loss", "-"), (CORRECTED, "--")) if decoded else (("loss", "-"),):
+            values = [(record["step"], record[f"{kind}_per_teacher"][name]) for record in steps]
+            points = [(step, value) for step, value in values if value is not None]
+            smooth = running_mean([value for _, value in points], window(steps))
+            label = name if kind == "loss" else None
+            axes.plot([step for step, _ in points], smooth, label=label, color=f"C{number}", linestyle=style)
     if steps:
-        axes.legend()
+        axes.legend(title=f"dashed: {CORRECTED_LABEL}" if decoded else None)
 
 
 def _plot_fidelity(axes: Any, records: Sequence[log.Record]) -> None:

@@ -7,6 +7,7 @@ DEFINITION = (
     "Patch cosine: cosine similarity of the student's projected patch tokens to the teacher's standardised patch "
     "tokens, averaged over tokens; 1 is perfect, higher is better. CLS tokens are not part of it."
 )
+DECODED = " (decoded targets)"  # after the name of a dataset whose targets are codes: their noise lowers every measure
 LOSSES = ("patch_cosine_loss", "patch_cosine")  # the same distance, 1 - cosine, in records of today and of before
 
 
@@ -24,3 +25,13 @@ def patch_cosine(measured: Mapping[str, float]) -> float:
 def patch_smooth_l1(measured: Mapping[str, float]) -> float:
     """Return the smooth-L1 distance of patch tokens of one teacher on one dataset; `measured` as in `patch_cosine`."""
     return measured.get("patch_smooth_l1", measured["smooth_l1"])
+
+
+def is_decoded(dataset: str) -> bool:
+    """Return whether a dataset of a record holds measures on decoded targets, which compare with no others."""
+    return dataset.endswith(DECODED)
+
+
+def best_patch_cosine(measured: Mapping[str, float]) -> float | None:
+    """Return the patch cosine of a student that predicts the true tokens; None where the targets are those."""
+    return 1.0 - measured["patch_cosine_floor"] if "patch_cosine_floor" in measured else None

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from store.common import atomic
 from store.errors import MissingExtra
+from train.run import headline
 
 LOG = "log.jsonl"
 STEP = "step"
@@ -160,7 +161,7 @@ class RunLogger:
         """Write a measurement on held-out rows and show it above the bar."""
         self._write({"kind": FIDELITY, **record})
         for dataset, teachers in record["datasets"].items():
-            cosines = ", ".join(f"{name} {values['cosine']:.3f}" for name, values in teachers.items())
+            cosines = ", ".join(f"{name} {_cosine(values)}" for name, values in teachers.items())
             self.show(f"step {record['step']}, held-out '{dataset}': cosine {cosines}")
 
     def show(self, text: str) -> None:
@@ -179,6 +180,11 @@ class RunLogger:
             step = record["step"]
             for name, value in flat({key: value for key, value in record.items() if key != "step"}).items():
                 self._events.add_scalar(f"{record['kind']}/{name}", value, step)
+
+
+def _cosine(values: Mapping[str, float]) -> str:
+    best = headline.best_patch_cosine(values)
+    return f"{values['cosine']:.3f}" + (f" of {best:.3f}" if best is not None else "")
 
 
 def _line(record: Mapping[str, Any]) -> str:

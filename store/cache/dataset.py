@@ -165,7 +165,7 @@ class Dataset(DatasetMetadata):
         if node.layout is None:
             raise errors.UnsupportedFormat(f"'{self.name}/{array}' was not created by codistill: it is read-only")
         plan = ShardPlan(
-            encoder=self._encoder(array) if node.form == CODES else None,
+            encoder=self.encoder(array) if node.form == CODES else None,
             measured=measured,
             dataset=self.name,
             array=array,
@@ -179,7 +179,8 @@ class Dataset(DatasetMetadata):
         )
         return ShardWriter(self.storage, plan)
 
-    def _encoder(self, teacher: str) -> Encoder:
+    def encoder(self, teacher: str) -> Encoder:
+        """Return the encoder of the code that a teacher's tokens are stored in; raises as `code`."""
         if teacher not in self._encoders:
             self._encoders[teacher] = Encoder(self.code(teacher))
         return self._encoders[teacher]

@@ -10,35 +10,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from store import errors
+from store.cache.code_rows import Measured
 from store.cache.dataset import Dataset
 from store.cache.reader import Shard
 from store.cache.seal_record import trusted_record
 from store.common.text import some_rows
-from store.format import jpeg, manifest
-from store.format.indexed_layout import IndexedLayout
-from store.format.jpeg import EncodedPixels, pixels_checksum
+from store.format import manifest
+from store.format.jpeg import pixels_checksum
 from store.format.schema import FAILED, OK, PIXELS
 from store.format.trailer import Trailer, digest_of
+from store.verify.rebuilt_rows import CannotRebuild, Row, close, code_rows, complete, storable, stored_form
 from store.verify.recompute import Recomputer
 from store.verify.shard_check import ShardCheck, ShardLocation, contradictions, index_states
 
-# Relative distance of tokens of the same pixels on different machines; those of other pixels are 0.1 and more apart.
-CLOSE = 1e-2
-Row = npt.NDArray[Any] | EncodedPixels  # what a shard writer takes
 LOST_REASON = "unknown: the reason was lost with a damaged trailer"
-
-
-class CannotRebuild(Exception):
-    """A shard cannot be rebuilt.
-
-    Attributes:
-        reason: why, and what to do.
-        rows: rows that can be neither copied nor recomputed.
-    """
-
-    def __init__(self, reason: str, rows: tuple[int, ...] = ()) -> None:
-        super().__init__(reason)
-        self.reason, self.rows = reason, rows
 
 
 @dataclass(kw_only=True)
@@ -50,10 +35,11 @@ class Plan:
         source: object that rows are copied from; None if none are copied.
         status: uint8 [rows].
         reasons: reasons by failed row.
-        recomputed: recomputed rows by position in the shard; the other ok rows are copied.
+        recomputed: recomputed rows by position in the shard, as they are stored; the other ok rows are copied.
         provenance: provenance for the trailer.
         pixels_digest: digest of the pixel shard, for the trailer of tokens.
         manifest: manifest rows, for the trailer of pixels.
+        measured: moments and distortion, for the trailer of codes.
     """
 
     location: ShardLocation
@@ -64,6 +50,7 @@ class Plan:
     provenance: dict[str, Any] = field(default_factory=dict)
     pixels_digest: str | None = None
     manifest: pa.Table | None = None
+    measured: Measured | None = None
 
 
 GetRecomputer = Callable[[], Recomputer]
@@ -117,12 +104,12 @@ class Planner:
 
     def _recompute_all_pixels(self, location: ShardLocation) -> Plan:
         rows = list(location.rows)
-        made = _complete(self._get_recomputer().pixels(location.dataset, rows), len(rows))
+        made = complete(self._get_recomputer().pixels(location.dataset, rows), len(rows))
         status = np.array([FAILED if row.pixels is None else OK for row in made], np.uint8)
         reasons = {row: str(result.error) for row, result in zip(rows, made, strict=True) if result.pixels is None}
         plan = Plan(location=location, source=None, status=status, reasons=reasons)
         pixels = {position: row.pixels for position, row in enumerate(made) if row.pixels is not None}
-        plan.recomputed = {position: _stored_form(location, row) for position, row in pixels.items()}
+        plan.recomputed = {position: stored_form(location, row) for position, row in pixels.items()}
         plan.manifest = _manifest_of([row.record for row in made])
         return plan
 
@@ -134,13 +121,13 @@ class Planner:
             return
         rows = (positions + plan.location.rows.start).tolist()
         lost: dict[int, str] = {}
-        made = _complete(self._get_recomputer().pixels(plan.location.dataset, rows), len(rows))
+        made = complete(self._get_recomputer().pixels(plan.location.dataset, rows), len(rows))
         for position, result in zip(positions.tolist(), made, strict=True):
             row = plan.location.rows.start + position
             if result.pixels is None:
                 lost[row] = str(result.error)
                 continue
-            pixels = _stored_form(plan.location, result.pixels)
+            pixels = stored_form(plan.location, result.pixels)
             if expected is not None and pixels_checksum(pixels) != expected[position]:
                 lost[row] = "other pixels than were recorded"
             else:
@@ -200,9 +187,36 @@ class Planner:
                 plan.reasons |= dict.fromkeys((np.flatnonzero(own) + location.rows.start).tolist(), LOST_REASON)
                 plan.status[own] = FAILED
         doubtful = (plan.status == OK) & ~good if recognised else plan.status == OK
-        self._fill_tokens(plan, np.flatnonzero(doubtful), pixels, good=good)
+        if dataset.teacher(location.array).code is not None:
+            self._fill_codes(plan, doubtful, pixels, good=good, trailer=trailer)
+        else:
+            self._fill_tokens(plan, np.flatnonzero(doubtful), pixels, good=good)
         self._note_recomputed(plan, trailer)
         return plan
+
+    def _fill_codes(
+        self,
+        plan: Plan,
+        doubtful: npt.NDArray[np.bool_],
+        pixels: Shard,
+        *,
+        good: npt.NDArray[np.bool_],
+        trailer: Trailer | None,
+    ) -> None:
+        """Recompute rows as `_fill_tokens` does, and encode them.
+
+        Moments and distortion are those of the true tokens of all rows. The trailer tells them; without one, or where a
+        row fails now, all rows are computed again for them, also those whose codes are good.
+        """
+        if trailer is not None:
+            self._fill_tokens(plan, np.flatnonzero(doubtful), pixels, good=good)
+            if np.array_equal(plan.status, trailer.status):
+                assert trailer.moments is not None
+                assert trailer.distortion is not None
+                plan.measured = Measured(moments=trailer.moments, distortion=trailer.distortion)
+                return
+        positions = np.flatnonzero(plan.status == OK)
+        plan.measured = self._fill_tokens(plan, positions, pixels, good=good)
 
     def _fill_tokens(
         self,
@@ -211,11 +225,16 @@ class Planner:
         pixels: Shard,
         *,
         good: npt.NDArray[np.bool_],
-    ) -> None:
-        """Recompute tokens; where a stored row is good and only its origin is in doubt, copy it if it agrees."""
-        if not len(positions):
-            return
+    ) -> Measured | None:
+        """Recompute tokens; where a stored row is good and only its origin is in doubt, copy it if it agrees.
+
+        Returns:
+            Sums over the recomputed rows for arrays of codes; None for others.
+        """
         location = plan.location
+        codes = code_rows(location, rows=len(positions))
+        if not len(positions):
+            return None if codes is None else codes.measured()
         tokens = self._get_recomputer().tokens(
             location.dataset,
             location.array,
@@ -223,15 +242,17 @@ class Planner:
             positions=positions.tolist(),
             provenance=plan.provenance,
         )
-        made = _complete(tokens, len(positions))
+        made = complete(tokens, len(positions))
         for position, result in zip(positions.tolist(), made, strict=True):
-            if good[position] and plan.source is not None and _close(self._read_row(plan.source, position), result):
-                continue
             if isinstance(result, str):
                 plan.status[position] = FAILED
-                plan.reasons[plan.location.rows.start + position] = result
-            else:
-                plan.recomputed[position] = _storable(plan.location, result)
+                plan.reasons[location.rows.start + position] = result
+                continue
+            row = storable(location, position, result, codes)
+            if good[position] and plan.source is not None and close(self._read_row(plan.source, position), row):
+                continue
+            plan.recomputed[position] = row
+        return None if codes is None else codes.measured()
 
     def _note_recomputed(self, plan: Plan, trailer: Trailer | None) -> None:
         """List the rows that changed in the provenance."""
@@ -328,37 +349,3 @@ def _expected_digests(location: ShardLocation) -> set[str]:
 def _manifest_of(records: list[Mapping[str, Any]]) -> pa.Table:
     columns = {name: [record.get(name) for record in records] for name in manifest.SCHEMA.names}
     return pa.table(columns, schema=manifest.SCHEMA)
-
-
-def _stored_form(location: ShardLocation, pixels: Row) -> Row:
-    """Return recomputed pixels as their array stores them."""
-    if isinstance(pixels, EncodedPixels) or not isinstance(location.dataset.array(PIXELS).layout, IndexedLayout):
-        return pixels
-    return jpeg.encoded(pixels)
-
-
-def _storable(location: ShardLocation, row: Any) -> npt.NDArray[Any]:
-    node = location.dataset.array(location.array)
-    if row.shape != node.row_shape or row.dtype != node.dtype or not np.isfinite(row).all():
-        expected = f"finite {node.dtype} {node.row_shape}"
-        raise CannotRebuild(
-            f"a recomputed row is {row.dtype} {row.shape}, expected {expected}: the recomputer is at fault"
-        )
-    return np.asarray(row)
-
-
-def _close(stored: Row, made: Any) -> bool:
-    if isinstance(made, str) or isinstance(stored, EncodedPixels) or stored.shape != np.shape(made):
-        return False
-    difference = np.linalg.norm(stored.astype(np.float64) - np.asarray(made, np.float64))
-    return bool(difference <= CLOSE * np.linalg.norm(stored.astype(np.float64)))
-
-
-def _complete(results: Iterable[Any], count: int) -> list[Any]:
-    try:
-        made = list(results)
-    except errors.CodistillError as error:
-        raise CannotRebuild(f"its rows cannot be recomputed: {error}") from error
-    if len(made) != count:
-        raise CannotRebuild(f"{count} rows asked for, {len(made)} recomputed: the recomputer is at fault")
-    return made

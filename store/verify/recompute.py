@@ -54,7 +54,8 @@ class Recomputer(Protocol):
             provenance: what the shard of tokens records of its making; empty if that is lost.
 
         Returns:
-            float16 [tokens, channels] for each position, or a str: the reason why its tokens cannot be stored.
+            float16 [tokens, channels] for each position, or a str: the reason why its tokens cannot be stored. Where
+            they are stored in a code, they are encoded by the store; an `EncodedRow` is taken as it is.
 
         Raises:
             errors.Conflict: the available network has another identity than the dataset records.

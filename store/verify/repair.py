@@ -29,7 +29,8 @@ from store.verify.code_repair import repair_codes
 from store.verify.documents import repair_documents
 from store.verify.jpeg_check import JpegCheck
 from store.verify.problems import IN_SHARD, OF_SEAL, OF_SHARD, Kind, Problem
-from store.verify.rebuild import CannotRebuild, Plan, Planner, dependents
+from store.verify.rebuild import Plan, Planner, dependents
+from store.verify.rebuilt_rows import CannotRebuild
 from store.verify.recompute import Recomputer, find_recomputer
 from store.verify.sealed_check import sealed_keys
 from store.verify.shard_check import ShardCheck, ShardLocation
@@ -250,7 +251,11 @@ class _Repairer:
         """Write a shard, quarantine the old object, give the new one its name, and check the result."""
         location = plan.location
         writing = location.dataset.write_shard(
-            location.array, location.shard, provenance=plan.provenance, pixels_digest=plan.pixels_digest
+            location.array,
+            location.shard,
+            provenance=plan.provenance,
+            pixels_digest=plan.pixels_digest,
+            measured=plan.measured,
         )
         with writing as writer:
             for position, row in enumerate(location.rows):

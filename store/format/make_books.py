@@ -50,18 +50,18 @@ def make_book(values: int, rng: np.random.Generator) -> Float32:
     return book[np.argsort(book[:, 0], kind="stable")].astype(np.float32)
 
 
-def make_levels(rng: np.random.Generator) -> Float64:
+def make_levels(rng: np.random.Generator, *, samples: int = LEVEL_SAMPLES, steps: int = LEVEL_STEPS) -> Float64:
     """Return the 256 levels of the book of one value, ascending.
 
     They begin as quantiles of a Gaussian of variance 3, the best density of many levels, and cells of sorted samples
     make a step cheap.
     """
-    noise = np.sort(rng.standard_normal(LEVEL_SAMPLES))
+    noise = np.sort(rng.standard_normal(samples))
     sums = np.concatenate([[0.0], np.cumsum(noise)])
-    levels = noise[((np.arange(CODEWORDS) + 0.5) / CODEWORDS * LEVEL_SAMPLES).astype(np.int64)] * np.sqrt(3)
-    for _ in range(LEVEL_STEPS):
+    levels = noise[((np.arange(CODEWORDS) + 0.5) / CODEWORDS * samples).astype(np.int64)] * np.sqrt(3)
+    for _ in range(steps):
         inner = np.searchsorted(noise, (levels[1:] + levels[:-1]) / 2)
-        bounds = np.concatenate([[0], inner, [LEVEL_SAMPLES]])
+        bounds = np.concatenate([[0], inner, [samples]])
         counts = np.diff(bounds)
         levels = np.where(counts > 0, np.diff(sums[bounds]) / np.maximum(counts, 1), levels)
     return np.asarray(levels)

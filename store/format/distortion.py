@@ -96,7 +96,7 @@ class Distortion:
 
     def problem(self) -> str:
         """Return why this cannot be the distortion of tokens and a code that fits them; empty if it can."""
-        return self.contradiction() or next((text for kind in KINDS if (text := self._slope_problem(kind))), "")
+        return self.contradiction() or next((text for kind in KINDS if (text := self.slope_problem(kind))), "")
 
     def contradiction(self) -> str:
         """Return why this cannot be the distortion of any tokens; empty if it can."""
@@ -113,11 +113,12 @@ class Distortion:
             return "sums without tokens"
         return ""
 
-    def _slope_problem(self, kind: Kind) -> str:
+    def slope_problem(self, kind: Kind, *, tolerance: float = SLOPE_TOLERANCE) -> str:
+        """Return why the slope is not that of a code that fits its tokens; few tokens may be farther from 1."""
         slope, noise = self.slope(kind), max(self.noise(kind), 0.0)
         if np.isnan(slope):
             return ""
-        allowed = SLOPE_TOLERANCE + CHANCE * np.sqrt(noise / (self.tokens(kind) * self.sums.shape[2]))
+        allowed = tolerance + CHANCE * np.sqrt(noise / (self.tokens(kind) * self.sums.shape[2]))
         if abs(slope - 1) <= allowed:
             return ""
         return f"the slope of {kind} tokens is {slope:.4f}, expected 1 +- {allowed:.3f}"

@@ -315,10 +315,10 @@ def _slope_warnings(dataset: Dataset, teacher: str) -> list[str]:
     """Warn of a dataset whose decoded tokens are not true to scale: the code was fitted to others."""
     if dataset.teacher(teacher).code is None:
         return []
-    slopes = {kind: dataset.distortion(teacher).slope(kind) for kind in KINDS}
+    sealed = dataset.distortion(teacher)
+    problems = (sealed.slope_problem(kind, tolerance=SLOPE_TOLERANCE) for kind in KINDS)
     return [
-        f"'{dataset.name}/{teacher}': the slope of decoded on true {kind} tokens is {slope:.3f}, expected 1 +- "
-        f"{SLOPE_TOLERANCE}: the code does not fit these images"
-        for kind, slope in slopes.items()
-        if abs(slope - 1) > SLOPE_TOLERANCE
+        f"'{dataset.name}/{teacher}': {problem}: its code does not quite fit these images"
+        for problem in problems
+        if problem
     ]

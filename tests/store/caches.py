@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 import store
+from store.format.calibration_sample import CalibrationSample
+from store.format.code import Code
+from store.format.code_fit import fit_code
 from store.format.manifest import SCHEMA
 from store.format.schema import FAILED, OK, PIXELS
 
@@ -28,6 +32,7 @@ class TeacherSpec:
     groups: tuple[str, ...]
     patch_grid: tuple[int, int] = (2, 2)
     weights: str = "w"
+    ratio: float | None = None  # of the code that its tokens are stored in; None stores float16
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -48,6 +53,10 @@ class DatasetSpec:
     failed_tokens: Mapping[str, Collection[int]] = field(default_factory=dict)
 
 
+CODED = TeacherSpec("vit", 1, 8, ("generic",), patch_grid=(4, 4), ratio=4.0)
+CODED_IN_PART = TeacherSpec("part", 0, 8, ("scenes",), patch_grid=(4, 4), ratio=16.0)
+CODED_TEACHERS = (CODED, CODED_IN_PART)
+CALIBRATION_ROWS = 512
 TEACHERS = (TeacherSpec("dino", 1, 6, ("generic",)), TeacherSpec("mast", 0, 4, ("scenes",)))
 DATASETS = (
     DatasetSpec("flowers", "generic", images=5, views=2, failed={3}, failed_tokens={"dino": {9}}),
@@ -81,6 +90,20 @@ def tokens_of(teacher: TeacherSpec, pixels: np.ndarray) -> np.ndarray:
     patches = cells @ weights / 64.0
     prefix = np.repeat(patches.mean(axis=0, keepdims=True), teacher.prefix_tokens, axis=0)
     return np.concatenate([prefix, patches]).astype(np.float16)
+
+
+@cache
+def code_of(teacher: TeacherSpec) -> Code:
+    """Return a code for a teacher, fitted to crops of other photographs."""
+    pixels = (pixels_of(f"calibration {row}", row, 1) for row in range(CALIBRATION_ROWS))
+    sample = CalibrationSample(
+        tokens=np.stack([tokens_of(teacher, row) for row in pixels]),
+        rows=np.arange(5000, 5000 + CALIBRATION_ROWS),
+        prefix_tokens=teacher.prefix_tokens,
+        patch_grid=teacher.patch_grid,
+    )
+    assert teacher.ratio is not None
+    return fit_code(sample, ratio=teacher.ratio)
 
 
 def record_of(dataset: DatasetSpec, row: int) -> dict[str, Any]:
@@ -202,6 +225,7 @@ def create_teacher(dataset: store.Dataset, teacher: TeacherSpec) -> None:
         patch_grid=teacher.patch_grid,
         prefix_tokens=teacher.prefix_tokens,
         channels=teacher.channels,
+        code=None if teacher.ratio is None else code_of(teacher),
     )
 
 

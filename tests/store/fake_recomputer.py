@@ -11,7 +11,7 @@ import pytest
 import store
 from store.format.manifest import PixelsRow
 from store.format.schema import PIXELS
-from tests.store.caches import DATASETS, TEACHERS, pixels_of, record_of, tokens_of
+from tests.store.caches import CODED_TEACHERS, DATASETS, TEACHERS, pixels_of, record_of, tokens_of
 
 CHANGED = "changed"  # a catalogue of this name stands for source images that have changed
 
@@ -41,7 +41,7 @@ class FakeRecomputer:
         provenance: Mapping[str, Any],
     ) -> Iterable[Any]:
         self._note(dataset, teacher, len(positions))
-        (spec,) = [spec for spec in TEACHERS if spec.name == teacher]
+        (spec,) = [spec for spec in (*TEACHERS, *CODED_TEACHERS) if spec.name == teacher]
         assert dataset.teacher(teacher).identity == spec.identity
         return [tokens_of(spec, row) for row in pixels.data[list(positions)]]
 

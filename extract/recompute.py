@@ -17,6 +17,7 @@ from extract.teachers.batching import Batching, recompute
 from extract.teachers.runner import CPU_BATCH
 from store import Cache, Dataset, Shard, errors
 from store.format import schema
+from store.format.code_encode import EncodedRow
 from store.format.manifest import PixelsRow
 from store.format.schema import OK, PIXELS
 from store.verify.recompute import Recomputer
@@ -69,7 +70,10 @@ class CatalogueRecomputer:
             raise errors.Conflict(f"'{dataset.name}/{teacher}' was made by another teacher. {'; '.join(differing)}")
         batching = Batching.recorded(provenance) or self._other_batching(dataset, teacher)
         self._batchings[dataset.name, teacher] = batching
-        yield from recompute(runner, batching, pixels.data, pixels.status == OK, positions)
+        run = runner.for_shard(None, pixels.trailer.rows.start)
+        for row in recompute(run, batching, pixels.data, pixels.status == OK, positions):
+            assert not isinstance(row, EncodedRow)
+            yield row
 
     def provenance(self, dataset: Dataset, array: str) -> Mapping[str, Any]:
         """See `Recomputer.provenance`."""

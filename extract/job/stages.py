@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 from extract.catalogue import DatasetEntry
 from extract.job.failure_limit import UNWATCHED, Watch
 from extract.sources import Listing, Source
-from extract.teachers.batching import Batching
+from extract.teachers.batching import Batching, Row
+from extract.teachers.encoding import TokenEncoder
 from extract.teachers.runner import TeacherRunner
 from extract.views.maker import ViewMaker, manifest_table
 from store import Cache, Dataset, errors
@@ -145,6 +146,7 @@ def features_shard(
     *,
     runner: TeacherRunner,
     batching: Batching,
+    encoder: TokenEncoder | None = None,
     pool: ThreadPoolExecutor | None = None,
     ahead: int = 1,
     watch: Watch = UNWATCHED,
@@ -156,6 +158,7 @@ def features_shard(
         shard: number of the shard.
         runner: teacher on its device.
         batching: how its rows become batches; recorded.
+        encoder: encoder of the array's code; None if the array holds float16 tokens.
         pool: threads that compute batches side by side; None computes one at a time in this thread.
         ahead: number of batches computed before their rows are written.
         watch: receives progress; may stop the shard.
@@ -171,8 +174,10 @@ def features_shard(
     reasons: list[str] = []
     provenance = {**runner.provenance, **batching.as_provenance()}
 
-    def compute(window: range) -> list[np.ndarray | str | None]:
-        return batching.compute(runner, pixels.data, usable, window)
+    run = runner.for_shard(encoder, rows.start)
+
+    def compute(window: range) -> list[Row | str | None]:
+        return batching.compute(run, pixels.data, usable, window)
 
     with dataset.write_shard(runner.name, shard, provenance=provenance, pixels_digest=pixels.digest) as writer:
         computed = map(compute, windows) if pool is None else ordered_map(pool, compute, windows, ahead=ahead)

@@ -13,9 +13,10 @@ import PIL
 import PIL.features
 import torch
 
-from backbones.device import resolve_device
+from backbones.device import resolve_device, torch_threads
 from extract.catalogue import Catalogue, DatasetEntry
 from extract.job import stages
+from extract.job.calibration import Advance, CalibrationReport, calibrate, coded_datasets, stored_code
 from extract.job.failure_limit import Watch
 from extract.job.stages import ShardReport
 from extract.job.tasks import Task
@@ -23,10 +24,11 @@ from extract.job.teacher_check import description
 from extract.sources import open_source
 from extract.teachers.base import Teacher
 from extract.teachers.batching import Batching
+from extract.teachers.encoding import TokenEncoder, token_encoder
 from extract.teachers.loading import load_teacher
 from extract.teachers.runner import GPU_BATCH, TeacherRunner, find_batch_size
 from extract.views.maker import ViewMaker
-from store import Cache
+from store import Cache, Dataset, errors
 from store import open as open_cache
 from store.format.schema import PIXELS
 
@@ -74,6 +76,7 @@ class Worker:
         self._lock = threading.Lock()
         self._makers: dict[str, ViewMaker] = {}
         self._runner: TeacherRunner | None = None
+        self._encoders: dict[str, TokenEncoder] = {}  # by digest, of this teacher
 
     @cached_property
     def cache(self) -> Cache:
@@ -93,16 +96,32 @@ class Worker:
                 watch=watch,
             )
         runner = self.runner(task.array)
+        encoder = self._encoder(dataset, runner)
         cpu = runner.teacher.device.type != "cuda"
         return stages.features_shard(
             dataset,
             task.shard,
             runner=runner,
             batching=Batching.for_job(task.batch_size, shard_rows=dataset.shard_rows, cpu=cpu),
+            encoder=encoder,
             pool=self._pool if cpu else None,
             ahead=self.settings.processors + 1,
             watch=watch,
         )
+
+    def calibrate(self, name: str, datasets: Sequence[str], on_advance: Advance) -> CalibrationReport:
+        """Fit the code of a teacher if this cache has none, and record it; see `extract.job.calibration.calibrate`."""
+        runner, entry = self.runner(name), self.settings.catalogue.teacher_named(name)
+        with torch_threads(1):
+            return calibrate(
+                self.cache,
+                entry,
+                datasets,
+                runner=runner,
+                pool=self._pool if runner.teacher.device.type != "cuda" else None,
+                describe=lambda dataset: description(entry, runner.teacher, image_size=dataset.image_size),
+                on_advance=on_advance,
+            )
 
     def prepare_teacher(self, name: str, datasets: Sequence[str]) -> int:
         """Load a teacher and create its arrays; arrays that exist must agree.
@@ -111,24 +130,41 @@ class Worker:
             Batch size for this job.
 
         Raises:
-            errors.Conflict: an array of this name was made by another teacher.
-            errors.MissingFile, errors.InvalidInput: the weights cannot be used.
+            errors.Conflict: an array of this name was made by another teacher, or is stored in another form.
+            errors.MissingFile, errors.InvalidInput: the weights cannot be used, or no code was fitted yet.
         """
         runner, entry = self.runner(name), self.settings.catalogue.teacher_named(name)
-        for dataset_name in datasets:
-            dataset = self.cache[dataset_name]
-            dataset.create_teacher(name, **description(entry, runner.teacher, image_size=dataset.image_size))
+        coded = coded_datasets(self.cache, entry, datasets)
+        code = stored_code(self.cache, name) if coded else None
+        if coded and code is None:
+            raise errors.InvalidInput(
+                f"teacher '{name}' has ratio {entry.ratio:g} and no code in {self.settings.location} yet. Run once: "
+                f"codistill extract calibrate CATALOGUE.toml --cache {self.settings.location} --teachers {name}"
+            )
+        for dataset in (self.cache[dataset_name] for dataset_name in datasets):
+            described = description(entry, runner.teacher, image_size=dataset.image_size)
+            dataset.create_teacher(name, **described, code=code if dataset.name in coded else None)
         return self._batch_size(runner.teacher)
 
     def runner(self, name: str) -> TeacherRunner:
         """Return the runner of this teacher; another teacher is unloaded first."""
         with self._lock:
             if self._runner is None or self._runner.name != name:
-                self._runner = None
+                self._runner, self._encoders = None, {}
                 entry = self.settings.catalogue.teacher_named(name)
                 teacher = load_teacher(entry, device=resolve_device(self.settings.device))
                 self._runner = TeacherRunner(name, teacher, provenance={"machine": instruction_set()})
             return self._runner
+
+    def _encoder(self, dataset: Dataset, runner: TeacherRunner) -> TokenEncoder | None:
+        """Return the encoder of a dataset's tokens; None where they are float16. One code serves all datasets."""
+        spec = dataset.teacher(runner.name).code
+        if spec is None:
+            return None
+        with self._lock:
+            if spec.digest not in self._encoders:
+                self._encoders = {spec.digest: token_encoder(dataset.code(runner.name), runner.teacher.device)}
+            return self._encoders[spec.digest]
 
     def _batch_size(self, teacher: Teacher) -> int:
         """Return the batch size of the settings, else one that keeps the device busy and fits a GPU twice."""

@@ -5,18 +5,22 @@ compute it: matrix products are cut differently. So a shard is cut into fixed wi
 whatever failed in it, and a window is computed by one thread; several windows at once use all CPUs.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import numpy as np
 
 from backbones.device import torch_threads
-from extract.teachers.runner import TeacherRunner
+from store.format.code_encode import EncodedRow
 
 THREADS = 1  # of one batch on a CPU
 MOST_RECORDED = 2**16  # more in a provenance is no batch size
 FILLED = "filled"
+
+Row = np.ndarray | EncodedRow  # float16 (T, C), or its codes
+RunBatch = Callable[[np.ndarray, Sequence[int]], Sequence[Row | str]]
+"""(pixels uint8 (B, H, W, 3), their positions in the shard) -> for each a row, or why it cannot be stored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,19 +68,17 @@ class Batching:
         """Return the windows of a shard of `rows` rows, as positions in it."""
         return [range(start, min(start + self.size, rows)) for start in range(0, rows, self.size)]
 
-    def compute(
-        self, runner: TeacherRunner, pixels: np.ndarray, usable: np.ndarray, window: range
-    ) -> list[np.ndarray | str | None]:
+    def compute(self, run: RunBatch, pixels: np.ndarray, usable: np.ndarray, window: range) -> list[Row | str | None]:
         """Compute the tokens of a window.
 
         Args:
-            runner: teacher on its device.
+            run: computes a batch.
             pixels: uint8 (rows of the shard, H, W, 3).
             usable: bool (rows of the shard); whether a row has pixels.
             window: positions, from `windows`.
 
         Returns:
-            For each position float16 (T, C), the reason why its tokens cannot be stored, or None if it has no pixels.
+            For each position what `run` gives, the reason why its tokens cannot be stored, or None if it has no pixels.
         """
         positions = [position for position in window if usable[position]]
         if not positions:
@@ -85,7 +87,7 @@ class Batching:
         contiguous = taken == list(range(taken[0], taken[0] + len(taken)))
         batch = pixels[taken[0] : taken[0] + len(taken)] if contiguous else pixels[taken]
         with torch_threads(self.threads):
-            results = runner.tokens(batch)
+            results = run(batch, taken)
         places = [position - window.start for position in positions] if self.filled else range(len(positions))
         own = {position: results[place] for position, place in zip(positions, places, strict=True)}
         return [own.get(position) for position in window]
@@ -100,26 +102,26 @@ class Batching:
 
 
 def recompute(
-    runner: TeacherRunner, batching: Batching, pixels: np.ndarray, usable: np.ndarray, positions: Sequence[int]
-) -> Iterator[np.ndarray | str]:
+    run: RunBatch, batching: Batching, pixels: np.ndarray, usable: np.ndarray, positions: Sequence[int]
+) -> Iterator[Row | str]:
     """Compute the tokens of some rows of a shard as they were computed when the shard was made.
 
     Args:
-        runner: teacher on its device.
+        run: computes a batch.
         batching: batching of the shard.
         pixels: uint8 (rows of the shard, H, W, 3).
         usable: bool (rows of the shard); whether a row has pixels.
         positions: positions of the rows in the shard, ascending, all usable.
 
     Yields:
-        For each of them float16 (T, C), or the reason why its tokens cannot be stored.
+        For each of them what `run` gives, or the reason why its tokens cannot be stored.
     """
     wanted = set(positions)
     for window in batching.windows(len(usable)):
         inside = [position for position in window if position in wanted]
         if not inside:
             continue
-        results = batching.compute(runner, pixels, usable, window)
+        results = batching.compute(run, pixels, usable, window)
         for position in inside:
             result = results[position - window.start]
             assert result is not None

@@ -5,16 +5,19 @@ Shapes: B batch, H W pixels, T tokens (prefix first, then patches row by row), C
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from extract.teachers.base import Teacher
+from extract.teachers.base import Teacher, tf32
+from extract.teachers.batching import RunBatch
+from extract.teachers.encoding import TokenEncoder
 from store.errors import JobFailed
+from store.format.code_encode import EncodedRow
 
 BATCHES_ON_DEVICE = 2
 CPU_BATCH = 8
@@ -22,6 +25,8 @@ GPU_BATCH = 64  # keeps a large GPU busy with ViT-L
 GPU_LIMIT = 256
 FLOAT16_MAX = 65504.0
 FLOAT16_OVERFLOW = 65520.0  # from here on rounding gives infinity
+
+Row = TypeVar("Row")
 
 
 class TeacherRunner:
@@ -46,6 +51,7 @@ class TeacherRunner:
         self._thread = threading.local()
         self._first_batch_done = False
         self._cuda = teacher.device.type == "cuda"
+        self._own_tf32 = self._cuda and teacher.request.tf32
 
     def tokens(self, pixels: np.ndarray) -> Sequence[np.ndarray | str]:
         """Compute the tokens of a batch.
@@ -59,18 +65,62 @@ class TeacherRunner:
         Raises:
             JobFailed: the device's memory does not suffice.
         """
+        return self._results(pixels, self._copied)
+
+    def encoded(self, pixels: np.ndarray, encoder: TokenEncoder, rows: Sequence[int]) -> Sequence[EncodedRow | str]:
+        """Compute the tokens of a batch and encode them on their device.
+
+        Args:
+            pixels: uint8 (B, H, W, 3), B at least 1.
+            encoder: encoder of the array's code for this device.
+            rows: row numbers, B of them.
+
+        Returns:
+            For each row its codes, or the reason why its tokens cannot be stored.
+
+        Raises:
+            JobFailed: the device's memory does not suffice.
+        """
+
+        def encode(tokens: Tensor, storable: Sequence[int]) -> Sequence[EncodedRow]:
+            numbers = [rows[position] for position in storable]
+            if not self._own_tf32:
+                return encoder.encode(tokens, numbers)
+            with self._forward_lock, tf32(False):  # the setting is that of all threads
+                return encoder.encode(tokens, numbers)
+
+        return self._results(pixels, encode)
+
+    def for_shard(self, encoder: TokenEncoder | None, first_row: int) -> RunBatch:
+        """Return the function that computes batches of a shard: tokens, or with an encoder codes.
+
+        Args:
+            encoder: encoder of the array's code for this device; None if the array holds float16 tokens.
+            first_row: number of the first row of the shard.
+        """
+        if encoder is None:
+            return lambda pixels, positions: self.tokens(pixels)
+        return lambda pixels, positions: self.encoded(pixels, encoder, [first_row + place for place in positions])
+
+    def _results(
+        self, pixels: np.ndarray, finish: Callable[[Tensor, Sequence[int]], Sequence[Row]]
+    ) -> Sequence[Row | str]:
+        """Compute a batch and `finish` its storable rows, given with their positions; reasons stand for the others."""
         try:
             with self._device_slots if self._cuda else nullcontext(), self._stream():
-                rows, reasons = self._compute(torch.from_numpy(pixels))
+                tokens, reasons = self._compute(torch.from_numpy(pixels))
+                storable = [position for position, reason in enumerate(reasons) if reason is None]
+                if len(storable) < len(reasons):
+                    tokens = tokens[storable]
+                finished = iter(finish(tokens, storable) if storable else ())
         except torch.OutOfMemoryError as error:
             raise JobFailed(
                 f"teacher '{self.name}': a batch of {len(pixels)} rows is too much. Pass a smaller --batch-size"
             ) from error
-        return [
-            row if reason is None else f"unstorable tokens: {reason}" for row, reason in zip(rows, reasons, strict=True)
-        ]
+        return [next(finished) if reason is None else f"unstorable tokens: {reason}" for reason in reasons]
 
-    def _compute(self, pixels: Tensor) -> tuple[np.ndarray, list[str | None]]:
+    def _compute(self, pixels: Tensor) -> tuple[Tensor, list[str | None]]:
+        """Return the float16 tokens of a batch, on the teacher's device, and why rows must not be stored."""
         if self._cuda:
             pixels = pixels.pin_memory().to(self.teacher.device, non_blocking=True)
         # The first batch runs alone: what the teacher caches from it must be there for all threads and streams.
@@ -79,13 +129,16 @@ class TeacherRunner:
             if self._cuda and not self._first_batch_done:
                 torch.cuda.synchronize(self.teacher.device)
             self._first_batch_done = True
-        rounded, reasons = check_tokens(torch.cat((prefix, patches), dim=1))
+        return check_tokens(torch.cat((prefix, patches), dim=1))
+
+    def _copied(self, tokens: Tensor, storable: Sequence[int]) -> Sequence[np.ndarray]:
+        """Return tokens (B, T, C) as arrays of the host."""
         if not self._cuda:
-            return rounded.numpy(), reasons
-        host = torch.empty(rounded.shape, dtype=rounded.dtype, pin_memory=True)
-        host.copy_(rounded, non_blocking=True)
+            return list(tokens.numpy())
+        host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+        host.copy_(tokens, non_blocking=True)
         torch.cuda.current_stream(self.teacher.device).synchronize()
-        return host.numpy(), reasons
+        return list(host.numpy())
 
     def _stream(self) -> AbstractContextManager[Any]:
         """Return the CUDA stream of this thread as a context; an empty context on the CPU."""

@@ -1,5 +1,6 @@
 """A row's tokens depend on its window alone: not on what failed beside it, how many threads there are, or a repair."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +37,14 @@ def save_weights(path: Path, name: str) -> Path:
 
 
 class Noted:
-    """Stands in for a runner: notes the batches, and returns each row's first pixel."""
+    """Stands in for a runner: notes the batches and positions, and returns each row's first pixel."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
 
-    def tokens(self, pixels: np.ndarray) -> list[np.ndarray]:
+    def run(self, pixels: np.ndarray, positions: Sequence[int]) -> list[np.ndarray]:
         self.batches.append(pixels[:, 0, 0, 0].tolist())
+        assert [position + 1 for position in positions] == self.batches[-1]
         return list(pixels[:, 0, 0, :1])
 
 
@@ -57,7 +59,7 @@ def test_windows_are_filled() -> None:
     pixels, usable = pixels_of([1, 0, 1, 1, 0, 0, 1, 1])
     batching, noted = Batching(size=3), Noted()
     windows = batching.windows(len(usable))
-    results = [batching.compute(noted, pixels, usable, window) for window in windows]
+    results = [batching.compute(noted.run, pixels, usable, window) for window in windows]
     assert noted.batches == [[1, 1, 3], [4, 4, 4], [7, 8, 7]]
     values = [None if result is None else int(result[0]) for window in results for result in window]
     assert values == [1, None, 3, 4, None, None, 7, 8]
@@ -66,7 +68,7 @@ def test_windows_are_filled() -> None:
 def test_windows_without_pixels_are_not_computed() -> None:
     pixels, usable = pixels_of([0, 0, 0, 1])
     noted = Noted()
-    assert Batching(size=3).compute(noted, pixels, usable, range(3)) == [None, None, None]
+    assert Batching(size=3).compute(noted.run, pixels, usable, range(3)) == [None, None, None]
     assert noted.batches == []
 
 
@@ -75,7 +77,7 @@ def test_windows_of_earlier_versions_are_not_filled() -> None:
     batching = Batching.recorded({"batch_size": 3})
     assert batching == Batching(size=3, filled=False, threads=None)
     noted = Noted()
-    made = list(recompute(noted, batching, pixels, usable, [2, 6]))
+    made = list(recompute(noted.run, batching, pixels, usable, [2, 6]))
     assert noted.batches == [[1, 3], [7, 8]]
     assert [int(row[0]) for row in made] == [3, 7]
 
@@ -92,25 +94,25 @@ def test_batching_is_recorded() -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_the_same_bits_whatever_is_beside_a_row_and_however_many_threads(name: str, tmp_path: Path) -> None:
     teacher = teachers.load(f"timm:{name}", weights=save_weights(tmp_path / "w.safetensors", name))
-    runner = TeacherRunner("t", teacher, provenance={})
+    run = TeacherRunner("t", teacher, provenance={}).for_shard(None, 0)
     pixels = np.random.default_rng(0).integers(0, 256, (SHARD_ROWS, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
     batching = Batching.for_job(BATCH_SIZE, shard_rows=SHARD_ROWS, cpu=True)
     everything = np.ones(SHARD_ROWS, np.bool_)
-    whole = list(recompute(runner, batching, pixels, everything, range(SHARD_ROWS)))
+    whole = list(recompute(run, batching, pixels, everything, range(SHARD_ROWS)))
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(4)
-        again = list(recompute(runner, batching, pixels, everything, range(SHARD_ROWS)))
+        again = list(recompute(run, batching, pixels, everything, range(SHARD_ROWS)))
     finally:
         torch.set_num_threads(before)
     np.testing.assert_array_equal(np.stack(whole), np.stack(again))
     for position in range(SHARD_ROWS):
-        (alone,) = recompute(runner, batching, pixels, everything, [position])
+        (alone,) = recompute(run, batching, pixels, everything, [position])
         np.testing.assert_array_equal(alone, whole[position])
     others_fail = everything.copy()
     others_fail[[0, 1, 3, 4, 6]] = False  # one row of a window is left
     left = np.flatnonzero(others_fail).tolist()
-    for position, tokens in zip(left, recompute(runner, batching, pixels, others_fail, left), strict=True):
+    for position, tokens in zip(left, recompute(run, batching, pixels, others_fail, left), strict=True):
         np.testing.assert_array_equal(tokens, whole[position])
 
 

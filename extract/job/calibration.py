@@ -1,0 +1,228 @@
+"""Calibration: the code of a teacher is fitted to a sample of a cache once, then kept for all of its datasets."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from extract.catalogue import TeacherEntry
+from extract.teachers.runner import CPU_BATCH, GPU_BATCH, TeacherRunner
+from store import Cache, Dataset, errors
+from store.common.text import some
+from store.common.threads import ordered_map
+from store.format.calibration_draw import Drawable, draw_sample, rows_wanted
+from store.format.code import Code
+from store.format.code_fit import fit_code
+from store.format.code_spec import CodeSpec
+from store.format.schema import PIXELS
+
+Advance = Callable[[int], None]
+"""Called with the number of rows that were computed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationReport:
+    """Outcome of the calibration of one teacher.
+
+    Attributes:
+        teacher: name of the teacher.
+        digest: digest of the code.
+        ratio: its ratio.
+        bytes_per_row: bytes of a row in it.
+        fitted: whether this job fitted it; False where the cache had it already.
+        noise: U of patch tokens, noise over signal, measured on held-out images; NaN if it is not recorded.
+        slope: slope of decoded on true values there.
+        notes: sentences for people.
+    """
+
+    teacher: str
+    digest: str
+    ratio: float
+    bytes_per_row: int
+    fitted: bool
+    noise: float
+    slope: float
+    notes: tuple[str, ...] = ()
+
+
+def stored_code(cache: Cache, teacher: str) -> Code | None:
+    """Return the code of a teacher in this cache, which all of its datasets share; None if it has none yet.
+
+    Raises:
+        errors.Conflict: its datasets have different codes.
+        errors.Damaged: the arrays of the code are not those recorded, in any dataset.
+    """
+    specs = stored_specs(cache, teacher)
+    digests = {spec.digest for spec in specs.values()}
+    if len(digests) > 1:
+        listed = some(f"'{name}' {spec.digest[:12]}" for name, spec in specs.items())
+        raise errors.Conflict(
+            f"'{teacher}' has {len(digests)} codes in {cache.location}: {listed}. A cache has one: delete the datasets "
+            f"with the other, with `codistill store delete`"
+        )
+    failure: errors.Damaged | None = None
+    for name in specs:
+        try:
+            return cache[name].code(teacher)
+        except errors.Damaged as error:  # perhaps the job that wrote it was killed
+            failure = error
+    if failure is not None and any(cache[name].present(teacher) for name in specs):
+        raise failure
+    return None
+
+
+def stored_specs(cache: Cache, teacher: str) -> dict[str, CodeSpec]:
+    """Return what is recorded of a teacher's code, by dataset."""
+    found = {dataset.name: dataset.teacher(teacher).code for dataset in cache if teacher in dataset.teachers}
+    return {name: spec for name, spec in found.items() if spec is not None}
+
+
+def coded_datasets(cache: Cache, entry: TeacherEntry, datasets: Iterable[str]) -> list[str]:
+    """Return which of these datasets hold codes of a teacher: those of split "train", if it has a ratio."""
+    return [] if entry.ratio is None else [name for name in datasets if cache[name].split == "train"]
+
+
+def calibrate(
+    cache: Cache,
+    entry: TeacherEntry,
+    datasets: Sequence[str],
+    *,
+    runner: TeacherRunner,
+    pool: ThreadPoolExecutor | None,
+    describe: Callable[[Dataset], dict[str, Any]],
+    on_advance: Advance = lambda rows: None,
+) -> CalibrationReport:
+    """Fit the code of a teacher if the cache has none yet, and record it in training datasets.
+
+    Args:
+        cache: cache with pixels.
+        entry: teacher with a ratio.
+        datasets: names of the training datasets, in which the code is recorded.
+        runner: the teacher.
+        pool: threads that compute batches side by side; None computes one at a time.
+        describe: what a dataset records of the teacher, as keywords of `Dataset.create_teacher`.
+        on_advance: told of progress.
+
+    Raises:
+        errors.InvalidInput: the ratio cannot be met, or the sample is too small.
+        errors.Conflict: the cache has another code of this teacher, or its tokens in float16.
+    """
+    assert entry.ratio is not None
+    notes: tuple[str, ...] = ()
+    code = stored_code(cache, entry.name)
+    fitted = code is None
+    if code is None:
+        code, notes = _fit(cache, entry, datasets, runner=runner, pool=pool, on_advance=on_advance)
+    for name in sorted(datasets):
+        code = freeze(cache[name], code, entry.name, describe(cache[name]), first=fitted and name == min(datasets))
+    held_out = code.spec.calibration.get("held_out", {}).get("patch", {})
+    return CalibrationReport(
+        teacher=entry.name,
+        digest=code.spec.digest,
+        ratio=code.spec.ratio,
+        bytes_per_row=code.row_bytes,
+        fitted=fitted,
+        noise=float(held_out.get("noise", "nan")),
+        slope=float(held_out.get("slope", "nan")),
+        notes=notes,
+    )
+
+
+def freeze(dataset: Dataset, code: Code, teacher: str, description: dict[str, Any], *, first: bool) -> Code:
+    """Record a code in a dataset by create-if-absent; return the code that is recorded.
+
+    Args:
+        dataset: training dataset.
+        code: code to record.
+        teacher: name of the teacher.
+        description: what else is recorded of the teacher.
+        first: whether it is the first dataset of a new code: if another job came first, its code counts.
+
+    Raises:
+        errors.Conflict: another code, or float16 tokens, are recorded.
+    """
+    try:
+        dataset.create_teacher(teacher, **description, code=code)
+    except errors.Conflict:
+        if not first or dataset.teacher(teacher).code is None:
+            raise
+        code = dataset.code(teacher)
+        dataset.create_teacher(teacher, **description, code=code)
+    return code
+
+
+def _fit(
+    cache: Cache,
+    entry: TeacherEntry,
+    datasets: Sequence[str],
+    *,
+    runner: TeacherRunner,
+    pool: ThreadPoolExecutor | None,
+    on_advance: Advance,
+) -> tuple[Code, tuple[str, ...]]:
+    assert entry.ratio is not None
+    teacher = runner.teacher
+    grid = teacher.patch_grid(*(cache[datasets[0]].image_size,) * 2)
+    draw = draw_sample(
+        [_drawable(cache[name]) for name in datasets],
+        teacher=entry.name,
+        wanted=rows_wanted(channels=teacher.channels, patches=grid[0] * grid[1]),
+        prefix_tokens=teacher.prefix_tokens,
+        patch_grid=grid,
+        compute=lambda name, rows: stored_rows_tokens(cache[name], rows, runner, pool=pool, on_advance=on_advance),
+    )
+    about = {"datasets": sorted(datasets), "different_images": draw.images}
+    try:
+        code = fit_code(draw.sample, ratio=entry.ratio, about=about)
+    except errors.InvalidInput as error:
+        raise errors.InvalidInput(f"teacher '{entry.name}': {error}") from error
+    return code, (draw.note,) if draw.note else ()
+
+
+def stored_rows_tokens(
+    dataset: Dataset,
+    rows: Sequence[int],
+    runner: TeacherRunner,
+    *,
+    pool: ThreadPoolExecutor | None,
+    on_advance: Advance,
+) -> list[np.ndarray | None]:
+    """Return the float16 tokens of rows computed from their stored pixels; None for rows without pixels or tokens."""
+
+    def compute(part: Sequence[int]) -> list[np.ndarray | None]:
+        usable, pixels = _pixels(dataset, part)
+        results = iter(runner.tokens(pixels) if usable else ())
+        return [_array_or_none(next(results)) if row in usable else None for row in part]
+
+    size = GPU_BATCH if pool is None else CPU_BATCH
+    batches = [rows[first : first + size] for first in range(0, len(rows), size)]
+    done = map(compute, batches) if pool is None else ordered_map(pool, compute, batches, ahead=2)
+    return list(_advancing(done, on_advance))
+
+
+def _advancing(parts: Iterator[list[np.ndarray | None]], on_advance: Advance) -> Iterator[np.ndarray | None]:
+    for part in parts:
+        on_advance(sum(row is not None for row in part))
+        yield from part
+
+
+def _pixels(dataset: Dataset, rows: Sequence[int]) -> tuple[set[int], np.ndarray]:
+    """Return those of `rows` that have pixels, and these pixels, in order."""
+    usable = list(rows)
+    while usable:
+        try:
+            return set(usable), dataset.read(usable, [PIXELS])[PIXELS]
+        except errors.RowsNotOk as error:
+            bad = set(error.rows)
+            usable = [row for row in usable if row not in bad]
+    return set(), np.empty(0, np.uint8)
+
+
+def _array_or_none(result: np.ndarray | str) -> np.ndarray | None:
+    return None if isinstance(result, str) else result
+
+
+def _drawable(dataset: Dataset) -> Drawable:
+    return Drawable(name=dataset.name, group=dataset.group, images=dataset.images, views=dataset.views)

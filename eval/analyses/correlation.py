@@ -6,7 +6,7 @@ that the teachers' gradients disagree. Shapes: S steps, T teachers, W windows.
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from train.data.loader import Batch, Loader
 from train.data.mixture import Mixture
 from train.distributed import join_ranks
 from train.model.distiller import Distiller
-from train.objective.losses import teacher_loss
+from train.objective.batch_losses import BatchLosses
 from train.objective.targets import TargetNorms
 from train.run import checkpoints, load, log
 from train.run.load import Run
@@ -122,7 +122,8 @@ def on_probe(
     teachers = _teachers(run)
     selection = rows.balanced(mixture, rows=probe.rows, seed=run.recipe.seed)
     with join_ranks(str(device)) as ranks:
-        ((_, batch),) = rows.batches(selection, mixture, device=ranks.device, batch=max(1, len(selection)))
+        size = max(1, len(selection))
+        ((_, batch),) = rows.batches(selection, mixture, device=ranks.device, batch=size, raw=True)
         batch = _copied(batch)
         distiller, norms, optimizer = _state_after(run, probe.from_step)
         stepper = Stepper(
@@ -133,11 +134,14 @@ def on_probe(
             ranks=ranks,
         )
         checkpoints.restore_optimizer(stepper.optimizer, distiller, optimizer)
-        losses = [_losses(run, distiller, norms, batch=batch)]
+        of_batch = BatchLosses(
+            sources=selection.sources, teachers=mixture.teachers, norms=norms, weights=run.recipe.loss
+        )
+        losses = [_losses(distiller, of_batch, batch=batch)]
         with _loader(run, mixture, stepper, range(probe.from_step, last)) as loader:
             for step in tqdm(loader, total=last - probe.from_step, desc="replay", unit="step", disable=not progress):
                 stepper.step(step).record()
-                losses.append(_losses(run, distiller, norms, batch=batch))
+                losses.append(_losses(distiller, of_batch, batch=batch))
     return correlate_updates(np.diff(np.array(losses), axis=0), teachers, window=window, first_step=probe.from_step + 1)
 
 
@@ -243,29 +247,32 @@ def _loader(run: Run, mixture: Mixture, stepper: Stepper, steps: range) -> Loade
         readers=machine.readers,
         prefetch=machine.prefetch,
         verify=machine.verify,
+        raw=True,
     )
 
 
 def _copied(batch: Batch) -> Batch:
     """Copy a batch out of its loader's buffers."""
-    return Batch(
-        step=batch.step,
-        rows=batch.rows,
-        pixels=batch.pixels.clone(),
-        tokens={name: tokens.clone() for name, tokens in batch.tokens.items()},
-        read=batch.read,
-    )
+    codes = {
+        name: replace(
+            stored,
+            codes=stored.codes.clone(),
+            rows=stored.rows.clone(),
+            patches=None if stored.patches is None else stored.patches.clone(),
+        )
+        for name, stored in batch.codes.items()
+    }
+    tokens = {name: tokens.clone() for name, tokens in batch.tokens.items()}
+    return replace(batch, pixels=batch.pixels.clone(), tokens=tokens, codes=codes)
 
 
 @torch.no_grad()
-def _losses(run: Run, distiller: Distiller, norms: TargetNorms, *, batch: Batch) -> list[float]:
+def _losses(distiller: Distiller, of_batch: BatchLosses, *, batch: Batch) -> list[float]:
     """Compute the loss of every teacher on the probe batch, in float32 and evaluation mode."""
     distiller.eval()
-    predicted = distiller(normalise(batch.pixels))
-    weights = run.recipe.loss
+    by_teacher = of_batch.of(distiller(normalise(batch.pixels)), batch)
     losses = []
-    for number, (name, tokens) in enumerate(batch.tokens.items()):
-        loss = teacher_loss(predicted[name], tokens, norm=norms.stored(name), weights=weights)
-        losses.append(float(loss.per_image[torch.from_numpy(batch.read[number])].double().mean()))
+    for loss, read in zip(by_teacher.values(), batch.read, strict=True):
+        losses.append(float(loss.per_image[torch.from_numpy(read)].double().mean()))
     distiller.train()
     return losses

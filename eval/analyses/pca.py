@@ -156,13 +156,15 @@ def _candidates(number: int, source: Source, seen: np.ndarray) -> list[Candidate
     wanted = pa.array(source.rows_at(positions))
     table = source.dataset.manifest(columns=list(COLUMNS), filter=pc.field("row").isin(wanted))
     keys = image_keys(source.dataset)
+    codes = source.codes(source.reads)
+    decoded = f"; tokens of {', '.join(codes)} decoded" if codes else ""
     best: dict[int, Candidate] = {}
     for row in table.to_pylist():
         kind = HELD_OUT_VIEWS if seen[row["image_index"]] else HELD_OUT_PHOTOGRAPHS
         candidate = Candidate(
             source=number,
             row=row["row"],
-            caption=f"{row['path']}, view {row['view']} ({kind.removesuffix('s')})",
+            caption=f"{row['path']}, view {row['view']} ({kind.removesuffix('s')}{decoded})",
             image=keys[row["image_index"]].as_py(),
             seen=bool(seen[row["image_index"]]),
             colour_changes=bool(row["grayscale"]) + bool(row["solarize"]) + (row["blur_sigma"] is not None),
@@ -197,8 +199,9 @@ def _tokens_of_views(
             predicted = subject.student(normalise(batch.pixels))
             for teacher, info in subject.student.teachers.items():
                 norm = statistics(subject.norms, (teacher, PATCH))
-                tokens[TEACHER + teacher] = batch.tokens[teacher][:, info.prefix_tokens :]
-                sums = row_sums(predicted[teacher][1], norm.apply(tokens[TEACHER + teacher]))
+                patches = batch.tokens[teacher][:, info.prefix_tokens :]
+                tokens[TEACHER + teacher] = _whole(patches.float())
+                sums = row_sums(predicted[teacher][1], norm.apply(patches))
                 means = (sums["cosine"] / sums["tokens"]).tolist()
                 cosines.setdefault(PROJECTION + teacher, {}).update(zip(numbers.tolist(), means, strict=True))
                 tokens[PROJECTION + teacher] = predicted[teacher][1] * norm.std.clamp(min=MIN_STD) + norm.mean
@@ -207,6 +210,11 @@ def _tokens_of_views(
             for model, values in {PHOTOGRAPH: batch.pixels.cpu().numpy().copy(), **images}.items():
                 by_model.setdefault(model, {}).update(zip(numbers.tolist(), values, strict=True))
     return _in_order(by_model), _in_order(cosines)
+
+
+def _whole(tokens: torch.Tensor) -> torch.Tensor:
+    """Return tokens (B, N, C) in which the patches that a code does not hold have the mean of their view's others."""
+    return torch.where(tokens.isnan(), tokens.nanmean(dim=1, keepdim=True), tokens)
 
 
 def _in_order(by_model: Mapping[str, Mapping[int, Value]]) -> dict[str, list[Value]]:

@@ -25,6 +25,7 @@ from store.errors import InvalidInput, MissingName
 from store.format.schema import OK, PIXELS
 from train.data.mixture import Mixture
 from train.objective.targets import MIN_STD
+from train.run.headline import DECODED
 from train.run.load import Run, load
 
 TEACHER, STUDENT = "teacher", "student"
@@ -97,7 +98,8 @@ def explained_variance(
         InvalidInput: none is named and nothing is held out.
 
     Returns:
-        JSON: dataset -> teacher -> TEACHER | STUDENT -> {"tokens", "enough", "raw", "standardised"}.
+        JSON: dataset -> teacher -> TEACHER | STUDENT -> {"tokens", "enough", "raw", "standardised"}. The name of a
+        teacher is followed by `headline.DECODED` where its tokens are stored in a code.
     """
     import dask
 
@@ -122,15 +124,23 @@ def moments_of_shard(task: Task) -> Parts:
     shards = {teacher: dataset.read_shard(teacher, task.shard) for teacher in task.teachers}
     ok = np.logical_and.reduce([shard.status == OK for shard in (pixels, *shards.values())])
     rows = np.flatnonzero(ok)
+    # The noise of a code is variance too, so decoded tokens are apart from true ones.
+    labels = {name: name + DECODED * (dataset.teacher(name).code is not None) for name in task.teachers}
     parts: list[Parts] = []
     for start in range(0, len(rows), ROWS_AT_ONCE):
         part = rows[start : start + ROWS_AT_ONCE]
         tokens = _projections(run, pixels.data[part])
         for teacher, shard in shards.items():
             prefix_tokens = run.distiller.teachers[teacher].prefix_tokens
-            tokens[teacher, TEACHER] = shard.data[part, prefix_tokens:]
-        parts.append({key: Covariance.of(values.reshape(-1, values.shape[-1])) for key, values in tokens.items()})
+            tokens[teacher, TEACHER] = _held(shard.data[part, prefix_tokens:])
+        moments = {key: Covariance.of(values.reshape(-1, values.shape[-1])) for key, values in tokens.items()}
+        parts.append({(labels.get(name, name), owner): values for (name, owner), values in moments.items()})
     return merge_parts(parts)
+
+
+def _held(tokens: np.ndarray) -> np.ndarray:
+    """Return the tokens (N, C) of (..., C) that are stored: a code may hold some patches alone, the others are NaN."""
+    return np.asarray(tokens[~np.isnan(tokens).any(axis=-1)])
 
 
 def merge_parts(parts: Sequence[Parts]) -> Parts:

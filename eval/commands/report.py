@@ -208,13 +208,15 @@ def _sweep_info(selected: "Selected", runs: Mapping[str, Path], *, baseline: str
 
 def _show_scores(console: "Console", scores: "Sequence[RunScores]", *, by_dataset: bool = False) -> None:
     """Print tables of cosine and smooth-L1, and the verdict in words."""
-    from eval.report.sections.scores import SCORE_TITLES, terminal_table, verdict
+    from eval.report.sections.scores import SCORE_TITLES, decoded_notes, terminal_table, verdict
     from eval.report.tables import to_rich
 
     for score in ("cosine", "smooth_l1"):
         table = terminal_table(scores, score, by_dataset=by_dataset)
         console.print(to_rich(table, title=SCORE_TITLES[score]), "")
     console.print(TERMINAL_LEGEND, style="dim")
+    for note in decoded_notes(scores):
+        console.print(note)
     for run in scores:
         prefix = f"{run.name}: " if len(scores) > 1 else ""
         for sentence in verdict(run):

@@ -12,8 +12,10 @@ from eval.comparison.paired import Aligned, Difference, align
 from eval.comparison.seed_noise import SEED_LEVEL, Contest, Group, Spread, contests, groups_of, seed_probability, spread
 from eval.fidelity.scores import HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS
 from train.recipe.config import Recipe
+from train.run.headline import DECODED
 
-DECIDING_KINDS = (HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS)  # the first that has images decides the ranking
+# The first that has images decides the ranking.
+DECIDING_KINDS = (HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS, HELD_OUT_PHOTOGRAPHS + DECODED, HELD_OUT_VIEWS + DECODED)
 DIGITS = 4  # digits of scores that are shown; recipes that agree in them are tied
 
 

@@ -16,11 +16,12 @@ from tqdm import tqdm
 
 from backbones.images import normalise
 from eval.encoders.base import FrozenEncoder, StudentEncoder
-from eval.fidelity import rows
+from eval.fidelity import code_ceiling, rows
 from eval.fidelity.held_out import image_keys, seen_in_training
 from eval.fidelity.linear_map import FOLDS, LinearMap
 from eval.fidelity.metrics import SUMS, row_sums
 from eval.fidelity.predictors import (
+    CODE,
     LINEAR,
     LINEAR_STUDENT,
     LINEAR_UNTRAINED,
@@ -44,6 +45,7 @@ from train.data.mixture import Mixture
 from train.model.distiller import Distiller
 from train.model.encoder import depth, has_cls
 from train.objective.targets import TargetNorms
+from train.run.headline import DECODED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +147,7 @@ def _score(
 ) -> pa.Table:
     selection = rows.spread(subject.mixture.held_out, rows_per_source=settings.rows_per_dataset, seed=settings.seed)
     collected = _Collected(selection, subject.mixture)
+    ceilings = code_ceiling.of_sources(selection.sources, norms=subject.norms)
     generator = torch.Generator(device).manual_seed(settings.seed)
     for numbers, batch in _batches(selection, subject.mixture, device=device, title="held-out rows", progress=progress):
         rows_read = _read_rows(subject, batch)
@@ -154,13 +157,37 @@ def _score(
         for name, predictions in chain(predicted, [ceiling]):
             for key, prediction in predictions.items():
                 read = rows_read[key[0]]
+                if name == ROUNDING:  # of the float16 tokens themselves; decoded ones have another ceiling
+                    read = read[torch.from_numpy(~collected.decoded(key[0])[numbers[read.cpu().numpy()]]).to(device)]
                 sums = row_sums(
                     prediction[read],
                     targets[key][read],
                     direction=fitted.directions[key] if name == MEAN else None,
                 )
                 collected.add(numbers[read.cpu().numpy()], key=key, predictor=name, sums=sums)
+                if name == STUDENT:
+                    _add_code_ceiling(collected, numbers[read.cpu().numpy()], key, sums=sums, ceilings=ceilings)
     return collected.table()
+
+
+def _add_code_ceiling(
+    collected: "_Collected",
+    numbers: np.ndarray,
+    key: Key,
+    *,
+    sums: Mapping[str, np.ndarray],
+    ceilings: code_ceiling.Ceilings,
+) -> None:
+    """Add what true tokens would score on those rows whose targets are decoded."""
+    inside = collected.decoded(key[0])[numbers]
+    if not inside.any():
+        return
+    sources = collected.sources[numbers[inside]]
+    means = np.stack([ceilings[source, key] for source in sources.tolist()])  # (B, 3)
+    tokens = sums["tokens"][inside]
+    of_code = dict(zip(("cosine", "smooth_l1", "squared_error"), (means * tokens[:, None]).T, strict=True))
+    of_code |= {"tokens": tokens, "power": sums["power"][inside]}
+    collected.add(numbers[inside], key=key, predictor=CODE, sums=of_code)
 
 
 def _predictions(
@@ -240,7 +267,18 @@ class _Collected:
     def __init__(self, selection: rows.Selection, mixture: Mixture) -> None:
         self._selection = selection
         self._training = [source.dataset for source in mixture.sources]
+        self._codes = [source.codes(source.reads) for source in selection.sources]
         self._parts: list[tuple[np.ndarray, Key, str, dict[str, np.ndarray]]] = []
+
+    @property
+    def sources(self) -> np.ndarray:
+        """Number of the source of every row of the selection, int64."""
+        return self._selection.rows.source
+
+    def decoded(self, teacher: str) -> np.ndarray:
+        """Return for every row of the selection whether the teacher's tokens are stored in a code, bool."""
+        of_source = np.array([teacher in codes for codes in self._codes], dtype=np.bool_)
+        return np.asarray(of_source[self.sources])
 
     def add(self, numbers: np.ndarray, *, key: Key, predictor: str, sums: Mapping[str, np.ndarray]) -> None:
         """Add the sums of some rows, which are numbered within the selection."""
@@ -251,7 +289,9 @@ class _Collected:
         datasets, kinds, images = self._describe()
         columns: dict[str, list[pa.Array]] = {name: [] for name in IMAGE_SUMS.names}
         for numbers, key, predictor, sums in self._parts:
-            of_rows = {"dataset": datasets[numbers], "kind": kinds[numbers], "image": images[numbers]}
+            # Decoded targets are apart: the noise of a code lowers all scores.
+            suffix = np.where(self.decoded(key[0])[numbers], DECODED, "").astype(object)
+            of_rows = {"dataset": datasets[numbers] + suffix, "kind": kinds[numbers] + suffix, "image": images[numbers]}
             of_part = {"teacher": key[0], "token_type": key[1], "predictor": predictor}
             for name, values in of_rows.items():
                 columns[name].append(pa.array(values, pa.string()))

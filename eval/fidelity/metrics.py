@@ -22,7 +22,7 @@ def row_sums(
 
     Args:
         prediction: (B, N, C) predicted tokens.
-        target: (B, N, C) target tokens.
+        target: (B, N, C) target tokens; those that are NaN, which a code does not hold, do not count.
         direction: (C,) vector to take the cosine with instead of `prediction`, or None: a constant predictor is scored
             by its best constant for each metric, and that of the cosine is not that of the squared error.
 
@@ -39,7 +39,8 @@ def row_sums(
         "squared_error": difference.square().mean(-1),
         "power": target.square().mean(-1),
     }
-    return {name: value.double().sum(1).cpu().numpy() for name, value in per_token.items()}
+    held = ~target.isnan().any(dim=-1)
+    return {name: value.double().where(held, 0.0).sum(1).cpu().numpy() for name, value in per_token.items()}
 
 
 def scores(sums: np.ndarray) -> np.ndarray:

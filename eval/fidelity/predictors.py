@@ -21,11 +21,13 @@ STUDENT = "student"
 UNTRAINED = "before training"
 MEAN = "mean token"
 ROUNDING = "float16 ceiling"
+CODE = "ceiling of the code"
 LINEAR = "linear map of "
 LINEAR_UNTRAINED = LINEAR + "untrained student"
 LINEAR_STUDENT = LINEAR + "trained student"
 BASELINES = (UNTRAINED, MEAN, LINEAR_UNTRAINED)
-ORDER = (STUDENT, *BASELINES, LINEAR_STUDENT, ROUNDING)
+CEILINGS = (ROUNDING, CODE)  # of targets that are stored as float16, and in a code
+ORDER = (STUDENT, *BASELINES, LINEAR_STUDENT, *CEILINGS)
 
 SMALLEST_EXPONENT = -13  # exponent of frexp below which the steps of float16 stay the same: values under 2^-14
 
@@ -102,12 +104,12 @@ class Fitting:
 
         Args:
             pixels: uint8 (B, H, W, 3).
-            targets: standardised tokens (B, N, C) of every teacher and type.
+            targets: standardised tokens (B, N, C) of every teacher and type; NaN where a code does not hold them.
             rows: teacher -> rows of the batch that its tokens were read for, int64.
             folds: (B,) fold of each row's image.
         """
         for key, target in targets.items():
-            unit = functional.normalize(target[rows[key[0]]].double(), dim=-1).sum((0, 1))
+            unit = functional.normalize(target[rows[key[0]]].double(), dim=-1).nansum((0, 1))
             self.directions[key] = self.directions[key] + unit if key in self.directions else unit
         for name, encoder in self.encoders.items():
             tokens = encoder(pixels)
@@ -121,7 +123,9 @@ class Fitting:
         )
         for fold in torch.unique(folds[rows]).tolist():
             chosen = rows[folds[rows] == fold]
-            equations.add(inputs[chosen].flatten(0, 1), target[chosen].flatten(0, 1), fold=int(fold))
+            outputs = target[chosen].flatten(0, 1)
+            held = ~outputs.isnan().any(dim=-1)
+            equations.add(inputs[chosen].flatten(0, 1)[held], outputs[held], fold=int(fold))
 
     def fitted(self) -> Fitted:
         """Fit all maps."""

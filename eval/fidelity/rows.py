@@ -56,9 +56,13 @@ def balanced(mixture: Mixture, *, rows: int, seed: int = 0) -> Selection:
 
 
 def batches(
-    selection: Selection, mixture: Mixture, *, device: torch.device, batch: int = BATCH
+    selection: Selection, mixture: Mixture, *, device: torch.device, batch: int = BATCH, raw: bool = False
 ) -> Iterator[tuple[np.ndarray, Batch]]:
-    """Read a selection: yield (indices of rows within it (B,), the batch on the device), valid until the next one."""
+    """Read a selection: yield (indices of rows within it (B,), the batch on the device), valid until the next one.
+
+    What is stored in a code comes as decoded float16 tokens, NaN where the code does not hold a patch; with `raw` as
+    codes.
+    """
     with Loader(
         sources=selection.sources,
         teachers=mixture.teachers,
@@ -70,6 +74,7 @@ def batches(
         readers=READERS,
         prefetch=PREFETCH,
         verify=True,
+        raw=raw,
     ) as loader:
         for read in loader:
             yield read.rows.slot, read

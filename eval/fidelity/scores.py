@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 
 from eval.fidelity import bootstrap
 from eval.fidelity.metrics import SCORES, SUMS, scores
+from train.run.headline import DECODED
 
 HELD_OUT_VIEWS = "held-out views"
 HELD_OUT_PHOTOGRAPHS = "held-out photographs"
-KINDS = (HELD_OUT_VIEWS, HELD_OUT_PHOTOGRAPHS)
+KINDS = (HELD_OUT_VIEWS, HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS + DECODED, HELD_OUT_PHOTOGRAPHS + DECODED)
 PATCH, PREFIX = "patch", "prefix"
 IMAGE_SUMS = pa.schema(
     [

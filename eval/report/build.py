@@ -131,7 +131,7 @@ def build(
     ]
     verdict = comparison.headline(compared) if several else fidelity_section.verdict(scores[0])
     warnings = comparison.warnings(compared) if several else fidelity_section.warnings(scores[0])
-    notes = [*warnings, *_notes(runs, views, sweeps)]
+    notes = [*fidelity_section.decoded_notes(scores), *warnings, *_notes(runs, views, sweeps)]
     page = _page(views, scores, sections, verdict=verdict, notes=notes, titles=sweeps.titles)
     return Report(page=page, scores=scores, views=views, compared=compared)
 

@@ -65,6 +65,12 @@ TERMS = (
         "What the teacher itself would score: the cache holds its tokens rounded to float16, and this is the "
         "estimated effect of that rounding.",
     ),
+    (
+        "ceiling of the code",
+        "Where held-out tokens are stored in a code, they are decoded, and the noise of the code lowers every score. "
+        "This is what the teacher's true tokens would score, known from when the codes were written. Such scores are "
+        "apart from those on true tokens, with which they do not compare.",
+    ),
     (HELD_OUT_VIEWS, "Crops that training never used, of photographs that it did use."),
     (HELD_OUT_PHOTOGRAPHS, "Photographs of which training saw nothing."),
     (
@@ -324,7 +330,7 @@ def _held_out_lines(run: RunView) -> list[Line]:
             x=[step for step, _ in measured],
             y=[value for _, value in measured],
             colour=number,
-            dashed=HELD_OUT_PHOTOGRAPHS in run.kinds.get(dataset, ()),
+            dashed=any(kind.startswith(HELD_OUT_PHOTOGRAPHS) for kind in run.kinds.get(dataset, ())),
         )
         for number, (dataset, measured) in enumerate(sorted(points.items()))
     ]

@@ -10,12 +10,22 @@ from eval.comparison.baselines import beats_baselines, best_baseline, is_better
 from eval.comparison.paired import Aligned, align
 from eval.comparison.ranking import DECIDING_KINDS, nan_last
 from eval.fidelity.metrics import SCORES
-from eval.fidelity.predictors import BASELINES, LINEAR_STUDENT, MEAN, ORDER, ROUNDING, STUDENT, UNTRAINED
+from eval.fidelity.predictors import (
+    BASELINES,
+    CEILINGS,
+    CODE,
+    LINEAR_STUDENT,
+    MEAN,
+    ORDER,
+    ROUNDING,
+    STUDENT,
+    UNTRAINED,
+)
 from eval.fidelity.scores import KINDS, PATCH, PREFIX, Score, ordered, pick
 from eval.report.charts import Dot, dot_chart
 from eval.report.page import Block, Card, Chart, ChartsBlock, Section, TableBlock
 from eval.report.tables import MISSING, Cell, Column, Table, interval_cell, number_cell, text_cell
-from train.run.headline import PATCH_COSINE
+from train.run.headline import DECODED, PATCH_COSINE
 
 SCORE_TITLES = {
     "cosine": "Cosine similarity (higher is better)",
@@ -27,13 +37,14 @@ SHORT_TITLES = {
     MEAN: "Mean token",
     STUDENT: "Student",
     ROUNDING: "Float16 ceiling",
+    CODE: "Ceiling of the code",
     BASELINES[2]: "Linear map, untrained student",
     LINEAR_STUDENT: "Linear map, trained student",
 }
 COMMON = "Runs are scored on the rows that are held out for all of them, as the same kind."
 UNFOLDED_RUNS = 3  # tables of more runs are folded
 TERMINAL_TITLES = ("n", "before", "mean", "linear", "student", "95 %")
-COLOURS = {STUDENT: 0, UNTRAINED: 7, MEAN: 4, BASELINES[2]: 1, LINEAR_STUDENT: 2, ROUNDING: 3}
+COLOURS = {STUDENT: 0, UNTRAINED: 7, MEAN: 4, BASELINES[2]: 1, LINEAR_STUDENT: 2, ROUNDING: 3, CODE: 6}
 DIGITS = 3
 SHOWN_PHOTOGRAPHS = 5  # of the lowest and of the highest cosine
 
@@ -194,6 +205,26 @@ def verdict(run: RunScores) -> list[str]:
     return sentences
 
 
+def decoded_notes(runs: Sequence[RunScores]) -> list[str]:
+    """Write one sentence about the held-out rows whose targets are stored in codes; none if all are true tokens."""
+    floors = {
+        (s.group, s.teacher): 1 - s.of("cosine")[0]
+        for run in runs
+        for s in run.by_dataset
+        if (s.predictor, s.token_type) == (CODE, PATCH)
+    }
+    if not floors:
+        return []
+    listed = "; ".join(
+        f"{teacher} on {dataset.removesuffix(DECODED)}, floor {floor:.{DIGITS}f}"
+        for (dataset, teacher), floor in sorted(floors.items())
+    )
+    return [
+        f"Targets decoded: {listed}. The floor is the mean of 1 \N{MINUS SIGN} cosine between decoded and true tokens, "
+        "which no student can undercut. These scores do not compare with those on true tokens."
+    ]
+
+
 def photographs_by_difficulty(sums: pa.Table) -> TableBlock | None:
     """List the photographs with the lowest and the highest cosine on patch tokens; None if there are fewer than two.
 
@@ -225,7 +256,7 @@ def title_of(predictor: str) -> str:
 
 def _score_cells(scores: Sequence[Score], predictors: Sequence[str], score: str) -> list[Cell]:
     """Make the cells of one row: the best values in bold, marked those that are no better than a baseline."""
-    values = {s.predictor: s.of(score)[0] for s in scores if s.predictor != ROUNDING}
+    values = {s.predictor: s.of(score)[0] for s in scores if s.predictor not in CEILINGS}
     finite = [value for value in values.values() if math.isfinite(value)]
     best = math.nan
     for value in finite:
@@ -237,6 +268,8 @@ def _score_cells(scores: Sequence[Score], predictors: Sequence[str], score: str)
             cells.append(text_cell(MISSING))
         elif name == ROUNDING:
             cells.append(_ceiling_cell(of_predictor.of(score)[0], perfect=0.0 if score == "smooth_l1" else 1.0))
+        elif name == CODE:
+            cells.append(number_cell(of_predictor.of(score)[0], digits=DIGITS))
         else:
             css = "best" if round(values[name], DIGITS) == round(best, DIGITS) else ""
             if name not in BASELINES and beats_baselines(values, score=score, predictor=name) is False:
@@ -259,7 +292,7 @@ def _columns_of(scores: Sequence[Score]) -> list[str]:
     names = {s.predictor for s in scores}
     known = [*BASELINES, STUDENT, LINEAR_STUDENT]
     peers = sorted(names - set(ORDER))
-    return [name for name in [*known, *peers, ROUNDING] if name in names]
+    return [name for name in [*known, *peers, *CEILINGS] if name in names]
 
 
 def _grouped(scores: Sequence[Score]) -> list[tuple[tuple[str, str, str], list[Score]]]:

@@ -28,7 +28,7 @@ from store.format.code import Code, CodeSpec
 from store.format.code_encode import Encoder
 from store.format.code_signs import SIGN_VECTORS, sign_number
 from store.format.code_spec import MAX_GAIN
-from store.format.distortion import KINDS, Distortion
+from store.format.distortion import KINDS, Distortion, Kind
 from store.format.token_subset import CELL_PATCHES, TokenSubset
 
 RATIOS = (4.0, 8.0, 16.0, 32.0)
@@ -37,7 +37,7 @@ MEASURED_TOKENS = 2**16  # of patches, for gains and checks
 FEWEST_IMAGES = 4
 SLOPE_TOLERANCE = 0.01
 NOISE_TOLERANCE = 1.1  # of held-out images over fitted ones
-CHANCE = 4.0  # standard deviations that few tokens are allowed
+CHANCE = 3.0  # standard errors that few images are allowed
 
 Float64 = npt.NDArray[np.float64]
 
@@ -125,15 +125,48 @@ def dry_run(
 
 def measure(code: Code, sample: CalibrationSample, *, most: int = MEASURED_TOKENS) -> Distortion:
     """Return the distortion of about `most` patch tokens of a sample, and of all its prefix tokens."""
+    return _measure(code, sample, most).distortion
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Measured:
+    """Distortion of a sample, and how much of it is chance.
+
+    Attributes:
+        distortion: of all images.
+        energies: float64 [2, I, 3], by type and image: sums over channels of z z, z z_hat and z_hat z_hat.
+    """
+
+    distortion: Distortion
+    energies: Float64
+
+    def slope_error(self, kind: Kind) -> float:
+        """Return the standard error of the slope, from how it differs between images."""
+        true, product, _ = self.energies[KINDS.index(kind)].T
+        return _ratio_error(product, true, self.distortion.slope(kind))
+
+    def noise_error(self, kind: Kind) -> float:
+        """Return the standard error of U, from how it differs between images."""
+        true, product, decoded = self.energies[KINDS.index(kind)].T
+        return _ratio_error(true - 2 * product + decoded, true, self.distortion.noise(kind))
+
+
+def _ratio_error(numerators: Float64, denominators: Float64, ratio: float) -> float:
+    return float(np.sqrt(np.square(numerators - ratio * denominators).sum()) / denominators.sum())
+
+
+def _measure(code: Code, sample: CalibrationSample, most: int) -> _Measured:
     encoder, total = Encoder(code), distortion.empty(code.channels)
+    energies = np.zeros((2, sample.images, 3))
     for kind in _kinds(sample):
-        for row, tokens in sample.of_kind(kind, most=most):
+        for image, (row, tokens) in enumerate(sample.of_kind(kind, most=most)):
             true, _, decoded = _components(encoder, kind, row, tokens)
             sums, cosine, floor = distortion.measure(true, encoder.from_components(decoded, kind))
             total.sums[kind] += sums
             total.cosine[kind] += cosine
             total.floor[kind] += floor
-    return total
+            energies[kind, image] = sums.sum(axis=1)
+    return _Measured(distortion=total, energies=energies)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -163,24 +196,25 @@ class _Halves:
             code = _build(half, self.fitted, ratio=ratio, basis=self.basis, seed=seed, calibration={})
         except errors.InvalidInput as error:
             return RatioTrial(ratio=ratio, code=None, held_out=None, problem=str(error))
-        held_out, fitted = measure(code, self.sample.half(1)), measure(code, half)
-        problem = _problem(held_out, fitted, self.sample.images)
-        return RatioTrial(ratio=ratio, code=code, held_out=held_out, problem=problem)
+        held_out = _measure(code, self.sample.half(1), MEASURED_TOKENS)
+        problem = _problem(held_out, _measure(code, half, MEASURED_TOKENS), self.sample.images)
+        return RatioTrial(ratio=ratio, code=code, held_out=held_out.distortion, problem=problem)
 
 
-def _problem(held_out: Distortion, fitted: Distortion, images: int) -> str:
+def _problem(held_out: _Measured, fitted: _Measured, images: int) -> str:
     """Return why a code is refused; empty if it is not."""
     more = f"{images} images are too few or too alike: calibrate with more, 1024 are usually enough"
     for kind in KINDS:
-        if not held_out.tokens(kind):
+        slope, noise = held_out.distortion.slope(kind), held_out.distortion.noise(kind)
+        if np.isnan(slope):
             continue
-        slope, noise, before = held_out.slope(kind), held_out.noise(kind), fitted.noise(kind)
-        chance = CHANCE / np.sqrt(held_out.tokens(kind) * held_out.sums.shape[2])
-        if abs(slope - 1) > SLOPE_TOLERANCE + chance * np.sqrt(max(noise, 0.0)):
+        if abs(slope - 1) > SLOPE_TOLERANCE + CHANCE * held_out.slope_error(kind):
             return (
                 f"the slope of {kind} tokens is {slope:.4f} on held-out images, expected 1 +- {SLOPE_TOLERANCE}. {more}"
             )
-        if kind == "patch" and noise > before * (NOISE_TOLERANCE + 2 * chance):
+        before = fitted.distortion.noise(kind)
+        chance = CHANCE * np.hypot(held_out.noise_error(kind), fitted.noise_error(kind))
+        if kind == "patch" and noise > NOISE_TOLERANCE * before + chance:
             return (
                 f"the noise of patch tokens is {noise:.4g} on held-out images and {before:.4g} on fitted ones. {more}"
             )
@@ -281,13 +315,17 @@ def _with_gains(code: Code, sample: CalibrationSample) -> Code:
         first, found = 0, []
         for _, count in code.spec.groups[KINDS[kind]]:
             part = slice(first, first + count)
-            square, product = squares[part].sum(), products[part].sum()
-            gain = float(square / product) if product > 0 and square < MAX_GAIN * product else 1.0
+            gain = _gain(float(squares[part].sum()), float(products[part].sum()))
             rotation[kind, part, part] *= np.float32(gain)
             found.append(gain)
             first += count
         gains[KINDS[kind]] = tuple(found)
     return replace(code, spec=replace(code.spec, gains=gains), rotation=rotation).with_digest()
+
+
+def _gain(square: float, product: float) -> float:
+    """Return the factor that makes the slope of a group 1; 1 for one without variance."""
+    return square / product if 0 < square < MAX_GAIN * product else 1.0
 
 
 def _with_subset(code: Code, kept: int) -> Code:

@@ -24,7 +24,7 @@ def gaussian(images: int, channels: int, *, patch_grid: tuple[int, int], prefix_
 
 
 def correlated(images: int, channels: int, *, patch_grid: tuple[int, int], power: float = 1.8) -> np.ndarray:
-    """Tokens [images, N, C] float64 whose components have variances i ** -power, two prefix-free patches never alike."""
+    """Tokens [images, N, C] float64 whose components have variances i ** -power."""
     rng = np.random.default_rng(12)
     rotation, _ = np.linalg.qr(rng.standard_normal((channels, channels)))
     deviations = np.arange(1.0, channels + 1) ** (-power / 2)

@@ -160,7 +160,7 @@ def test_attributes_out_of_bounds_are_damage(path: tuple[str, ...], value: Any) 
 
 def test_a_later_version_is_no_damage() -> None:
     attributes = json.loads(json.dumps(made().spec.as_attributes())) | {"version": 2}
-    with pytest.raises(errors.UnsupportedFormat, match="reads up to 1. Install a newer codistill"):
+    with pytest.raises(errors.UnsupportedFormat, match=r"reads up to 1\. Install a newer codistill"):
         CodeSpec.of(attributes, "here")
 
 

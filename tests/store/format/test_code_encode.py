@@ -1,4 +1,4 @@
-"""Encoding: the nearest codewords whoever searches, nothing too small or too large, and an honest account of the noise."""
+"""Encoding: the nearest codewords whoever searches, no tokens too small or too large, an honest account of noise."""
 
 from dataclasses import replace
 from functools import cache

@@ -13,7 +13,7 @@ from store.format.indexed_layout import IndexedLayout
 from store.format.jpeg import EncodedPixels
 from store.format.layout import CHECKSUM_BYTES, checksum
 from store.format.schema import FAILED, OK
-from store.format.trailer import ENDING, MAX_TRAILER_BYTES
+from store.format.trailer import ENDING, MAX_TRAILER_BYTES, Trailer
 from store.verify.damaged_tail import ShardTail, read_tail
 from store.verify.jpeg_scan import scan
 from store.verify.problems import Kind
@@ -130,7 +130,9 @@ def _find(location: ShardLocation) -> _Found:
         start = int(ends[-1])
         behind_chunks = read_tail(storage.read(key, start, limit=most), index_bytes=layout.index_bytes)
         if behind_chunks.trailer is not None or tail.trailer is None:
-            return _Found(tail=behind_chunks, start=start, ends=ends)
+            contradicted = behind_chunks.trailer is not None and not _agree(ends, behind_chunks.trailer)
+            places = scan(storage.read(key, limit=MAX_SCANNED_BYTES)) if contradicted else None
+            return _Found(tail=behind_chunks, start=start, ends=ends, scanned=places)
     data = storage.read(key, limit=MAX_SCANNED_BYTES)
     places = scan(data)
     if tail.trailer is None:
@@ -154,11 +156,14 @@ def _index_damage(location: ShardLocation, found: _Found) -> list[str]:
         return ["checksum of the sharding index differs, or its chunks do not follow one another"]
     if int(ends[-1]) != found.start:
         return [f"chunks end at byte {int(ends[-1])} by the sharding index, the trailer begins at byte {found.start}"]
-    trailer = found.tail.trailer
-    present = np.diff(ends, prepend=np.uint64(0)) > 0
-    if trailer is not None and not np.array_equal(present, trailer.status == OK):
+    if found.tail.trailer is not None and not _agree(ends, found.tail.trailer):
         return ["entries of the sharding index are not those of the rows that are ok"]
     return []
+
+
+def _agree(ends: npt.NDArray[np.uint64], trailer: Trailer) -> bool:
+    """Return whether the rows that an index has are those that are ok by the trailer."""
+    return np.array_equal(np.diff(ends, prepend=np.uint64(0)) > 0, trailer.status == OK)
 
 
 def _places(location: ShardLocation, found: _Found) -> dict[int, Place]:

@@ -42,7 +42,7 @@ def run(
     cache: str,
     datasets: Names = "",
     teachers: Names = "",
-    stages: Annotated[str, COMMAS, tyro.conf.arg(metavar="A,B")] = "index,views,features,seal",
+    stages: Annotated[str, COMMAS, tyro.conf.arg(metavar="A,B")] = "index,views,calibrate,features,seal",
     device: Device = "auto",
     batch_size: Annotated[
         int | None, AtLeast(1), tyro.conf.arg(metavar="N", help_behavior_hint="(default: found by trying)")
@@ -68,7 +68,8 @@ def run(
         cache: folder or URL of the cache; created if it does not exist.
         datasets: dataset names, with commas.
         teachers: teacher names, with commas.
-        stages: stages to run: index lists images, views stores pixels, features runs teachers, seal finishes the cache.
+        stages: stages to run: index lists images, views stores pixels, calibrate fits the codes of teachers that have a
+            ratio, features runs teachers, seal finishes the cache.
         device: device of the teachers: auto, cpu, cuda or cuda:N.
         batch_size: rows that go through a teacher together.
         threads: threads of each process that decode images, and on a CPU run teachers.

@@ -18,10 +18,10 @@ from extract.job import failure_limit, progress
 from extract.job.folder_sizes import MOST_SHARDS
 from extract.plan.plan import DUNE_SAMPLES, Plan, count_images, make_plan
 from extract.plan.repeats import MOST_REPEATS, repeats
-from extract.plan.sizes import JPEG_BYTES_PER_PX
 from extract.plan.stored_forms import stored_form
 from extract.teachers.options import STUDENT_PATCH_PX
 from extract.views import decode
+from extract.views.stored_bytes import JPEG_BYTES_PER_PX
 from store.common.text import human_bytes
 from store.format import schema
 from store.storage import object_store

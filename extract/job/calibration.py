@@ -1,5 +1,6 @@
 """Calibration: the code of a teacher is fitted to a sample of a cache once, then kept for all of its datasets."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from store.format.code_fit import fit_code
 from store.format.code_spec import CodeSpec
 from store.format.schema import PIXELS
 
-Advance = Callable[[int], None]
-"""Called with the number of rows that were computed."""
+Advance = Callable[[int, int], None]
+"""Called with the number of rows that were computed, and the number of all that are wanted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,26 @@ class CalibrationReport:
     noise: float
     slope: float
     notes: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """Outcome for people."""
+        how = "calibrated" if self.fitted else "kept as it was calibrated"
+        told = f"calibrate: the code of '{self.teacher}', {self.ratio:g}x, is {how}: {self.bytes_per_row:,} bytes a row"
+        if math.isnan(self.noise):
+            return told
+        return f"{told}, noise {self.noise:.4f} and slope {self.slope:.4f} on held-out rows"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all fields; numbers that are not known are null."""
+        measured = {
+            name: None if math.isnan(value) else value for name, value in (("noise", self.noise), ("slope", self.slope))
+        }
+        return vars(self) | {"notes": list(self.notes)} | measured
+
+
+def ignore(rows: int, wanted: int) -> None:
+    """Progress that nobody watches."""
 
 
 def stored_code(cache: Cache, teacher: str) -> Code | None:
@@ -92,7 +113,7 @@ def calibrate(
     runner: TeacherRunner,
     pool: ThreadPoolExecutor | None,
     describe: Callable[[Dataset], dict[str, Any]],
-    on_advance: Advance = lambda rows: None,
+    on_advance: Advance = ignore,
 ) -> CalibrationReport:
     """Fit the code of a teacher if the cache has none yet, and record it in training datasets.
 
@@ -165,13 +186,20 @@ def _fit(
     assert entry.ratio is not None
     teacher = runner.teacher
     grid = teacher.patch_grid(*(cache[datasets[0]].image_size,) * 2)
+    wanted = rows_wanted(channels=teacher.channels, patches=grid[0] * grid[1])
+    there = sum(cache[name].rows for name in datasets)
+
+    def compute(name: str, rows: Sequence[int]) -> list[np.ndarray | None]:
+        parts = stored_rows_tokens(cache[name], rows, runner, pool=pool)
+        return list(told(parts, lambda count: on_advance(count, min(wanted, there))))
+
     draw = draw_sample(
         [_drawable(cache[name]) for name in datasets],
         teacher=entry.name,
-        wanted=rows_wanted(channels=teacher.channels, patches=grid[0] * grid[1]),
+        wanted=wanted,
         prefix_tokens=teacher.prefix_tokens,
         patch_grid=grid,
-        compute=lambda name, rows: stored_rows_tokens(cache[name], rows, runner, pool=pool, on_advance=on_advance),
+        compute=compute,
     )
     about = {"datasets": sorted(datasets), "different_images": draw.images}
     try:
@@ -182,14 +210,9 @@ def _fit(
 
 
 def stored_rows_tokens(
-    dataset: Dataset,
-    rows: Sequence[int],
-    runner: TeacherRunner,
-    *,
-    pool: ThreadPoolExecutor | None,
-    on_advance: Advance,
-) -> list[np.ndarray | None]:
-    """Return the float16 tokens of rows computed from their stored pixels; None for rows without pixels or tokens."""
+    dataset: Dataset, rows: Sequence[int], runner: TeacherRunner, *, pool: ThreadPoolExecutor | None
+) -> Iterator[list[np.ndarray | None]]:
+    """Yield the float16 tokens of rows in parts, from their stored pixels; None for rows without pixels or tokens."""
 
     def compute(part: Sequence[int]) -> list[np.ndarray | None]:
         usable, pixels = _pixels(dataset, part)
@@ -198,11 +221,11 @@ def stored_rows_tokens(
 
     size = GPU_BATCH if pool is None else CPU_BATCH
     batches = [rows[first : first + size] for first in range(0, len(rows), size)]
-    done = map(compute, batches) if pool is None else ordered_map(pool, compute, batches, ahead=2)
-    return list(_advancing(done, on_advance))
+    yield from map(compute, batches) if pool is None else ordered_map(pool, compute, batches, ahead=2)
 
 
-def _advancing(parts: Iterator[list[np.ndarray | None]], on_advance: Advance) -> Iterator[np.ndarray | None]:
+def told(parts: Iterable[list[np.ndarray | None]], on_advance: Callable[[int], None]) -> Iterator[np.ndarray | None]:
+    """Yield the rows of all parts, telling how many there are in each."""
     for part in parts:
         on_advance(sum(row is not None for row in part))
         yield from part

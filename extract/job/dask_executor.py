@@ -23,6 +23,7 @@ from distributed.scheduler import KilledWorker
 from distributed.utils import get_mp_context
 
 from extract.job import dask_worker
+from extract.job.calibration import Advance, CalibrationReport
 from extract.job.dask_worker import FailureCounts, RemoteError, ShardWorkerPlugin
 from extract.job.executor import concurrent_shards, shard_failed_error
 from extract.job.failure_limit import JobWatch
@@ -73,14 +74,21 @@ class DaskExecutor:
             self._client.unregister_worker_plugin(self._plugin_name)
         self._closing.close()
 
+    def calibrate(self, name: str, datasets: Sequence[str], on_advance: Advance) -> CalibrationReport:
+        """See `Executor.calibrate`; runs on one worker, which tells nothing of its progress."""
+        report: CalibrationReport = self._on_one_worker(dask_worker.calibrate, name, datasets)
+        return report
+
     def prepare_teacher(self, name: str, datasets: Sequence[str]) -> int:
         """See `Executor.prepare_teacher`; runs on one worker."""
-        call = (dask_worker.prepare_teacher, self._plugin_name, name, list(datasets))
-        future = self._client.submit(*call, pure=False, retries=RETRIES)
+        return int(self._on_one_worker(dask_worker.prepare_teacher, name, datasets))
+
+    def _on_one_worker(self, function: Callable[..., Any], teacher: str, datasets: Sequence[str]) -> Any:
+        future = self._client.submit(function, self._plugin_name, teacher, list(datasets), pure=False, retries=RETRIES)
         result = result_of(future, self._client, local=self._local)
         if isinstance(result, RemoteError):
             raise errors.InvalidInput(result.message)
-        return int(result)
+        return result
 
     def make(self, tasks: Sequence[Task], watch: JobWatch, on_report: Callable[[ShardReport], None]) -> None:
         """See `Executor.make`."""

@@ -13,6 +13,7 @@ import torch
 from distributed import Worker as DaskWorker
 from distributed import WorkerPlugin, get_worker
 
+from extract.job.calibration import CalibrationReport
 from extract.job.failure_limit import FailureLimit, Stopped
 from extract.job.stages import ShardReport
 from extract.job.tasks import Task
@@ -77,6 +78,13 @@ class ShardWorkerPlugin(WorkerPlugin):  # type: ignore[misc]
         """Stop the running shards at their next batch of rows."""
         self._stopped.set()
 
+    def calibrate(self, name: str, datasets: Sequence[str]) -> CalibrationReport | RemoteError:
+        """Fit the code of a teacher if the cache has none; see `Worker.calibrate`."""
+        try:
+            return self._worker.calibrate(name, datasets)
+        except errors.CodistillError as error:
+            return RemoteError(message=str(error))
+
     def prepare_teacher(self, name: str, datasets: Sequence[str]) -> int | RemoteError:
         """Load a teacher and create its arrays; see `Worker.prepare_teacher`."""
         try:
@@ -117,6 +125,11 @@ class _RemoteWatch:
         self.advance(rows=rows, failed=len(reasons))
         counts = self._counts
         counts.limit.check(rows=counts.rows + rows, failed=counts.failed + len(reasons), reasons=reasons)
+
+
+def calibrate(plugin_name: str, teacher: str, datasets: Sequence[str]) -> CalibrationReport | RemoteError:
+    """Fit the code of a teacher on this Dask worker."""
+    return _plugin(plugin_name).calibrate(teacher, datasets)
 
 
 def prepare_teacher(plugin_name: str, teacher: str, datasets: Sequence[str]) -> int | RemoteError:

@@ -7,6 +7,7 @@ from typing import Protocol, Self
 import torch
 
 from backbones.device import torch_threads
+from extract.job.calibration import Advance, CalibrationReport
 from extract.job.failure_limit import JobWatch
 from extract.job.stages import ShardReport
 from extract.job.tasks import Task
@@ -22,6 +23,9 @@ FEWEST_SHARDS_WITH_GPU, MOST_SHARDS_WITH_GPU = 4, 8
 
 class Executor(Protocol):
     """Makes shards in threads or processes. A context manager, unrelated to `concurrent.futures.Executor`."""
+
+    def calibrate(self, name: str, datasets: Sequence[str], on_advance: Advance) -> CalibrationReport:
+        """Fit the code of a teacher if the cache has none, in one task, and record it in these training datasets."""
 
     def prepare_teacher(self, name: str, datasets: Sequence[str]) -> int:
         """Load a teacher, create its arrays in these datasets, and return the job's batch size for it."""
@@ -52,6 +56,10 @@ class ThreadExecutor:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
+
+    def calibrate(self, name: str, datasets: Sequence[str], on_advance: Advance) -> CalibrationReport:
+        """See `Executor.calibrate`."""
+        return self._worker.calibrate(name, datasets, on_advance)
 
     def prepare_teacher(self, name: str, datasets: Sequence[str]) -> int:
         """See `Executor.prepare_teacher`."""

@@ -7,14 +7,17 @@ from dataclasses import replace
 from typing import Any, TextIO
 
 from extract.job import preflight, stages
+from extract.job.calibration import CalibrationReport, coded_datasets
 from extract.job.executor import Executor
 from extract.job.failure_limit import JobWatch
-from extract.job.progress import EventLog, StageDisplay
+from extract.job.folder_sizes import many_shards_note
+from extract.job.progress import CalibrationDisplay, EventLog, StageDisplay
 from extract.job.selection import Selection, existing_cache, require_datasets
 from extract.job.stages import ShardReport
 from extract.job.summary import RunReport, StageReport
 from extract.job.tasks import ArrayState, Stage, array_states
 from extract.sources import open_source
+from extract.views.stored_bytes import pixels_row_bytes
 from store import Cache, errors
 from store import create as create_cache
 from store import open as open_cache
@@ -98,9 +101,11 @@ class _JobRunner:
     ) -> None:
         self._job, self._cache = selection.job, cache
         self._datasets, self._teachers = selection.datasets, selection.teachers
+        self._notes = selection.notes
         self._executor, self._log, self._stream = executor, log, stream
         self._stage_reports: list[StageReport] = []
         self._failed: dict[str, Counter[str]] = {}
+        self._codes: list[CalibrationReport] = []
 
     def run(self) -> RunReport:
         self._log.write(
@@ -109,10 +114,13 @@ class _JobRunner:
         steps: dict[Stage, Callable[[], None]] = {
             "index": self._index,
             "views": self._views,
+            "calibrate": self._calibrate,
             "features": self._features,
             "seal": self._seal,
         }
         problem = None
+        for note in self._notes:
+            self._say(note, ())
         try:
             for stage, step in steps.items():
                 if stage in self._job.stages:
@@ -133,11 +141,28 @@ class _JobRunner:
             entry = self._job.catalogue.dataset_named(name)
             dataset, notes = stages.index(self._cache, entry, open_source(entry))
             images += dataset.images
-            self._say(f"index: '{name}' has {dataset.images:,} images, {dataset.rows:,} rows", notes)
+            note = many_shards_note({name: dataset.rows}, shard_rows=dataset.shard_rows, image_size=dataset.image_size)
+            told = [*notes, *([] if note is None or self._notes else [note])]
+            self._say(f"index: '{name}' has {dataset.images:,} images, {dataset.rows:,} rows", told)
         self._finish("index", started, rows=images)
 
     def _views(self) -> None:
         self._make("views", self._states([PIXELS]))
+
+    def _calibrate(self) -> None:
+        entries = [self._job.catalogue.teacher_named(name) for name in self._teachers]
+        coded = {entry.name: coded_datasets(self._cache, entry, self._datasets) for entry in entries}
+        if self._job.part.index and any(coded.values()):
+            self._say("calibrate: left to part 0", ())
+            return
+        started = time.perf_counter()
+        for teacher, datasets in ((name, names) for name, names in coded.items() if names):
+            with CalibrationDisplay(f"calibrate/{teacher}", stream=self._stream) as display:
+                report = self._executor.calibrate(teacher, datasets, display.advance)
+            self._codes.append(report)
+            self._say(report.sentence, report.notes)
+            self._log.write("code", **report.as_json())
+        self._finish("calibrate", started)
 
     def _features(self) -> None:
         for teacher in self._teachers:
@@ -172,8 +197,12 @@ class _JobRunner:
         started = time.perf_counter()
         try:
             if tasks:
-                row_bytes = self._row_bytes(tasks[0].dataset, tasks[0].array)
-                self._warn_of_space(stage, rows_left * row_bytes)
+                sizes = {
+                    state.dataset: self._row_bytes(state.dataset, state.array) for state in states if state.missing
+                }
+                bytes_left = sum(task.rows * sizes[task.dataset] for task in tasks)
+                row_bytes = bytes_left / rows_left
+                self._warn_of_space(stage, bytes_left)
                 name, done = f"[{self._position(stage)}] {stage}", rows - rows_left
                 with StageDisplay(name, rows=rows, done=done, row_bytes=row_bytes, stream=self._stream) as display:
                     watch = JobWatch(self._job.limit, display.advance)
@@ -230,7 +259,8 @@ class _JobRunner:
         for array in arrays:
             holders = [d for d in self._datasets if states and (array == PIXELS or array in self._cache[d].teachers)]
             if holders:
-                sizes[array] = self._row_bytes(holders[0], array)
+                training = [name for name in holders if self._cache[name].split == "train"]
+                sizes[array] = self._row_bytes((training or holders)[0], array)
         return RunReport(
             cache=self._cache.location,
             stages=self._stage_reports,
@@ -238,11 +268,14 @@ class _JobRunner:
             bytes_per_row=sizes,
             problem=problem,
             failed=self._failed,
+            codes=self._codes,
         )
 
     def _row_bytes(self, dataset: str, array: str) -> int:
-        """Bytes of a row in the cache, its checksum included."""
-        return self._cache[dataset].stored_row_bytes(array)
+        """Bytes of a row in the cache, its checksum included; of JPEG pixels an estimate until there are some."""
+        stored = self._cache[dataset].stored_row_bytes(array)
+        recipe = self._job.catalogue.recipe
+        return stored or (pixels_row_bytes(recipe.image_size, recipe.pixels) if array == PIXELS else 0)
 
     def _say(self, sentence: str, notes: Iterable[str]) -> None:
         self._stream.write("\n    ".join([sentence, *notes]) + "\n")

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from extract.catalogue import DatasetEntry, TeacherEntry, ViewRecipe, unset_variable
+from extract.job.folder_sizes import many_shards_note
 from store import Cache, errors
 from store.format import schema
 
@@ -51,6 +52,13 @@ def stored_problems(cache: Cache, entries: Sequence[DatasetEntry]) -> list[str]:
             stored[name] = dataset.source.get(name, default)
         problems += [f"dataset '{entry.name}': {line}" for line in schema.differences(stored, asked)]
     return problems
+
+
+def size_notes(entries: Sequence[DatasetEntry], recipe: ViewRecipe) -> list[str]:
+    """Return sentences about sizes that a cache cannot change once it exists, from the expected numbers of images."""
+    rows_of = {entry.name: (entry.expected_images or 0) * entry.views for entry in entries}
+    note = many_shards_note(rows_of, shard_rows=recipe.shard_rows, image_size=recipe.image_size)
+    return [] if note is None else [note]
 
 
 def refuse(problems: Iterable[str]) -> None:

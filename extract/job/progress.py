@@ -82,6 +82,32 @@ class StageDisplay:
         self._stream.flush()
 
 
+class CalibrationDisplay:
+    """Shows the rows that a code is calibrated on. Use as a context manager; shows nothing if there are none.
+
+    Args:
+        name: name of the stage.
+        stream: stream to write to; gets a bar if it is a terminal, else lines.
+    """
+
+    def __init__(self, name: str, *, stream: TextIO) -> None:
+        self._name, self._stream = name, stream
+        self._display: StageDisplay | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._display is not None:
+            self._display.__exit__()
+
+    def advance(self, rows: int, wanted: int) -> None:
+        """Count `rows` more rows as computed, of `wanted` in all."""
+        if self._display is None:
+            self._display = StageDisplay(self._name, rows=wanted, done=0, row_bytes=0, stream=self._stream)
+        self._display.advance(rows, 0)
+
+
 class EventLog:
     """Appends events to a file of JSON lines, each with its time (seconds since 1970); without a path it drops them."""
 

@@ -47,12 +47,14 @@ class Selection:
         datasets: dataset names.
         teachers: teacher names.
         teacher_problems: problems with teachers that are known without reading their weights.
+        notes: what does not prevent the job, but should be known before it starts.
     """
 
     job: Job
     datasets: Sequence[str]
     teachers: Sequence[str]
     teacher_problems: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     @property
     def dataset_entries(self) -> list[DatasetEntry]:
@@ -60,8 +62,8 @@ class Selection:
 
     @property
     def teacher_entries(self) -> list[TeacherEntry]:
-        """Entries of the teachers that run; none without the stage features."""
-        if "features" not in self.job.stages:
+        """Entries of the teachers that run; none without the stages calibrate and features."""
+        if not {"calibrate", "features"} & set(self.job.stages):
             return []
         return [self.job.catalogue.teacher_named(name) for name in self.teachers]
 
@@ -102,7 +104,8 @@ def check(job: Job, *, overwrite: bool = False) -> Selection:
         preflight.refuse(problems + weights)
     if cache is None and "index" not in job.stages:
         open_cache(job.cache)  # raises
-    return Selection(job=job, datasets=datasets, teachers=teachers, teacher_problems=weights)
+    notes = [] if cache is not None else preflight.size_notes(selection.dataset_entries, catalogue.recipe)
+    return Selection(job=job, datasets=datasets, teachers=teachers, teacher_problems=weights, notes=notes)
 
 
 def require_datasets(job: Job) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from extract.job.calibration import CalibrationReport
 from extract.job.tasks import ArrayState
 from store.common import atomic
 from store.common.text import human_duration
@@ -18,7 +19,7 @@ class StageReport:
     """Figures of one stage of a job.
 
     Attributes:
-        stage: "index", "views", "features/<teacher>" or "seal".
+        stage: "index", "views", "calibrate", "features/<teacher>" or "seal".
         seconds: wall time.
         rows: rows made by this job, failed ones included.
         failed: failed rows among them.
@@ -62,6 +63,7 @@ class RunReport:
         problem: why the job stopped early; None if it did not.
         failed: array -> number of failed rows of the job's datasets by kind of reason, those of earlier jobs included;
             known once they are sealed.
+        codes: codes of the teachers that have a ratio.
     """
 
     cache: str
@@ -70,6 +72,7 @@ class RunReport:
     bytes_per_row: dict[str, int]
     problem: str | None = None
     failed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    codes: Sequence[CalibrationReport] = ()
 
     @property
     def missing_rows(self) -> int:
@@ -150,6 +153,7 @@ def write_summary(path: Path, report: RunReport) -> None:
         "problem": report.problem,
         "stages": [stage if stage["rows"] else earlier.get(stage["stage"], stage) for stage in stages],
         "bytes_per_row": report.bytes_per_row,
+        "codes": [code.as_json() for code in report.codes],
         "arrays": [
             {
                 "dataset": state.dataset,

@@ -7,8 +7,8 @@ from typing import Literal
 from store import Cache, Dataset, errors
 from store.format.schema import PIXELS
 
-Stage = Literal["index", "views", "features", "seal"]
-STAGES: tuple[Stage, ...] = ("index", "views", "features", "seal")
+Stage = Literal["index", "views", "calibrate", "features", "seal"]
+STAGES: tuple[Stage, ...] = ("index", "views", "calibrate", "features", "seal")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,10 +4,12 @@ Seconds for each, instead of an error after hours of views.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from extract.catalogue import TeacherEntry
 from extract.job import preflight
+from extract.job.ratio_check import ratio_problems
 from extract.job.selection import Selection, existing_cache
 from extract.teachers.base import Teacher
 from extract.teachers.loading import build_teacher
@@ -25,13 +27,15 @@ def check(selection: Selection, *, overwrite: bool = False) -> None:
 
     Raises:
         errors.InvalidConfig: unknown models, weights that cannot be read or do not fit, image sizes that a teacher
-            does not take, another identity or other groups than are stored; all of them are listed.
+            does not take, another identity, other groups or another ratio than are stored, a ratio that cannot be met;
+            all of them are listed.
     """
-    cache = None if overwrite else existing_cache(selection.job.cache)
+    cache = existing_cache(selection.job.cache)
+    deleted = selection.datasets if overwrite else ()
     problems = list(selection.teacher_problems)
     for entry in selection.teacher_entries:
         if not preflight.weight_problems([entry]):
-            problems += _problems(selection, entry, cache)
+            problems += _problems(selection, entry, cache, deleted)
     preflight.refuse(problems)
 
 
@@ -46,7 +50,7 @@ def description(entry: TeacherEntry, teacher: Teacher, *, image_size: int) -> di
     }
 
 
-def _problems(selection: Selection, entry: TeacherEntry, cache: Cache | None) -> list[str]:
+def _problems(selection: Selection, entry: TeacherEntry, cache: Cache | None, deleted: Sequence[str]) -> list[str]:
     image_size = selection.job.catalogue.recipe.image_size
     try:
         teacher = build_teacher(entry)
@@ -57,13 +61,14 @@ def _problems(selection: Selection, entry: TeacherEntry, cache: Cache | None) ->
         return [f"teacher '{entry.name}': {error}"]
     differing: defaultdict[str, list[str]] = defaultdict(list)
     for name in selection.datasets if cache is not None else ():
-        if cache is not None and name in cache.datasets and entry.name in cache[name].teachers:
+        if cache is not None and name not in deleted and name in cache.datasets and entry.name in cache[name].teachers:
             stored = {key: getattr(cache[name].teacher(entry.name), key) for key in asked}
             difference = "; ".join(schema.differences(schema.plain_json(stored), schema.plain_json(asked)))
             if difference:
                 differing[difference].append(f"'{name}/{entry.name}'")
     exits = "Give the teacher another name, or make another cache"
-    return [
+    ratio = ratio_problems(entry, asked, cache, selection.dataset_entries, deleted=deleted, stages=selection.job.stages)
+    return ratio + [
         f"{some(names)} exist{'s and differs' if len(names) == 1 else ' and differ'}. {difference}. {exits}"
         for difference, names in differing.items()
     ]

@@ -16,7 +16,7 @@ import torch
 from backbones.device import resolve_device, torch_threads
 from extract.catalogue import Catalogue, DatasetEntry
 from extract.job import stages
-from extract.job.calibration import Advance, CalibrationReport, calibrate, coded_datasets, stored_code
+from extract.job.calibration import Advance, CalibrationReport, calibrate, coded_datasets, ignore, stored_code
 from extract.job.failure_limit import Watch
 from extract.job.stages import ShardReport
 from extract.job.tasks import Task
@@ -109,7 +109,7 @@ class Worker:
             watch=watch,
         )
 
-    def calibrate(self, name: str, datasets: Sequence[str], on_advance: Advance) -> CalibrationReport:
+    def calibrate(self, name: str, datasets: Sequence[str], on_advance: Advance = ignore) -> CalibrationReport:
         """Fit the code of a teacher if this cache has none, and record it; see `extract.job.calibration.calibrate`."""
         runner, entry = self.runner(name), self.settings.catalogue.teacher_named(name)
         with torch_threads(1):

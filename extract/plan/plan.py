@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from extract.catalogue import Catalogue, DatasetEntry, TeacherEntry, ViewRecipe
-from extract.plan.sizes import JPEG_BYTES_PER_PX, TokenShape, pixels_row_bytes, token_shape
+from extract.plan.sizes import TokenShape, token_shape
 from extract.sources import open_source
+from extract.views.stored_bytes import JPEG_BYTES_PER_PX, pixels_row_bytes
 from store import Cache, errors
 from store import open as open_cache
 from store.format import schema

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from extract.plan.plan import Plan
-from extract.plan.sizes import pixels_row_bytes
+from extract.views.stored_bytes import pixels_row_bytes
 from store.common.text import human_bytes, human_duration
 from store.format.schema import PIXELS
 

@@ -12,8 +12,8 @@ from extract.job.folder_sizes import many_shards_note
 from extract.job.preflight import free_bytes
 from extract.plan.plan import count_images, make_plan, open_if_there, parse_rates
 from extract.plan.repeats import GroupRepeats
-from extract.plan.sizes import pixels_row_bytes
 from extract.plan.stored_forms import stored_form
+from extract.views.stored_bytes import pixels_row_bytes
 from store import errors
 from tests.extract import builders
 from tests.extract.builders import run_extract, small_catalogue, tree_of

@@ -1,12 +1,15 @@
-"""Makes the committed cache of format 1: `python -m tests.store.make_golden tests/golden/store/cache-v1`.
+"""Makes the committed caches of format 1: `python -m tests.store.make_golden tests/golden/store/cache-v1`.
 
-It was run once. A newer version must read that cache as it is; writing it again would defeat its purpose.
+It was run once for each (`cache-jpeg`: pixels as JPEG). A newer version must read these caches as they are; writing
+them again would defeat their purpose.
 """
 
+import io
 import sys
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from tests.store import caches
 from tests.store.caches import DatasetSpec, TeacherSpec
@@ -33,10 +36,23 @@ def expected_rows() -> dict[str, np.ndarray]:
     return rows
 
 
+def expected_jpeg_rows() -> dict[str, np.ndarray]:
+    """Return the same of a cache whose pixels are JPEG, by Pillow alone: tokens come from the decoded pixels."""
+    rows = {}
+    for row in range(DATASETS[1].images):
+        file = io.BytesIO()
+        Image.fromarray(caches.pixels_of("rooms", row, 1)).save(file, "JPEG", quality=95, subsampling=0)
+        rows[f"rooms.pixels.{row}"] = np.asarray(Image.open(file))
+        rows[f"rooms.mast3r.{row}"] = caches.tokens_of(TEACHERS[1], rows[f"rooms.pixels.{row}"])
+    return rows
+
+
 def main(folder: Path) -> None:
     """Write the cache and, beside it, `expected.npz`."""
-    caches.make_cache(folder / "cache", DATASETS, TEACHERS)
-    np.savez_compressed(folder / "expected.npz", **expected_rows())
+    jpeg = folder.name == "cache-jpeg"
+    datasets, teachers = (DATASETS[1:], TEACHERS[1:]) if jpeg else (DATASETS, TEACHERS)
+    caches.make_cache(folder / "cache", datasets, teachers, jpeg=jpeg)
+    np.savez_compressed(folder / "expected.npz", **(expected_jpeg_rows() if jpeg else expected_rows()))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from store import errors
 from store.common import cli
 from store.common.arguments import COMMAS, names_of
 from store.common.constraints import AtLeast, Device, NotNegative, OutputFile
@@ -124,6 +125,55 @@ def run(
     return _show_report(report, summary)
 
 
+def calibrate(
+    catalogue: CataloguePath,
+    *,
+    cache: Annotated[str | None, tyro.conf.arg(help_behavior_hint="(required without --dry-run)")] = None,
+    datasets: Names = "",
+    teachers: Names = "",
+    device: Device = "auto",
+    threads: Threads = None,
+    dry_run: bool = False,
+    rows: Annotated[int, AtLeast(4), tyro.conf.arg(metavar="N")] = 1000,
+    json: bool = False,
+) -> int:
+    """Fit the codes of the teachers that have a ratio to a sample of a cache's pixels, once: later ones are compared.
+
+    With --dry-run, try codes of 4, 8, 16 and 32x on images of the catalogue's sources, before anything is extracted.
+
+    example: codistill extract calibrate extract/catalogues/dune.toml --dry-run
+
+    Args:
+        catalogue: TOML file that lists datasets and teachers.
+        cache: folder or URL of a cache with pixels.
+        datasets: dataset names, with commas; training datasets are sampled.
+        teachers: teacher names, with commas.
+        device: device of the teachers: auto, cpu, cuda or cuda:N.
+        threads: threads that render views, and on a CPU run teachers.
+        dry_run: print spectrum, noise and slope of several ratios; writes nothing and needs no cache.
+        rows: rows that a dry run computes for each teacher, one an image where there are as many.
+        json: print the figures of a dry run as JSON for other programs.
+    """
+    if dry_run:
+        from extract.catalogue import load_catalogue, narrowed
+        from extract.plan.show_codes import show_codes
+
+        chosen = narrowed(load_catalogue(catalogue), datasets=_names(datasets), teachers=_names(teachers))
+        show_codes(_console(), chosen, device=device, threads=threads, rows=rows, json=json)
+        return 0
+    if cache is None:
+        raise errors.InvalidInput("--cache: name the cache whose pixels are sampled, or pass --dry-run")
+    return run(
+        catalogue,
+        cache=cache,
+        datasets=datasets,
+        teachers=teachers,
+        stages="calibrate",
+        device=device,
+        threads=threads,
+    )
+
+
 def _show_report(report: "RunReport", summary: Path | None) -> int:
     """Show what a job did and write its figures; return the exit code."""
     from extract.job.summary import sentences_of, table_of, write_summary
@@ -213,7 +263,7 @@ def main(argv: list[str] | None = None) -> int:
     return cli.run(
         "codistill extract",
         "Run teachers over datasets once and store their features in a cache.",
-        {"run": run, "plan": plan, "teachers": teachers_command},
+        {"run": run, "plan": plan, "calibrate": calibrate, "teachers": teachers_command},
         argv=argv,
     )
 

@@ -11,12 +11,11 @@ import numpy as np
 from extract.catalogue import TeacherEntry
 from extract.teachers.runner import CPU_BATCH, GPU_BATCH, TeacherRunner
 from store import Cache, Dataset, errors
-from store.common.text import some
+from store.cache.shared_code import freeze, stored_code
 from store.common.threads import ordered_map
 from store.format.calibration_draw import Drawable, draw_sample, rows_wanted
 from store.format.code import Code
 from store.format.code_fit import fit_code
-from store.format.code_spec import CodeSpec
 from store.format.schema import PIXELS
 
 Advance = Callable[[int, int], None]
@@ -68,38 +67,6 @@ def ignore(rows: int, wanted: int) -> None:
     """Progress that nobody watches."""
 
 
-def stored_code(cache: Cache, teacher: str) -> Code | None:
-    """Return the code of a teacher in this cache, which all of its datasets share; None if it has none yet.
-
-    Raises:
-        errors.Conflict: its datasets have different codes.
-        errors.Damaged: the arrays of the code are not those recorded, in any dataset.
-    """
-    specs = stored_specs(cache, teacher)
-    digests = {spec.digest for spec in specs.values()}
-    if len(digests) > 1:
-        listed = some(f"'{name}' {spec.digest[:12]}" for name, spec in specs.items())
-        raise errors.Conflict(
-            f"'{teacher}' has {len(digests)} codes in {cache.location}: {listed}. A cache has one: delete the datasets "
-            f"with the other, with `codistill store delete`"
-        )
-    failure: errors.Damaged | None = None
-    for name in specs:
-        try:
-            return cache[name].code(teacher)
-        except errors.Damaged as error:  # perhaps the job that wrote it was killed
-            failure = error
-    if failure is not None and any(cache[name].present(teacher) for name in specs):
-        raise failure
-    return None
-
-
-def stored_specs(cache: Cache, teacher: str) -> dict[str, CodeSpec]:
-    """Return what is recorded of a teacher's code, by dataset."""
-    found = {dataset.name: dataset.teacher(teacher).code for dataset in cache if teacher in dataset.teachers}
-    return {name: spec for name, spec in found.items() if spec is not None}
-
-
 def coded_datasets(cache: Cache, entry: TeacherEntry, datasets: Iterable[str]) -> list[str]:
     """Return which of these datasets hold codes of a teacher: those of split "train", if it has a ratio."""
     return [] if entry.ratio is None else [name for name in datasets if cache[name].split == "train"]
@@ -149,29 +116,6 @@ def calibrate(
         slope=float(held_out.get("slope", "nan")),
         notes=notes,
     )
-
-
-def freeze(dataset: Dataset, code: Code, teacher: str, description: dict[str, Any], *, first: bool) -> Code:
-    """Record a code in a dataset by create-if-absent; return the code that is recorded.
-
-    Args:
-        dataset: training dataset.
-        code: code to record.
-        teacher: name of the teacher.
-        description: what else is recorded of the teacher.
-        first: whether it is the first dataset of a new code: if another job came first, its code counts.
-
-    Raises:
-        errors.Conflict: another code, or float16 tokens, are recorded.
-    """
-    try:
-        dataset.create_teacher(teacher, **description, code=code)
-    except errors.Conflict:
-        if not first or dataset.teacher(teacher).code is None:
-            raise
-        code = dataset.code(teacher)
-        dataset.create_teacher(teacher, **description, code=code)
-    return code
 
 
 def _fit(

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from extract.catalogue import DatasetEntry, TeacherEntry
-from extract.job.calibration import stored_specs
 from store import Cache, errors
+from store.cache.shared_code import stored_specs
 from store.common.text import some
 from store.format import code_sizes
 

@@ -16,7 +16,7 @@ import torch
 from backbones.device import resolve_device, torch_threads
 from extract.catalogue import Catalogue, DatasetEntry
 from extract.job import stages
-from extract.job.calibration import Advance, CalibrationReport, calibrate, coded_datasets, ignore, stored_code
+from extract.job.calibration import Advance, CalibrationReport, calibrate, coded_datasets, ignore
 from extract.job.failure_limit import Watch
 from extract.job.stages import ShardReport
 from extract.job.tasks import Task
@@ -30,6 +30,7 @@ from extract.teachers.runner import GPU_BATCH, TeacherRunner, find_batch_size
 from extract.views.maker import ViewMaker
 from store import Cache, Dataset, errors
 from store import open as open_cache
+from store.cache.shared_code import stored_code
 from store.format.schema import PIXELS
 
 

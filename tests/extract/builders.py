@@ -51,11 +51,12 @@ def teacher_weights(path: Path, *, seed: int) -> Path:
 def small_catalogue(
     folder: Path, *, datasets: str | None = None, teachers: str | None = None, recipe: str = ""
 ) -> Path:
-    """A catalogue over `folder`/images, with one teacher `first`, 28 px and shards of 8 rows."""
+    """A catalogue over `folder`/images, with one teacher `first`, 28 px and shards of 8 rows, and `recipe` lines."""
     if teachers is None:
         teacher_weights(folder / "first.safetensors", seed=1)
         teachers = teacher_entry("first")
-    text = f"[recipe]\nimage_size = 28\nshard_rows = 8\n{datasets or dataset_entry('pictures')}\n{teachers}\n"
+    sizes = f"[recipe]\nimage_size = 28\nshard_rows = 8\n{recipe}\n"
+    text = f"{sizes}{datasets or dataset_entry('pictures')}\n{teachers}\n"
     path = folder / "catalogue.toml"
     path.write_text(text, encoding="utf-8")
     return path

@@ -1,5 +1,6 @@
 """A small sealed cache with two groups, two teachers, held-out views and held-out photographs; runs on it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,9 @@ import store
 from store.cache.cache import Cache
 from store.cache.dataset import Dataset
 from store.format import manifest
+from store.format.calibration_sample import CalibrationSample
+from store.format.code import Code
+from store.format.code_fit import fit_code
 from train.loop import train
 from train.recipe.config import overridden
 from train.recipe.named import find
@@ -32,17 +36,20 @@ def teacher_tokens(name: str, pixels: np.ndarray) -> np.ndarray:
     return np.concatenate([patches.mean(0, keepdims=True)] * prefix_tokens + [patches]).astype(np.float32)
 
 
-def build_cache(path: Path) -> Cache:
-    """Two groups of photographs; each is trained on, held out as other views, and held out as other photographs."""
+def build_cache(path: Path, codes: Mapping[tuple[str, str], Code] | None = None) -> Cache:
+    """Two groups of photographs; each is trained on, held out as other views, and held out as other photographs.
+
+    `codes` has the codes of some (dataset, teacher); all other tokens are stored as float16.
+    """
     cache = store.create(path, {"image_size": SIZE_PX, "shard_rows": 16, "seed": 0})
     for group in ("people", "scenes"):
         seen = {f"{group}-{number}.jpg": 1000 + number for number in range(5)}
         new = {f"{group}-{number}.jpg": 2000 + number for number in range(5, 8)}
-        add_dataset(cache, group, group=group, split="train", images=seen)
+        add_dataset(cache, group, group=group, split="train", images=seen, codes=codes)
         # A held-out list may be mixed: one photograph of training among new ones, and a new one of a known name.
         mixed = {**new, f"{group}-0.jpg": 1000, f"{group}-1.jpg": 9999}
-        add_dataset(cache, f"{group}-crops", group=group, split="val", images=seen, first_view=VIEWS)
-        add_dataset(cache, f"{group}-mixed", group=group, split="val", images=mixed, first_view=VIEWS)
+        add_dataset(cache, f"{group}-crops", group=group, split="val", images=seen, first_view=VIEWS, codes=codes)
+        add_dataset(cache, f"{group}-mixed", group=group, split="val", images=mixed, first_view=VIEWS, codes=codes)
     store.seal(cache)
     return cache
 
@@ -54,8 +61,24 @@ def train_run(cache: Cache, out: Path, **overrides: Any) -> Path:
     return out
 
 
+def code_of(teacher: str, *, ratio: float) -> Code:
+    """A code of a test teacher, fitted to its tokens of noise."""
+    pixels = np.random.default_rng(7).integers(0, 256, (64, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
+    tokens = np.stack([teacher_tokens(teacher, view) for view in pixels]).astype(np.float16)
+    prefix = TEACHERS[teacher][0]
+    sample = CalibrationSample(tokens=tokens, rows=np.arange(len(tokens)), prefix_tokens=prefix, patch_grid=GRID)
+    return fit_code(sample, ratio=ratio)
+
+
 def add_dataset(
-    cache: Cache, name: str, *, group: str, split: Literal["train", "val"], images: dict[str, int], first_view: int = 0
+    cache: Cache,
+    name: str,
+    *,
+    group: str,
+    split: Literal["train", "val"],
+    images: dict[str, int],
+    first_view: int = 0,
+    codes: Mapping[tuple[str, str], Code] | None = None,
 ) -> Dataset:
     """Index, views and features of one dataset."""
     paths = list(images)
@@ -82,6 +105,7 @@ def add_dataset(
             patch_grid=GRID,
             prefix_tokens=prefix_tokens,
             channels=channels,
+            code=(codes or {}).get((name, teacher)),
         )
     for shard in range(dataset.shards):
         _write_shard(dataset, shard, paths)

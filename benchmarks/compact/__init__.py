@@ -1,0 +1,1 @@
+"""Bytes of a row against what they cost a student: `python -m benchmarks.compact`."""

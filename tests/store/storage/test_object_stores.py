@@ -26,6 +26,8 @@ from store.inspection.info import inspect
 from store.storage.base import Storage
 from store.storage.location import open_storage
 from store.storage.object_client import Address, memory_store
+from store.verify.verify import verify
+from tests.store import caches
 from tests.store.builders import (
     add_teacher,
     fill,
@@ -136,6 +138,20 @@ def check_with_other_readers(folder: Path) -> None:
     assert root["bedlam/t/status"][:].tolist() == [2 if row in BAD_TOKENS else 1 for row in range(10)]
     manifest = pq.read_table(folder / "manifest/bedlam.parquet", page_checksum_verification=True)
     assert manifest["row"].to_pylist() == list(range(10))
+
+
+def test_pixels_stored_as_jpeg(kind: Kind, tmp_path: Path) -> None:
+    cache = caches.make_cache(kind.location, caches.DATASETS[:1], caches.TEACHERS[:1], jpeg=True)
+    local = caches.make_cache(tmp_path / "local", caches.DATASETS[:1], caches.TEACHERS[:1], jpeg=True)
+    dataset, rows = cache["flowers"], [9, 0, 0, 1, 2, 5]
+    for names in (["pixels"], ["pixels", "dino"]):
+        ours, theirs = (d.read([r for r in rows if r != 9], names) for d in (dataset, local["flowers"]))
+        assert all(np.array_equal(ours[name], theirs[name]) for name in names)
+    assert dataset.read(rows, ["pixels"], verify=False)["pixels"].shape == (6, 28, 28, 3)
+    assert verify(kind.location).ok
+    assert inspect(cache).datasets[0].arrays[0].stored_bytes == inspect(local).datasets[0].arrays[0].stored_bytes
+    kind.download(tmp_path / "copy")
+    assert verify(tmp_path / "copy").ok
 
 
 def test_storage(kind: Kind) -> None:

@@ -3,6 +3,7 @@
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +21,11 @@ from tests.store import make_golden
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests/golden/store/cache-v1"
 JPEG = ROOT / "tests/golden/store/cache-jpeg"
+CODES = ROOT / "tests/golden/store/cache-codes"
 CODE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 BLOCKS = CODE.findall((ROOT / "docs/format.md").read_text())
 SAID = [
+    "(16, 8) float32",  # patches of a row of codes
     "4 people/002.png",  # the reader prints every ok row and its image
     "[1 1 1 2] (28, 28, 3)",
     "(28, 28, 3) uint8",  # of the cache with JPEG pixels
@@ -35,6 +38,7 @@ SAID = [
 def golden(tmp_path: Path) -> Path:
     """A copy, so that no test can change the original."""
     shutil.copytree(JPEG / "cache", tmp_path / "jpeg/cache")
+    shutil.copytree(CODES / "cache", tmp_path / "demo/compact")
     return Path(shutil.copytree(GOLDEN / "cache", tmp_path / "demo/cache"))
 
 
@@ -48,8 +52,50 @@ def test_the_examples_run(
 
 
 def test_the_reader_has_15_lines_and_the_page_is_one() -> None:
-    assert len([line for line in BLOCKS[0].splitlines() if line.strip()]) <= 15
-    assert len((ROOT / "docs/format.md").read_text().splitlines()) < 220
+    assert len([line for line in BLOCKS[1].splitlines() if line.strip()]) <= 15
+    assert len((ROOT / "docs/format.md").read_text().splitlines()) < 270
+
+
+@pytest.mark.parametrize("teacher", ["vit", "part"])
+@pytest.mark.parametrize("row", [0, 1, 2, 4, 5])
+def test_codes_are_read_without_codistill_as_with_it(
+    golden: Path, teacher: str, row: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(golden.parent.parent)
+    block = BLOCKS[0].replace('["people/vit"], 2', f'["people/{teacher}"], {row}')
+    namespace: dict[str, Any] = {}
+    exec(compile(block, "docs/format.md", "exec"), namespace)
+    people = store.open(golden.parent / "compact")["people"]
+    read = people.read([row], [teacher])[teacher][0, people.teacher(teacher).prefix_tokens :].astype(np.float64)
+    stored = people.stored_tokens(teacher, [row])
+    read = read if stored is None else read[stored[0]]
+    assert namespace["patches"].shape == read.shape
+    assert (np.abs(namespace["patches"] - read) <= 2.0**-11 * np.abs(read) + 1e-4).all()  # rounding to float16
+
+
+def test_a_cache_of_codes_of_version_1_reads(golden: Path) -> None:
+    cache = store.open(golden.parent / "compact")
+    people = cache["people"]
+    assert people.teachers == ("part", "vit")
+    assert (people.teacher("vit").code.ratio, people.teacher("part").code.subset.kept) == (4.0, 2)
+    assert cache["rooms"].teacher("vit").code is None  # held out
+    assert cache["rooms"].teacher("vit").identity_digest == people.teacher("vit").identity_digest
+    same = []
+    with np.load(CODES / "expected.npz") as expected:
+        assert len(expected.files) == 3 * 2 * 5
+        for name in expected.files:
+            kind, teacher, row = name.split(".")
+            if kind == "codes":
+                read = people.read([int(row)], [teacher], raw=True)[teacher][0]
+                np.testing.assert_array_equal(read, expected[name])
+                true = expected[f"true.{teacher}.{row}"]
+                same.append(people.encoder(teacher).encode(true[None], np.array([int(row)]))[0][0] == read)
+            elif kind == "decoded":
+                read = people.read([int(row)], [teacher])[teacher][0]
+                np.testing.assert_allclose(read, expected[name], rtol=2.0**-10, atol=1e-3)
+    assert np.concatenate(same).mean() > 0.99  # a near-tie may fall otherwise on another processor
+    assert verify(golden.parent / "compact").problems == ()
+    assert not any(array.changed for array in store.seal(cache).arrays)
 
 
 def test_every_kind_of_problem_is_documented() -> None:

@@ -45,7 +45,7 @@ def export(
     skip: bool = False,
     overwrite: bool = False,
 ) -> int:
-    """Write rows of several arrays into one file.
+    """Write rows of several arrays into one file; codes are decoded.
 
     Args:
         dataset: the dataset that has the rows.
@@ -66,15 +66,15 @@ def export(
         errors.Damaged: a checksum differs.
     """
     writer_class = _writer_class(out, overwrite=overwrite)
-    nodes = {name: dataset.array(name) for name in names}
+    types = {name: dataset.row_type(name) for name in names}
     written = _rows_to_write(dataset, rows, names, skip=skip)
     contents = Contents(
         rows=written,
-        shapes={name: (len(written), *node.row_shape) for name, node in nodes.items()},
-        dtypes={name: node.dtype for name, node in nodes.items()},
+        shapes={name: (len(written), *shape) for name, (shape, _) in types.items()},
+        dtypes={name: dtype for name, (_, dtype) in types.items()},
         metadata=_metadata(dataset, names),
     )
-    row_bytes = sum(int(np.prod(node.row_shape)) * node.dtype.itemsize for node in nodes.values())
+    row_bytes = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in types.values())
     batch_rows = max(1, BATCH_BYTES // max(1, row_bytes))
     with atomic.replacing(out) as partial, writer_class(partial, contents) as writer:
         for group in writer.passes:
@@ -135,6 +135,7 @@ def _metadata(dataset: Dataset, names: Sequence[str]) -> dict[str, Any]:
                 "identity_digest": info.identity_digest,
                 "patch_grid": list(info.patch_grid),
                 "prefix_tokens": info.prefix_tokens,
+                **({} if info.code is None else {"decoded_from_code": info.code.digest}),
             }
     return {"dataset": dataset.name, "cache": dataset.storage.location, "teachers": teachers}
 

@@ -249,7 +249,8 @@ def _hide_axes(axes: "Axes", title: str) -> None:
 
 def _teacher_title(shown: RowsToShow, name: str) -> str:
     info = shown.teachers[name]
-    return f"{name}  {info.patch_grid[0]}x{info.patch_grid[1]}x{info.channels}"
+    code = "" if info.code is None else f"  decoded, {info.code.ratio:g}x"
+    return f"{name}  {info.patch_grid[0]}x{info.patch_grid[1]}x{info.channels}{code}"
 
 
 def _heading(shown: RowsToShow, row: ShownRow) -> str:

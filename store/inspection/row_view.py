@@ -27,7 +27,10 @@ INSPECT_EXTRA = "pip install 'codistill[inspect]'"
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """One teacher's tokens of one row: prefix float16 [P, C] and patches float16 [rows, cols, C]."""
+    """One teacher's tokens of one row: prefix float16 [P, C] and patches float16 [rows, cols, C].
+
+    Codes are decoded; patches that a code does not store are the mean of those stored in their 2 x 2 cell.
+    """
 
     prefix: npt.NDArray[Any]
     patches: npt.NDArray[Any]
@@ -209,7 +212,17 @@ def _split(values: npt.NDArray[Any] | str, info: TeacherInfo) -> Tokens | str:
     if isinstance(values, str):
         return values
     patches = values[info.prefix_tokens :].reshape(*info.patch_grid, info.channels)
+    if info.code is not None and info.code.subset is not None:
+        patches = _filled(patches)
     return Tokens(prefix=values[: info.prefix_tokens], patches=patches)
+
+
+def _filled(patches: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return patches (rows, cols, C) with those that are not stored, NaN, as the mean of the others in their cell."""
+    rows, cols, channels = patches.shape
+    cells = patches.reshape(rows // 2, 2, cols // 2, 2, channels)
+    means = np.nanmean(cells.astype(np.float32), axis=(1, 3), keepdims=True)
+    return np.where(np.isnan(cells), means, cells).astype(patches.dtype).reshape(patches.shape)
 
 
 def _record(dataset: Dataset, row: int) -> dict[str, Any]:

@@ -276,6 +276,7 @@ def loader_of(stepper: Stepper, recipe: Recipe, mixture: Mixture, *, steps: int,
         device=stepper.ranks.device,
         readers=recipe.machine.readers,
         prefetch=recipe.machine.prefetch,
+        raw=True,
     )
 
 

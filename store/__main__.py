@@ -1,4 +1,4 @@
-"""`codistill store`: show, seal, check, repair and export a cache, and delete parts of it.
+"""`codistill store`: show, seal, check, repair, export and convert a cache, and delete parts of it.
 
 Commands import what they need when they run, so that help and completion are quick.
 """
@@ -12,7 +12,7 @@ if __name__ == "__main__":
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -264,6 +264,52 @@ def delete(
     return 0
 
 
+def compact(
+    cache: CacheArgument,
+    /,
+    *,
+    out: str,
+    ratio: Annotated[float | None, tyro.conf.arg(metavar="N")] = None,
+    lossless: bool = False,
+    teachers: NameList = "",
+    basis: Literal["pca", "rotation"] = "pca",
+) -> None:
+    """Make a smaller cache of the same rows: tokens of training datasets in a code, a fraction of the bytes.
+
+    The cache itself is not changed; pixels and held-out datasets are shared with it by links, or copied. It may be
+    interrupted at any time: the same command goes on.
+
+    example: codistill store compact demo/cache --out demo/compact --ratio 16
+
+    Args:
+        cache: path or URL of the cache.
+        out: path or URL of the new cache.
+        ratio: bytes of float16 tokens over those of their codes: 4, 8, 16, 32 or any other number above 1.
+        lossless: keep every bit instead: compress float16 tokens by a sixth, for archives; needs a sealed cache.
+        teachers: teacher names, separated by commas; the others keep their form. All if empty.
+        basis: kind of code: `pca`, or `rotation`, which needs no basis and has more noise.
+    """
+    from store.common.arguments import names_of
+    from store.compact.compact import compact as make_compact
+    from store.inspection.info import inspect
+    from store.inspection.info_table import render
+
+    report = make_compact(
+        cache,
+        out,
+        ratio=ratio,
+        lossless=lossless,
+        teachers=names_of(teachers) or (),
+        basis=basis,
+        progress=sys.stderr.isatty(),
+    )
+    for note in (*report.notes, *(f"warning: {warning}" for warning in report.seal.warnings)):
+        print(note, file=sys.stderr)
+    there = f", {report.present:,} were there" if report.present else ""
+    print(f"wrote {report.converted:,} shards to {report.cache.location}{there}")
+    render(inspect(report.cache), _console(), identities=False)
+
+
 def _console() -> "Console":
     from rich.console import Console
 
@@ -313,10 +359,11 @@ def main(argv: list[str] | None = None) -> int:
         "failures": failures,
         "export": export,
         "delete": delete,
+        "compact": compact,
     }
     return run(
         "codistill store",
-        "Show, seal, check, repair, export and delete parts of a cache of teacher features.",
+        "Show, seal, check, repair, export, convert and delete parts of a cache of teacher features.",
         commands,
         argv=argv,
     )

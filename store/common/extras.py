@@ -3,6 +3,7 @@
 EXTRAS = {
     "inspect": ("matplotlib", "PIL"),
     "cloud": ("obstore",),
+    "lossless": ("pcodec",),
     "train": ("matplotlib", "PIL", "simplejpeg", "tensorboard", "timm", "torch"),
     "extract": ("cryptography", "dask", "distributed", "numba", "PIL", "simplejpeg", "timm", "torch", "torchvision"),
     "eval": (

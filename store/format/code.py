@@ -159,6 +159,10 @@ class Code:
         sums = {name: _sha256(array) for name, array in self.arrays().items()}
         return schema.digest({**self.spec.digested(), "arrays": sums})
 
+    def computed_without_subset(self) -> str:
+        """Return the digest that this code would have if it stored all patches: equal records are decoded alike."""
+        return replace(self, spec=replace(self.spec, subset=None)).computed_digest()
+
     def with_digest(self) -> "Code":
         """Return this code with the digest of its arrays; for those who make codes."""
         return replace(self, spec=replace(self.spec, digest=self.computed_digest()))

@@ -4,6 +4,7 @@ Reads are then checked and retried like all others, and errors carry no credenti
 """
 
 import asyncio
+import warnings
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
@@ -23,7 +24,13 @@ def open_array(storage: Storage, path: str) -> Any:
         storage: storage of the cache.
         path: path of the array below the cache.
     """
+    ignore_codec_warning()
     return zarr.open_array(StorageStore(storage, path), mode="r")
+
+
+def ignore_codec_warning() -> None:
+    """Let zarr not warn that codecs of numcodecs are no part of its specification; repeating it changes nothing."""
+    warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr", category=UserWarning)
 
 
 class StorageStore(Store):

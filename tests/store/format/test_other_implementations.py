@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorstore
+import xarray
 import zarr
 import zarrs  # noqa: F401  (registers its pipeline)
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +21,7 @@ import store
 from store import errors
 from store.format import schema
 from store.storage.local import LocalStorage
+from tests.store import caches
 from tests.store.builders import fill, make_dataset, pixels_of, read_rows, rewrite_document, tokens_of, write_array
 
 DTYPES = ["uint8", "int8", "uint16", "int32", "float16", "float32", "float64"]
@@ -124,6 +127,46 @@ def test_a_teacher_not_written_by_codistill_is_read_through_zarr(tmp_path: Path)
     read = dataset.read(rows, ["other", "t"])
     np.testing.assert_array_equal(read["other"], values[rows])
     np.testing.assert_array_equal(read["t"], np.stack([tokens_of(row) for row in rows]))
+
+
+def test_other_implementations_read_codes_and_their_code(tmp_path: Path) -> None:
+    caches.make_cache(tmp_path, caches.DATASETS[:1], caches.CODED_TEACHERS)
+    flowers = store.open(tmp_path)["flowers"]
+    ok = [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    for teacher in ("vit", "part"):
+        wanted = np.zeros(flowers.array(teacher).shape, np.uint8)
+        wanted[ok] = flowers.read(ok, [teacher], raw=True)[teacher]
+        path = tmp_path / f"features.zarr/flowers/{teacher}/codes"
+        np.testing.assert_array_equal(zarr.open_array(path, mode="r")[:], wanted)
+        np.testing.assert_array_equal(read_tensorstore(path), wanted)
+        with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+            np.testing.assert_array_equal(zarr.open_array(path, mode="r")[:], wanted)
+        for name, values in flowers.code(teacher).arrays().items():
+            np.testing.assert_array_equal(read_tensorstore(path.parent / "code" / name), values)
+            np.testing.assert_array_equal(zarr.open_array(path.parent / "code" / name, mode="r")[:], values)
+        np.testing.assert_array_equal(read_tensorstore(path.parent / "cosine"), flowers.distortion(teacher).cosine)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of dimensions that do not fit one another
+        tree: Any = xarray.open_datatree(tmp_path / "features.zarr", engine="zarr", consolidated=False)
+    np.testing.assert_array_equal(tree["flowers/vit/distortion"], flowers.distortion("vit").sums)
+
+
+def test_codes_that_another_program_wrote_are_decoded(tmp_path: Path) -> None:
+    caches.make_cache(tmp_path, caches.DATASETS[:1], caches.CODED_TEACHERS[:1])
+    ours = store.open(tmp_path)["flowers"]
+    expected, place = ours.read([4, 0, 4], ["vit"])["vit"], tmp_path / "features.zarr/flowers/vit/codes"
+    about, values = ours.array("vit").attributes, zarr.open_array(place, mode="r")[:]
+    shutil.rmtree(place)
+    (tmp_path / "seal/flowers.vit.safetensors").unlink()
+    array: Any = zarr.create_array(
+        place,
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=(3, values.shape[1]),
+        attributes={"codistill": {key: value for key, value in about.items() if key != "layout"}},
+    )
+    array[:] = values
+    np.testing.assert_array_equal(store.open(tmp_path)["flowers"].read([4, 0, 4], ["vit"])["vit"], expected)
 
 
 CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {

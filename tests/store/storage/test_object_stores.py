@@ -26,6 +26,7 @@ from store.inspection.info import inspect
 from store.storage.base import Storage
 from store.storage.location import open_storage
 from store.storage.object_client import Address, memory_store
+from store.verify.repair import repair
 from store.verify.verify import verify
 from tests.store import caches
 from tests.store.builders import (
@@ -152,6 +153,31 @@ def test_pixels_stored_as_jpeg(kind: Kind, tmp_path: Path) -> None:
     assert inspect(cache).datasets[0].arrays[0].stored_bytes == inspect(local).datasets[0].arrays[0].stored_bytes
     kind.download(tmp_path / "copy")
     assert verify(tmp_path / "copy").ok
+
+
+def test_codes_on_every_kind_of_location(kind: Kind, tmp_path: Path) -> None:
+    local = caches.make_cache(tmp_path / "local", caches.DATASETS[:1], caches.CODED_TEACHERS)
+    cache = caches.make_cache(kind.location, caches.DATASETS[:1], caches.CODED_TEACHERS)
+    dataset, rows = pickle.loads(pickle.dumps(cache["flowers"])), [9, 0, 4, 4, 1, 2]
+    for raw in (True, False):
+        ours, theirs = (d.read(rows, ["vit", "part"], raw=raw) for d in (dataset, local["flowers"]))
+        np.testing.assert_array_equal(ours["vit"], theirs["vit"])
+        np.testing.assert_array_equal(ours["part"], theirs["part"])
+    assert verify(kind.location).ok
+    kind.download(tmp_path / "copy")
+    ours, theirs = tree(tmp_path / "copy"), tree(tmp_path / "local")
+    assert {key for key in ours | theirs if ours.get(key) != theirs.get(key)} <= {
+        "features.zarr/zarr.json",  # its uuid, which seals record the sum of
+        *(f"seal/flowers.{array}.safetensors" for array in ("pixels", "vit", "part")),
+    }
+    key = "features.zarr/flowers/vit/code/mean/c.0.0"
+    mean = cache.storage.read(key)
+    cache.storage.replace(key, mean[:9] + bytes([mean[9] ^ 4]) + mean[10:])
+    assert [problem.kind.value for problem in verify(kind.location).problems] == ["code_damaged"]
+    assert repair(kind.location, verify(kind.location)).documents == [key]
+    assert cache.storage.read(key) == mean
+    dataset.delete_teacher("vit")
+    assert list(cache.storage.list_directories("features.zarr/flowers/vit")) == []
 
 
 def test_storage(kind: Kind) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from benchmarks.machine import ROOT
 from benchmarks.store import __main__ as store_benchmark
-from benchmarks.store import damage, scale
+from benchmarks.store import damage, jpeg_pixels, scale
 from benchmarks.store.peers import missing_modules
+from tests.extract.builders import image_folder
 
 
 def test_every_reader_and_writer_agrees_on_the_rows(tmp_path: Path) -> None:
@@ -56,6 +57,15 @@ def test_a_cache_of_any_size_opens_and_samples(tmp_path: Path) -> None:
     assert 0 < measured["selected"] < measured["selection_of"]
     assert {"open_s", "valid_rows_s", "valid_rows_peak_bytes", "row_lookup_s", "reads_growth_bytes"} <= set(measured)
     assert {"ready_s", "ready_peak_bytes", "step_s"} <= set(trainer)
+
+
+def test_pixels_as_jpeg_are_measured(tmp_path: Path) -> None:
+    image_folder(tmp_path / "images", 3)
+    report = jpeg_pixels.main(tmp_path / "images", views=2, image_size=56, seconds=0.01, out=tmp_path / "jpeg.json")
+    assert json.loads((tmp_path / "jpeg.json").read_text()) == report
+    assert (report["rows"], 1 < report["ratio"] < 20, 30 < report["psnr_db"] < 60) == (6, True, True)
+    assert report["decoded_rows_per_s"] > 0
+    assert set(report["read_rows_per_s"]) == {"raw", "jpeg"}
 
 
 def test_damage_is_found_and_repaired(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ float16 of the same seed, with 95 % intervals of Student's t over seeds. Finishe
 the same command goes on where it was stopped. Writes results.jsonl, tables.md and curve.png into the folder of work.
 
 Parts: curve; longer (three times the steps); views (equal bytes of codes: bits or views); repetition (few rows, many
-epochs); dropping (one teacher in code); signs (a sign vector by a hash of the row against one for all rows); probes
-(k-NN, linear segmentation).
+epochs); dropping (one teacher in code); signs (a sign vector by a hash of the row against one for all rows); ridge (a
+strong student in closed form, with more and more rows); probes (k-NN, linear segmentation).
 """
 
 import json
@@ -20,7 +20,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the programs do, before torch is imported
 
@@ -33,12 +33,13 @@ from benchmarks.compact.figure import plot_curve
 from benchmarks.compact.parts import PARTS
 from benchmarks.compact.probes import FIGURES, probe
 from benchmarks.compact.report import Table
-from benchmarks.compact.settings import Record, Results, Settings, keep_data
+from benchmarks.compact.ridge import INPUT, ridge_table, strong_student
+from benchmarks.compact.settings import CODED_TEACHER, Record, Results, Settings, keep_data
 from benchmarks.compact.students import Student, Students
 from benchmarks.machine import describe
 from store.common import atomic
 
-Part = Literal["curve", "longer", "views", "repetition", "dropping", "signs", "probes"]
+Part = Literal["curve", "longer", "views", "repetition", "dropping", "signs", "ridge", "probes"]
 
 
 def main(
@@ -53,7 +54,7 @@ def main(
     held_out_rows: int = 128,
     depth: int | None = None,
     probes: Path | None = None,
-    parts: str = "curve,longer,views,repetition,dropping,signs,probes",
+    parts: str = "curve,longer,views,repetition,dropping,signs,ridge,probes",
     figure: Path | None = None,
 ) -> None:
     """Compute what is not there yet, print the tables and draw the curve.
@@ -88,9 +89,9 @@ def main(
         probes=probes,
     )
     chosen = [part for part in parts.split(",") if part != "probes" or probes is not None]
-    unknown = sorted(set(chosen) - set(PARTS))
+    unknown = sorted(set(chosen) - set(get_args(Part)))
     if unknown:
-        raise SystemExit(f"--parts: {', '.join(unknown)} unknown; choose of {', '.join(PARTS)}")
+        raise SystemExit(f"--parts: {', '.join(unknown)} unknown; choose of {', '.join(get_args(Part))}")
     keep_data(settings)
     runner = Runner(settings)
     for part in chosen:
@@ -109,6 +110,9 @@ class Runner:
 
     def run(self, part: str) -> None:
         """Compute what a part lacks."""
+        if part == "ridge":
+            strong_student(self._settings, self._results, self._caches)
+            return
         wanted = PARTS[part](self._settings)
         for number, student in enumerate(wanted, start=1):
             self._console.print(f"{part}, {number} of {len(wanted)}: {student.name}")
@@ -138,6 +142,9 @@ class Runner:
             self._console.print(f"drew {figure}")
 
     def _table(self, part: str) -> Table:
+        if part == "ridge":
+            record = strong_student(self._settings, self._results, self._caches)
+            return ridge_table(f"ridge: {INPUT} to {CODED_TEACHER}", record)
         scores = self._scores(part)
         if part in ("views", "repetition"):
             return tables.few_table(f"{part}: one group, {self._settings.few_steps} steps", scores)

@@ -61,7 +61,7 @@ class CatalogueRecomputer:
         pixels: Shard,
         positions: Sequence[int],
         provenance: Mapping[str, Any],
-    ) -> Iterator[np.ndarray | str]:
+    ) -> Iterator[np.ndarray | EncodedRow | str]:
         """See `Recomputer.tokens`."""
         runner = self._worker.runner(teacher)
         stored = dataset.teacher(teacher).identity
@@ -70,10 +70,8 @@ class CatalogueRecomputer:
             raise errors.Conflict(f"'{dataset.name}/{teacher}' was made by another teacher. {'; '.join(differing)}")
         batching = Batching.recorded(provenance) or self._other_batching(dataset, teacher)
         self._batchings[dataset.name, teacher] = batching
-        run = runner.for_shard(None, pixels.trailer.rows.start)
-        for row in recompute(run, batching, pixels.data, pixels.status == OK, positions):
-            assert not isinstance(row, EncodedRow)
-            yield row
+        run = runner.for_shard(self._worker.encoder(dataset, runner), pixels.trailer.rows.start)
+        yield from recompute(run, batching, pixels.data, pixels.status == OK, positions)
 
     def provenance(self, dataset: Dataset, array: str) -> Mapping[str, Any]:
         """See `Recomputer.provenance`."""

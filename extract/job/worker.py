@@ -97,7 +97,7 @@ class Worker:
                 watch=watch,
             )
         runner = self.runner(task.array)
-        encoder = self._encoder(dataset, runner)
+        encoder = self.encoder(dataset, runner)
         cpu = runner.teacher.device.type != "cuda"
         return stages.features_shard(
             dataset,
@@ -157,7 +157,7 @@ class Worker:
                 self._runner = TeacherRunner(name, teacher, provenance={"machine": instruction_set()})
             return self._runner
 
-    def _encoder(self, dataset: Dataset, runner: TeacherRunner) -> TokenEncoder | None:
+    def encoder(self, dataset: Dataset, runner: TeacherRunner) -> TokenEncoder | None:
         """Return the encoder of a dataset's tokens; None where they are float16. One code serves all datasets."""
         spec = dataset.teacher(runner.name).code
         if spec is None:

@@ -19,7 +19,7 @@ from store.common.threads import ordered_map
 from store.format import jpeg
 from store.format.calibration_draw import Draw, Drawable, draw_sample
 from store.format.code_fit import RATIOS, RatioTrial, dry_run
-from store.format.distortion import KINDS, Kind
+from store.format.distortion import KINDS
 from store.format.jpeg import EncodedPixels
 
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)  # components of a spectrum that are shown
@@ -199,19 +199,17 @@ def _trial_json(trial: RatioTrial) -> dict[str, Any]:
     figures: dict[str, Any] = {"ratio": trial.ratio, "problem": trial.problem or None}
     if code is None or held_out is None:
         return figures
-    kinds: tuple[Kind, ...] = KINDS if code.prefix_tokens else KINDS[1:]
-    return figures | {
+    figures |= {
         "bytes_per_row": code.row_bytes,
         "groups": [list(group) for group in code.spec.groups["patch"]],
         "stored_patches": code.spec.stored_patches(code.patches),
-        **{
-            kind: {
-                "noise": held_out.noise(kind),
-                "slope": held_out.slope(kind),
-                "worst_slope": held_out.worst_slope(kind),
-                "cosine_mean": held_out.cosine_mean(kind),
-                "cosine_1st_percentile": held_out.cosine_percentile(kind, 1),
-            }
-            for kind in kinds
-        },
     }
+    for kind in KINDS if code.prefix_tokens else KINDS[1:]:
+        figures[kind] = {
+            "noise": held_out.noise(kind),
+            "slope": held_out.slope(kind),
+            "worst_slope": held_out.worst_slope(kind),
+            "cosine_mean": held_out.cosine_mean(kind),
+            "cosine_1st_percentile": held_out.cosine_percentile(kind, 1),
+        }
+    return figures

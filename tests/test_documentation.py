@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from eval.fidelity import bootstrap, linear_map
+from extract import __main__ as extract_program
 from extract.catalogue import Catalogue, ViewRecipe, load_catalogue, narrowed
 from extract.job import failure_limit, progress
 from extract.job.folder_sizes import MOST_SHARDS
@@ -24,6 +25,8 @@ from extract.views import decode
 from extract.views.stored_bytes import JPEG_BYTES_PER_PX
 from store.common.text import human_bytes
 from store.format import schema
+from store.format.calibration_draw import FEWEST_IMAGES, TOKENS_A_CHANNEL
+from store.format.code_fit import RATIOS
 from store.storage import object_store
 from train.recipe.config import IMAGENET_IMAGES
 from train.recipe.named import find
@@ -128,6 +131,18 @@ def test_sizes_and_limits_of_extraction(shipped: Catalogue) -> None:
         f"shard_rows = {DEFAULT_SHARD_ROWS}",
     ):
         assert sentence in page
+
+
+def test_the_sample_of_a_calibration() -> None:
+    page = pages("docs/extraction.md")
+    rows = inspect.signature(extract_program.calibrate).parameters["rows"].default
+    for sentence in (
+        f"The sample is {FEWEST_IMAGES:,} images, or as many as make {TOKENS_A_CHANNEL} tokens a channel",
+        f"The dry run takes {rows:,} images straight from the sources",
+        f"at {', '.join(f'{ratio:g}' for ratio in RATIOS[:-1])} and {RATIOS[-1]:g}x; needs no cache",
+    ):
+        assert sentence in page
+    assert extract_program.PAPERS_BUDGET == DUNE_SAMPLES
 
 
 def test_recipes_of_training() -> None:

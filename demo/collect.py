@@ -85,5 +85,8 @@ def collect(destination: Path) -> int:
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "demo")
+    arguments = sys.argv[1:] or ["demo"]
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        sys.exit("usage: python -m demo.collect FOLDER")
+    folder = Path(arguments[0])
     sys.stdout.write(f"{collect(folder)} photographs and weight files copied into {folder}\n")

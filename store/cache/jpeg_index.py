@@ -3,7 +3,7 @@
 import os
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,8 @@ from store.cache.shard_tail import read_tail
 from store.format.indexed_layout import IndexedLayout
 from store.format.schema import PIXELS
 
-KEPT_BYTES = 96 * 2**20  # of all shards of a dataset together: 27,000 shards of 256 rows
+KEPT_BYTES = 64 * 2**20  # of all shards of a dataset together: 29,000 shards of 256 rows
+OBJECT_BYTES = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +26,14 @@ class JpegIndex:
     Attributes:
         rows: rows of the shard.
         ends: [rows], where the chunk of each row ends and the next begins; a failed row has none.
-        crc32c: uint32 [rows], of the stored bytes, from the trailer.
         pixels_crc32c: uint32 [rows], of the decoded pixels, from the trailer.
+        crc32c: uint32 [rows], of the stored bytes, from the trailer; None where the index was kept.
     """
 
     rows: range
     ends: npt.NDArray[np.unsignedinteger]
-    crc32c: npt.NDArray[np.uint32]
     pixels_crc32c: npt.NDArray[np.uint32]
+    crc32c: npt.NDArray[np.uint32] | None
 
     def place(self, position: int) -> tuple[int, int]:
         """Return where the chunk of the row at `position` of the shard begins and ends."""
@@ -40,7 +41,7 @@ class JpegIndex:
 
     @property
     def kept_bytes(self) -> int:
-        return sum(array.nbytes + 128 for array in (self.ends, self.crc32c, self.pixels_crc32c))  # 128: the object
+        return self.ends.nbytes + self.pixels_crc32c.nbytes + 2 * OBJECT_BYTES
 
 
 class JpegIndexes:
@@ -57,7 +58,7 @@ class JpegIndexes:
 
         Args:
             shard: number of the shard.
-            anew: read it even if it is kept: the shard may have been replaced since.
+            anew: read it, with all checksums, even if it is kept: the shard may have been replaced since.
 
         Raises:
             errors.MissingShard: the shard does not exist.
@@ -71,7 +72,7 @@ class JpegIndexes:
         index = read_index(self._metadata, shard)
         with self._own_lock():
             before = self._kept.pop(shard, None)
-            self._kept[shard] = index
+            self._kept[shard] = replace(index, crc32c=None)
             self._bytes += index.kept_bytes - (before.kept_bytes if before else 0)
             while self._bytes > self._limit and len(self._kept) > 1:
                 self._bytes -= self._kept.popitem(last=False)[1].kept_bytes

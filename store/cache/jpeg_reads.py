@@ -53,18 +53,18 @@ class JpegReader:
                 part = slice(start, min(start + TASK_ROWS, last))
                 yield _JpegTask(self, node, numbers[part].tolist(), [out[i] for i in order[part].tolist()], verify)
 
+    def require(self, shard: int) -> None:
+        """Raise unless a shard is of this array, before memory is asked for rows of the size claimed."""
+        self._indexes.get(shard)
+
     def read(self, node: ArrayNode, rows: list[int], targets: list[Any], *, verify: bool) -> None:
         """Read rows of one shard, ascending; if one is not what was written, see whether the shard was replaced."""
         assert node.layout is not None
         shard = rows[0] // node.layout.shard_rows
         try:
-            index = self._indexes.get(shard)
-            problem = self._try(node, shard, index, rows, targets, verify=verify)
-            if problem is None:
-                return
-            anew = self._indexes.get(shard, anew=True)
-            same = np.array_equal(anew.ends, index.ends) and np.array_equal(anew.crc32c, index.crc32c)
-            if not same:
+            problem = self._try(node, shard, self._indexes.get(shard), rows, targets, verify=verify)
+            if problem is not None:
+                anew = self._indexes.get(shard, anew=True)
                 problem = self._try(node, shard, anew, rows, targets, verify=verify)
         except FileNotFoundError as error:
             if isinstance(error, errors.CodistillError):
@@ -84,20 +84,21 @@ class JpegReader:
                 start, data = places[first][0], _bytes(source, places[first][0], places[last - 1][1])
                 for i in range(first, last):
                     chunk = data[places[i][0] - start : places[i][1] - start]
-                    expected = (int(index.crc32c[positions[i]]), int(index.pixels_crc32c[positions[i]]))
+                    stored = None if index.crc32c is None else int(index.crc32c[positions[i]])
+                    expected = (stored, int(index.pixels_crc32c[positions[i]]))
                     problem = self._decode(shard, chunk, targets[i], row=rows[i], expected=expected, verify=verify)
                     if problem is not None:
                         return problem
         return None
 
     def _decode(
-        self, shard: int, chunk: memoryview, target: Any, *, row: int, expected: tuple[int, int], verify: bool
+        self, shard: int, chunk: memoryview, target: Any, *, row: int, expected: tuple[int | None, int], verify: bool
     ) -> errors.CodistillError | None:
         """Decode one chunk; return what is wrong with it."""
         data, stored = chunk[:-CHECKSUM_BYTES], int.from_bytes(chunk[-CHECKSUM_BYTES:], "little")
         if len(chunk) <= CHECKSUM_BYTES:
             return self._damaged(shard, f"row {row} is not where its index says")
-        if verify and not checksum(data) == stored == expected[0]:
+        if verify and (checksum(data) != stored or expected[0] not in (None, stored)):
             return self._damaged(shard, f"checksum of row {row} differs")
         try:
             jpeg.decode(data, target)

@@ -157,6 +157,9 @@ class Reader:
 
     def _require_bytes(self, name: str, node: ArrayNode, rows: npt.NDArray[np.int64]) -> None:
         """Raise unless a file holds the first row in the size claimed, before memory is asked for rows of that size."""
+        if isinstance(node.layout, IndexedLayout) and name not in self._measured and len(rows):
+            self._jpeg.require(int(rows[0]) // node.layout.shard_rows)
+            self._measured.add(name)
         if not isinstance(node.layout, ShardLayout) or name in self._measured or not len(rows):
             return
         row, layout = int(rows[0]), node.layout

@@ -14,6 +14,9 @@ import pytest
 
 import store
 from store import errors
+from store.cache import jpeg_index
+from store.cache.jpeg_index import JpegIndex, JpegIndexes
+from store.cache.metadata import DatasetMetadata
 from store.format import jpeg, schema
 from store.format.layout import checksum
 from store.format.trailer import Trailer, decode
@@ -23,6 +26,7 @@ from store.verify.repair import repair
 from store.verify.shard_check import ShardLocation
 from store.verify.verify import verify
 from tests.store import caches, fake_recomputer
+from tests.store.builders import rewrite_document
 from tests.store.caches import contents, same_rows
 from tests.store.damage import FLOWERS, INDEX_BYTES, MAST, ROOMS, flip, overwrite, shard_path
 
@@ -353,3 +357,32 @@ def test_only_encoded_or_raw_pixels_are_taken_and_the_first_writer_wins(tmp_path
         pytest.raises(errors.InvalidInput, match=r"expected uint8 \(28, 28, 3\), found a JPEG file"),
     ):
         writer.append(jpeg.encoded(pixels[0]))
+
+
+def test_a_reader_keeps_the_indexes_of_few_shards_and_reads_all(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = store.open(whole)["flowers"]
+    read, asked = jpeg_index.read_index, []
+
+    def counted(metadata: DatasetMetadata, shard: int) -> JpegIndex:
+        asked.append(shard)
+        return read(metadata, shard)
+
+    monkeypatch.setattr(jpeg_index, "read_index", counted)
+    one = read(dataset, 0).kept_bytes
+    indexes = JpegIndexes(dataset, limit_bytes=2 * one)
+    for shard in (0, 1, 0, 2, 0, 1, 1):  # 2 takes the place of 1, which was used longest ago
+        assert indexes.get(shard).rows == dataset.shard_rows_of(shard)
+    assert asked == [0, 1, 2, 1]
+
+
+def test_memory_is_not_asked_for_on_the_word_of_a_document(root: Path) -> None:
+    def enlarge(document: dict[str, Any]) -> None:
+        own = document["attributes"]["codistill"]
+        if "recipe" in own:
+            own["recipe"]["image_size"] = 2**14
+
+    rewrite_document(root / "features.zarr/zarr.json", enlarge)
+    large = schema.pixels_document(rows=10, image_size=2**14, shard_rows=4, jpeg=True)
+    (root / "features.zarr/flowers/pixels/zarr.json").write_bytes(large)
+    with pytest.raises(errors.Damaged, match="belongs elsewhere: identity digest"):
+        store.open(root)["flowers"].read(list(range(3)) * 100_000, ["pixels"])

@@ -129,9 +129,11 @@ class Targets(Section):
     """Standardisation of teacher tokens: subtract a mean, divide by a standard deviation, per teacher and channel.
 
     Attributes:
-        norm: "exact" mean and deviation over the training rows, or "ema", running averages over batches as released.
+        norm: "exact" mean and deviation over the training rows, or "ema", running averages over batches as released;
+            targets that are stored in codes need "exact".
         statistics: rows of the exact statistics: those of the "used" datasets; of all training datasets of the "cache",
-            so that students of different datasets have the same targets; or those that data.subset selects ("subset").
+            so that students of different datasets have the same targets; or those that data.subset selects ("subset";
+            of targets in codes, each dataset's own statistics weighted by the rows that are left).
         ema_start: momentum of the running averages at the first step.
         ema_end: momentum of the running averages at the last step.
     """

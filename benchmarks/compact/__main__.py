@@ -39,6 +39,7 @@ from benchmarks.compact.students import Student, Students
 from benchmarks.machine import describe
 from store.common import atomic
 
+TABLE_WIDTH = 150
 Part = Literal["curve", "longer", "views", "repetition", "dropping", "signs", "ridge", "probes"]
 
 
@@ -104,6 +105,7 @@ class Runner:
 
     def __init__(self, settings: Settings) -> None:
         self._settings, self._console = settings, Console()
+        self._console.width = max(self._console.width, TABLE_WIDTH)
         self._results = Results(settings.work)
         self._caches = Caches(settings, self._results)
         self._students = Students(settings, self._results, self._caches)

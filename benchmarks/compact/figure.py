@@ -51,8 +51,8 @@ def _panel(axis: Any, students: Sequence[Record], results: Results) -> None:
         sizes, losses, widths, names = zip(*shown, strict=True)
         axis.errorbar(sizes, losses, yerr=widths, color=colour, marker="x" if control else "o", ms=6, lw=1.2, capsize=3)
         axis.plot([], [], color=colour, marker="x" if control else "o", lw=1.2, label=label)
-        for size, loss, name in zip(sizes, losses, names, strict=True):
-            axis.annotate(name.rpartition("-")[2], (size, loss), xytext=(4, 6), textcoords="offset points", fontsize=8)
+        for size, loss, name in () if control else zip(sizes, losses, names, strict=True):
+            axis.annotate(name, (size, loss), xytext=(4, 6), textcoords="offset points", fontsize=8)
     axis.plot([], [], color=GREY, lw=1, ls="--", label="float16")
     axis.set_xscale("log", base=2)
     ticks = sorted({point[0] for point in points})

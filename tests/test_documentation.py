@@ -106,6 +106,7 @@ def test_the_shipped_catalogue_tells_its_sizes(shipped: Catalogue) -> None:
     assert f"{files:,} files of {shard_rows * size / 1e6:.0f} MB in the largest folder" in comments
     decoded = f"{shard_rows * shipped.recipe.image_size**2 * 3 / 1e6:.0f} MB"
     assert f"holds {decoded} of decoded pixels" in comments
+    assert f"in float16, take {held_out.bytes_total / 1e12:.2f} TB more" in pages("README.md")
     extraction = pages("docs/extraction.md")
     assert f"{decoded} for the {shard_rows} rows of the shipped catalogue" in extraction
     assert f"suffer above {MOST_SHARDS:,} in one folder" in extraction

@@ -152,7 +152,9 @@ class _JobRunner:
     def _calibrate(self) -> None:
         entries = [self._job.catalogue.teacher_named(name) for name in self._teachers]
         coded = {entry.name: coded_datasets(self._cache, entry, self._datasets) for entry in entries}
-        if self._job.part.index and any(coded.values()):
+        if not any(coded.values()):
+            return
+        if self._job.part.index:
             self._say("calibrate: left to part 0", ())
             return
         started = time.perf_counter()

@@ -176,12 +176,13 @@ def make_plan(
         cache: cache that may hold a part of it already.
         rates: rows per second by array, where known.
         free_bytes: free space at the cache; None if it is unknown.
-        jpeg_bytes_per_px: bytes of a JPEG over its pixels.
+        jpeg_bytes_per_px: bytes of a JPEG over its pixels; replaced by those of the cache, where it has some.
 
     Raises:
         errors.InvalidInput: a teacher's ratio cannot be met.
     """
     recipe = catalogue.recipe
+    jpeg_bytes_per_px = _stored_jpeg_bytes_per_px(cache) or jpeg_bytes_per_px
     names = [PIXELS, *(teacher.name for teacher in catalogue.teacher)]
     datasets = [
         _dataset_plan(entry, counts[entry.name], cache, names, recipe.shard_rows) for entry in catalogue.dataset
@@ -270,6 +271,15 @@ def _dataset_plan(
         # Exact unless the shorter last shard is among those that exist.
         rows_left={array: min(rows, (shards - present[array]) * shard_rows) for array in arrays},
     )
+
+
+def _stored_jpeg_bytes_per_px(cache: Cache | None) -> float | None:
+    """Return the bytes of the JPEGs in a cache over their pixels; None if there are none."""
+    if cache is None or cache.recipe.get("pixels") != "jpeg":
+        return None
+    sizes = [(dataset.stored_row_bytes(PIXELS), dataset) for dataset in cache]
+    stored = [size / dataset.image_size**2 for size, dataset in sizes if size]
+    return sum(stored) / len(stored) if stored else None
 
 
 def _tokens_plan(

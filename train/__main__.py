@@ -88,10 +88,7 @@ def run_command(defaults: Recipe) -> Callable[..., int]:
         chosen = from_mapping(asdict(values), subject=f"recipe '{recipe}'")
         refuse_used(out, resume=resume, overwrite=overwrite)
         if not (resume and is_run(out)):
-            ExistingCaches().check("--cache", cache)
-            from train.data.open_caches import refuse_running_averages_of_codes
-
-            refuse_running_averages_of_codes(chosen, names_of(cache) or [])
+            refuse_caches(chosen, cache)
         from train.loop import train
 
         outcome = train(chosen, caches=names_of(cache) or [], out=out, resume=resume, overwrite=overwrite)
@@ -105,6 +102,14 @@ def run_command(defaults: Recipe) -> Callable[..., int]:
     run.__annotations__["values"] = Annotated[type(options), tyro.conf.arg(name="")]
     run.__doc__ = (run.__doc__ or "").replace("NAMES", ", ".join(RECIPES))
     return run
+
+
+def refuse_caches(recipe: Recipe, cache: str) -> None:
+    """Refuse caches that are not there or do not fit a recipe, as far as that is known without torch."""
+    ExistingCaches().check("--cache", cache)
+    from train.data.open_caches import refuse_running_averages_of_codes
+
+    refuse_running_averages_of_codes(recipe, names_of(cache) or [])
 
 
 def unvalidated(section: BaseModel) -> Any:

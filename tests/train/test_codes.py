@@ -16,10 +16,12 @@ from tests.train.builders import DATASETS, build_cache, tiny
 from tests.train.codes import CELLS, SEERS, SIZE_PX, build_coded, code_of
 from tests.train.stories import assert_close, same_run, stop_after, weights
 from tests.train.test_distributed import train_on_two_ranks
+from train import step as train_step
 from train.data.loader import Batch, Loader
 from train.data.mixture import Mixture, RowSelection, cached_forms, select_evenly
 from train.data.open_caches import open_mixture
 from train.loop import train as run_training
+from train.objective import teacher_dropping
 from train.objective.batch_losses import BatchLosses
 from train.objective.losses import teacher_loss
 from train.objective.target_statistics import set_exact
@@ -106,6 +108,33 @@ def test_a_resumed_run_on_codes_is_the_uninterrupted_one(ratio: float, tmp_path:
     for values in measured[1].values():
         assert values["corrected_loss"] < values["loss"]
         assert 0 < values["patch_cosine_floor"] < 1
+
+
+def test_dropping_compares_corrected_losses_and_the_gradient_is_of_the_plain_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_coded(tmp_path / "cache", {"beta": 8})
+    compared: list[torch.Tensor] = []
+    descended: list[float] = []
+    keep_mask, backward = teacher_dropping.keep_mask, torch.autograd.backward
+
+    def recording(losses: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        compared.append(losses.mean(dim=1))
+        return keep_mask(losses, *arguments, **options)
+
+    def descending(loss: torch.Tensor) -> None:
+        descended.append(float(loss.detach()))
+        backward(loss)
+
+    monkeypatch.setattr(train_step, "keep_mask", recording)
+    monkeypatch.setattr(torch.autograd, "backward", descending)
+    run_training(recipe(), caches=[str(tmp_path / "cache")], out=tmp_path / "run", quiet=True)
+    for record, losses, loss in zip(log.read(tmp_path / "run", log.STEP), compared, descended, strict=True):
+        corrected, plain = record["corrected_loss_per_teacher"], record["loss_per_teacher"]
+        assert losses.tolist() == pytest.approx([corrected[name] for name in FORMS], rel=1e-5)
+        assert corrected["alpha"] == plain["alpha"]  # float16
+        assert corrected["beta"] < plain["beta"] - 0.01
+        assert loss == pytest.approx(record["loss"], rel=1e-6)
 
 
 def test_two_ranks_on_codes_are_one(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 import store
 from benchmarks.compact.photographs import write_catalogue
@@ -29,10 +31,14 @@ from store.errors import CodistillError, MissingCache
 from store.format import distortion
 from store.format.calibration_sample import CalibrationSample, TokenMoments
 from store.format.code import Code
+from store.format.code_encode import Encoder
 from store.format.distortion import Distortion
 
 CONTROL_RATIO = "16x"  # the control has the bytes of this encoding
 SAMPLED_ROWS = 512  # of each dataset, that the control is fitted to
+HELD_OUT_ROWS = 64  # of each dataset, that the codes are measured on
+
+Rows = npt.NDArray[np.int64]
 
 
 class Caches:
@@ -100,16 +106,25 @@ class Caches:
             measured[teacher] = distortion.empty(code.channels)
 
         def append(writer: ShardWriter, teacher: str, row: Row) -> None:
-            true, decoded = control[teacher].decoded(row)
-            sums, cosine, floor = distortion.measure(true, decoded)
-            part = distortion.empty(row.shape[1])
-            part.sums[1], part.cosine[1], part.floor[1] = sums, cosine, floor
+            decoded, part = _of_control(control[teacher], row)
             measured[teacher] = distortion.merge([measured[teacher], part])
-            append_decoded(writer, row, control[teacher].as_tokens(decoded))
+            append_decoded(writer, row, decoded)
 
         rebuild(source, target, append, code=lambda teacher: None)
-        row_bytes = {teacher: coded.code(teacher).row_bytes for teacher in control}
-        return {teacher: _figures(measured[teacher], row_bytes=row_bytes[teacher]) for teacher in control}
+        result = {}
+        for teacher, quantiser in control.items():
+            rows = (row for _, tokens in held_out(store.open(source), teacher) for row in tokens)
+            apart = distortion.merge([_of_control(quantiser, row)[1] for row in rows])
+            result[teacher] = _figures(measured[teacher], apart, row_bytes=coded.code(teacher).row_bytes)
+        return result
+
+
+def _of_control(quantiser: WaterFilling, row: Row) -> tuple[Row, Distortion]:
+    """Return the decoded tokens of a row, and what was done to them."""
+    true, decoded = quantiser.decoded(row)
+    part = distortion.empty(row.shape[1])
+    part.sums[1], part.cosine[1], part.floor[1] = distortion.measure(true, decoded)
+    return quantiser.as_tokens(decoded), part
 
 
 def make_fixed_signs(source: Path, equal: Path, target: Path) -> None:
@@ -142,31 +157,43 @@ def moments_of(dataset: Dataset, teacher: str) -> TokenMoments:
     return TokenMoments.of(sample, 1, products=True)
 
 
+def held_out(cache: Cache, teacher: str) -> Iterator[tuple[Rows, npt.NDArray[np.float16]]]:
+    """Yield numbers and true tokens of some rows of each held-out dataset, at equal distances."""
+    for dataset in cache:
+        if dataset.split == "val":
+            rows = dataset.valid_rows([teacher])
+            rows = rows[:: max(1, len(rows) // HELD_OUT_ROWS)]
+            yield rows, dataset.read(rows, [teacher])[teacher]
+
+
 def describe(cache: Cache) -> dict[str, Record]:
-    """Return what a cache does to the training tokens of each teacher, as `codistill store info` shows it."""
+    """Return what a cache does to the training tokens of each teacher, and its codes would to the held-out ones."""
     datasets = training(cache)
     result = {}
     for name in datasets[0].teachers:
         info = datasets[0].teacher(name)
         if info.code is None:
             tokens = info.prefix_tokens + info.patches
-            result[name] = _figures(None, row_bytes=tokens * info.channels * np.dtype(np.float16).itemsize)
-        else:
-            merged = distortion.merge([dataset.distortion(name) for dataset in datasets])
-            result[name] = _figures(merged, row_bytes=info.code.row_bytes(info.prefix_tokens, info.patches))
+            result[name] = _figures(None, None, row_bytes=tokens * info.channels * np.dtype(np.float16).itemsize)
+            continue
+        encoder = Encoder(datasets[0].code(name))
+        parts = [part for rows, tokens in held_out(cache, name) for part in encoder.encode(tokens, rows)[1]]
+        merged = distortion.merge([dataset.distortion(name) for dataset in datasets])
+        result[name] = _figures(merged, distortion.merge(parts), row_bytes=encoder.code.row_bytes)
     return result
 
 
-def _figures(measured: Distortion | None, *, row_bytes: int) -> Record:
-    if measured is None:
-        return {"row_bytes": row_bytes, "noise": 0.0, "slope": 1.0, "worst_slope": 1.0, "cosine": 1.0}
-    return {
-        "row_bytes": row_bytes,
-        "noise": measured.noise("patch"),
-        "slope": measured.slope("patch"),
-        "worst_slope": measured.worst_slope("patch"),
-        "cosine": measured.cosine_mean("patch"),
-    }
+def _figures(measured: Distortion | None, apart: Distortion | None, *, row_bytes: int) -> Record:
+    """Return U, slope and cosine of training tokens, and the first two of held-out ones; None stands for float16."""
+    result: Record = {"row_bytes": row_bytes}
+    for prefix, part in (("", measured), ("held_out_", apart)):
+        result |= {
+            f"{prefix}noise": 0.0 if part is None else part.noise("patch"),
+            f"{prefix}slope": 1.0 if part is None else part.slope("patch"),
+            f"{prefix}worst_slope": 1.0 if part is None else part.worst_slope("patch"),
+            f"{prefix}cosine": 1.0 if part is None else part.cosine_mean("patch"),
+        }
+    return result
 
 
 def _run(arguments: list[str]) -> None:

@@ -29,9 +29,10 @@ class Difference:
     half_width: float
     pairs: int
 
-    def __str__(self) -> str:
-        interval = "" if math.isnan(self.half_width) else f" ± {self.half_width:.4f}"
-        return f"{self.mean:+.4f}{interval}"
+    def text(self, digits: int = 4) -> str:
+        """Return the mean with its sign, and the interval if there is one."""
+        interval = "" if math.isnan(self.half_width) else f" ± {self.half_width:.{digits}f}"
+        return f"{self.mean:+.{digits}f}{interval}"
 
 
 @dataclass(frozen=True, kw_only=True)

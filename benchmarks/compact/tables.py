@@ -7,7 +7,6 @@ from benchmarks.compact.report import Table, between, by_arm, mean
 from benchmarks.compact.settings import FLOAT16, Record, Results
 
 KB = 1e3
-CaseRecords = list[Record]
 
 
 def curve_table(title: str, students: Sequence[Record], results: Results) -> Table:
@@ -29,6 +28,7 @@ def curve_table(title: str, students: Sequence[Record], results: Results) -> Tab
                 str(first["steps"]),
                 f"{cache['row_bytes'] / KB:.1f}",
                 _of_teachers(cache, "noise", ".3f"),
+                _of_teachers(cache, "held_out_noise", ".3f"),
                 _of_teachers(cache, "slope", ".3f"),
                 _of_teachers(cache, "cosine", ".3f"),
                 f"{mean(records, _loss):.4f}",
@@ -41,6 +41,7 @@ def curve_table(title: str, students: Sequence[Record], results: Results) -> Tab
         "steps",
         "kB a row",
         "U",
+        "U, held out",
         "slope",
         "cosine of targets",
         "loss",
@@ -59,7 +60,7 @@ def few_table(title: str, students: Sequence[Record]) -> Table:
     for records in by_arm(students).values():
         first = records[0]
         cosines = [mean(records, _cosine_at(place)) for place in range(len(steps))]
-        apart = [str(between(records, reference, _cosine_at(place))) for place in range(len(steps))]
+        apart = [between(records, reference, _cosine_at(place)).text() for place in range(len(steps))]
         label = f"{first['encoding']}, {first['views']} view{'s' if first['views'] > 1 else ''}"
         cells = [f"{cosine:.4f}" for cosine in cosines] if first["encoding"] == FLOAT16 else apart
         rows.append([label, *cells])
@@ -77,10 +78,10 @@ def dropping_table(title: str, students: Sequence[Record]) -> Table:
         compares = "losses as they are" if first["uncorrected"] else "estimates on true targets"
         label = FLOAT16 if first["encoding"] == FLOAT16 else f"{first['encoding']}, {compares}"
         kept = " / ".join(f"{mean(records, _kept(teacher)):.3f}" for teacher in teachers)
-        of_teachers = [str(between(records, reference, _cosine_of(teacher))) for teacher in teachers]
+        of_teachers = [between(records, reference, _cosine_of(teacher)).text() for teacher in teachers]
         cells = [f"{mean(records, _cosine):.4f}", *[""] * len(teachers)]
         if first["encoding"] != FLOAT16:
-            cells = [str(between(records, reference, _cosine)), *of_teachers]
+            cells = [between(records, reference, _cosine).text(), *of_teachers]
         rows.append([label, kept, *cells])
     header = ["", f"kept: {' / '.join(teachers)}", "cosine - fp16", *teachers]
     return Table(title=title, header=header, rows=rows)
@@ -94,14 +95,14 @@ def probes_table(title: str, probes: Sequence[Record]) -> Table:
         for kind, figure in FIGURES.items():
             of_kind = [record for record in records if record["probe"] == kind]
             fp16 = [r for r in probes if r["probe"] == kind and r["arm"].split("/")[1] == FLOAT16]
-            cells += [f"{mean(of_kind, _figure(figure)):.2f}", str(between(of_kind, fp16, _figure(figure)))]
+            cells += [f"{mean(of_kind, _figure(figure)):.2f}", between(of_kind, fp16, _figure(figure)).text(2)]
         rows.append([arm.split("/")[1], *cells])
     header = ["", *(text for kind in FIGURES for text in (f"{kind}, %", f"{kind} - fp16"))]
     return Table(title=title, header=header, rows=rows)
 
 
 def _differences(records: Sequence[Record], reference: Sequence[Record]) -> list[str]:
-    return [str(between(records, reference, _loss)), str(between(records, reference, _cosine))]
+    return [between(records, reference, _loss).text(), between(records, reference, _cosine).text()]
 
 
 def _of_teachers(cache: Record, figure: str, form: str) -> str:

@@ -8,11 +8,11 @@ import pytest
 
 import store
 from benchmarks.compact import __main__ as compact
-from benchmarks.compact import speed
+from benchmarks.compact import parts, ridge, speed
 from benchmarks.compact.photographs import groups
 from benchmarks.compact.report import between, paired
 from benchmarks.compact.ridge import floor_of
-from benchmarks.compact.settings import CONTROL, ENCODINGS, FLOAT16, RESULTS, Results
+from benchmarks.compact.settings import CONTROL, FIXED_SIGNS, FLOAT16, RESULTS, Results
 from benchmarks.compact.water_filling import bits_of, fit, lloyd_max
 from store.errors import Conflict
 from store.format.calibration_sample import CalibrationSample, TokenMoments
@@ -23,25 +23,29 @@ TINY = {
     "seeds": 2,
     "steps": 2,
     "few_steps": 3,
-    "rows": 200,
+    "rows": 100,
     "held_out_rows": 3,
     "depth": 1,
 }
 
 
-def test_the_commands_curve_has_every_encoding_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_the_commands_curve_has_every_encoding_and_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "ENCODINGS", (FLOAT16, "16x", CONTROL))
+    monkeypatch.setattr(ridge, "ENCODED", ("16x", CONTROL, FIXED_SIGNS))
     compact.main(tmp_path, parts="curve,ridge", **TINY)  # type: ignore[arg-type]
     results = Results(tmp_path)
     caches = {record["encoding"]: record for record in results.of_kind("cache")}
-    assert set(caches) >= set(ENCODINGS)
-    for ratio in (4, 8, 16, 32):
-        assert caches[FLOAT16]["row_bytes"] >= ratio * caches[f"{ratio}x"]["row_bytes"]
+    assert set(caches) == {FLOAT16, "16x", CONTROL, FIXED_SIGNS}
+    assert caches[FLOAT16]["row_bytes"] >= 16 * caches["16x"]["row_bytes"]
     assert caches[CONTROL]["row_bytes"] == caches["16x"]["row_bytes"]
-    slopes = {name: [t["slope"] for t in cache["teachers"].values()] for name, cache in caches.items()}
-    assert max(slopes[CONTROL]) < 0.9
-    assert np.allclose(slopes["16x"], 1, atol=0.02)
-    students = results.of_kind("student")
-    assert {(s["encoding"], s["seed"]) for s in students} == {(name, seed) for name in ENCODINGS for seed in (0, 1)}
+    figures = {name: list(cache["teachers"].values()) for name, cache in caches.items()}
+    assert max(teacher["slope"] for teacher in figures[CONTROL]) < 0.9
+    assert all(teacher["slope"] == pytest.approx(1, abs=0.02) for teacher in figures["16x"] + figures[FIXED_SIGNS])
+    assert all(0.3 < teacher["held_out_noise"] < 0.8 for teacher in figures["16x"])
+    students = {(student["encoding"], student["seed"]) for student in results.of_kind("student")}
+    assert students == {(name, seed) for name in (FLOAT16, "16x", CONTROL) for seed in (0, 1)}
     float16, control = (store.open(tmp_path / "caches/56" / name) for name in (FLOAT16, CONTROL))
     for teacher in float16["generic"].teachers:  # students of the control are standardised alike
         true, decoded = float16["generic"].statistics(teacher).patch, control["generic"].statistics(teacher).patch
@@ -56,8 +60,8 @@ def test_the_commands_curve_has_every_encoding_and_goes_on_where_it_stopped(tmp_
     before = (tmp_path / RESULTS).read_bytes()
     compact.main(tmp_path, parts="curve,ridge", **TINY)  # type: ignore[arg-type]
     assert (tmp_path / RESULTS).read_bytes() == before
-    with pytest.raises(Conflict, match="rows: 200 there, 100 asked for"):
-        compact.main(tmp_path, parts="curve", **{**TINY, "rows": 100})  # type: ignore[arg-type]
+    with pytest.raises(Conflict, match="rows: 100 there, 50 asked for"):
+        compact.main(tmp_path, parts="curve", **{**TINY, "rows": 50})  # type: ignore[arg-type]
 
 
 def test_speed_of_codes_is_measured_on_rows_that_are_read_as_written(tmp_path: Path) -> None:
@@ -82,7 +86,8 @@ def test_intervals_of_paired_differences() -> None:
     three = paired([0.01, 0.02, 0.03])
     assert three.mean == pytest.approx(0.02)
     assert three.half_width == pytest.approx(4.302653 * 0.01 / 3**0.5, rel=1e-5)  # Student's t, two degrees of freedom
-    assert str(paired([0.5])) == "+0.5000"
+    assert paired([0.5]).text() == "+0.5000"
+    assert three.text(2) == "+0.02 ± 0.02"
     records = [{"seed": seed, "loss": loss} for seed, loss in ((0, 2.0), (1, 5.0))]
     references = [{"seed": seed, "loss": loss} for seed, loss in ((1, 4.0), (0, 3.0), (2, 0.0))]
     assert between(records, references, lambda record: float(record["loss"])).mean == 0.0  # (2 - 3 + 5 - 4) / 2

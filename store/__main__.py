@@ -269,7 +269,7 @@ def compact(
     /,
     *,
     out: str,
-    ratio: Annotated[float | None, tyro.conf.arg(metavar="N")] = None,
+    ratio: Annotated[float | None, AtLeast(1), tyro.conf.arg(metavar="N")] = None,
     lossless: bool = False,
     teachers: NameList = "",
     basis: Literal["pca", "rotation"] = "pca",

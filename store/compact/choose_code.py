@@ -73,6 +73,26 @@ def choose(
     return Target(code=code, source_code=source_code, note=note)
 
 
+def refuse_ratio(dataset: Dataset, teacher: str, ratio: float) -> None:
+    """Refuse a ratio that the tokens of a teacher cannot have, before anything is written.
+
+    Raises:
+        errors.InvalidInput: it cannot be met, or they have it already.
+    """
+    info, where = dataset.teacher(teacher), f"'{dataset.name}/{teacher}' in {dataset.storage.location}"
+    try:
+        kept_patches(ratio, prefix_tokens=info.prefix_tokens, patch_grid=info.patch_grid, channels=info.channels)
+    except errors.InvalidInput as error:
+        raise errors.InvalidInput(f"teacher '{teacher}': {error}") from None
+    if info.code is not None and ratio <= info.code.ratio:
+        has = f"{where} is stored in a code of ratio {info.code.ratio:g} already"
+        raise errors.InvalidInput(f"{has}: bits that are gone do not come back. Ask for more than {info.code.ratio:g}")
+    if info.code is not None and info.code.subset is not None:
+        stored = f"{info.code.stored_patches(info.patches)} of the {info.patches} patches of a row"
+        message = f"{where} stores only {stored}: such codes are not converted. Convert the float16 tokens instead"
+        raise errors.InvalidInput(message)
+
+
 def same_records(code: Code, other: Code) -> bool:
     """Return whether two codes differ at most in which patches they store."""
     return code.computed_without_subset() == other.computed_without_subset()
@@ -103,7 +123,6 @@ def _new_code(
     source: Cache, teacher: str, datasets: Sequence[str], *, source_code: Code | None, ratio: float, basis: Basis
 ) -> tuple[Code, str]:
     if source_code is not None:
-        _refuse_no_gain(source_code, teacher, source, ratio=ratio)
         fewer = fewer_patches(source_code, ratio=ratio)
         if fewer is not None:
             return fewer, f"'{teacher}': records are copied, {fewer.spec.stored_patches(fewer.patches)} patches a row"
@@ -149,16 +168,6 @@ def fewer_patches(code: Code, *, ratio: float) -> Code | None:
         if smaller.row_bytes <= allowed:
             return smaller
     return None
-
-
-def _refuse_no_gain(code: Code, teacher: str, source: Cache, *, ratio: float) -> None:
-    if ratio <= code.spec.ratio:
-        has = f"'{teacher}' in {source.location} is stored in a code of ratio {code.spec.ratio:g} already"
-        raise errors.InvalidInput(f"{has}: bits that are gone do not come back. Ask for more than {code.spec.ratio:g}")
-    if code.spec.subset is not None:
-        stored = f"{code.spec.stored_patches(code.patches)} of the {code.patches} patches of a row"
-        has = f"'{teacher}' in {source.location} stores only {stored}"
-        raise errors.InvalidInput(f"{has}: such codes are not converted. Convert the float16 tokens instead")
 
 
 def _drawable(dataset: Dataset) -> Drawable:

@@ -19,7 +19,7 @@ from store.cache.cache import open as open_cache
 from store.cache.dataset import Dataset
 from store.common.threads import ordered_map
 from store.compact import archive
-from store.compact.choose_code import Target, choose, description
+from store.compact.choose_code import Target, choose, description, refuse_ratio
 from store.compact.encode_shards import write_codes
 from store.compact.tokens_of_source import shards_of
 from store.compact.transfer import objects_below, take_over
@@ -92,6 +92,10 @@ def compact(
     chosen = _chosen(source, teachers)
     if lossless:
         archive.require_codec()
+    if ratio is not None:
+        for dataset in (dataset for dataset in source if dataset.split == "train"):
+            for teacher in (name for name in dataset.teachers if name in chosen):
+                refuse_ratio(dataset, teacher, ratio)
     target = create(out, source.recipe)
     for dataset in source:
         begin_dataset(dataset, target)

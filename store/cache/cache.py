@@ -14,7 +14,7 @@ from store.cache.dataset import Dataset
 from store.cache.metadata import ROOT_KEY, dataset_names, read_dataset_node, read_document, read_root
 from store.common.strict_json import Fields
 from store.common.text import some
-from store.format import manifest, schema
+from store.format import manifest, pixels_schema, schema
 from store.format.attributes import DatasetAttributes, pixel_sizes, stored_as_jpeg
 from store.format.schema import FORMAT, HIERARCHY, PIXELS, Node
 from store.storage.base import Location, Storage
@@ -143,7 +143,7 @@ class Cache:
         size = self._attributes.image_size
         shard_rows = self._attributes.shard_rows
         jpeg = self._attributes.jpeg
-        document = schema.pixels_document(rows=rows, image_size=size, shard_rows=shard_rows, jpeg=jpeg)
+        document = pixels_schema.pixels_document(rows=rows, image_size=size, shard_rows=shard_rows, jpeg=jpeg)
         return (rows, size, size, 3), document
 
     def _existing(self, path: str) -> Node | None:

@@ -161,17 +161,6 @@ def array_document(
     return signed(_rows(shape, dtype, dimension_names, shard_rows=shard_rows, attributes=attributes))
 
 
-def pixels_document(*, rows: int, image_size: int, shard_rows: int, jpeg: bool = False) -> bytes:
-    """Return the zarr.json of a dataset's pixels, uint8 [rows, image_size, image_size, 3], stored raw or as JPEG."""
-    return array_document(
-        shape=(rows, image_size, image_size, 3),
-        dtype=np.dtype(np.uint8),
-        dimension_names=PIXELS_DIMENSIONS,
-        shard_rows=shard_rows,
-        attributes={"requires": [JPEG_PIXELS]} if jpeg else {},
-    )
-
-
 def signed(document: Mapping[str, Any]) -> bytes:
     """Return a zarr.json with its checksum: the crc32c of these bytes, computed with eight zeros in its place."""
     unset = json_bytes(_with_checksum(document, UNSET_CHECKSUM), indent=2)

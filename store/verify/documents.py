@@ -11,7 +11,7 @@ from itertools import chain
 from store import errors
 from store.cache import seal_record
 from store.cache.metadata import dataset_names, read_dataset_node, read_root
-from store.format import schema
+from store.format import pixels_schema, schema
 from store.format.attributes import DatasetAttributes, TeacherAttributes
 from store.format.code_schema import CODE, code_arrays
 from store.format.schema import CODES, HIERARCHY, PIXELS, TOKENS
@@ -106,7 +106,7 @@ def _derived(storage: Storage, path: str) -> Iterator[bytes]:
     except errors.CodistillError:
         return
     sizes = {"rows": dataset.rows, "image_size": cache.image_size, "shard_rows": cache.shard_rows}
-    document = schema.pixels_document(**sizes, jpeg=cache.jpeg)
+    document = pixels_schema.pixels_document(**sizes, jpeg=cache.jpeg)
     yield document
     yield schema.without_checksum(document)
 

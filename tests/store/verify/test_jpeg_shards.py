@@ -17,7 +17,7 @@ from store import errors
 from store.cache import jpeg_index
 from store.cache.jpeg_index import JpegIndex, JpegIndexes
 from store.cache.metadata import DatasetMetadata
-from store.format import jpeg, schema
+from store.format import jpeg, pixels_schema
 from store.format.layout import checksum
 from store.format.trailer import Trailer, decode
 from store.verify.any_shard import check_shard
@@ -297,7 +297,7 @@ def test_tokens_of_raw_pixels_are_never_paired_with_jpeg_pixels(root: Path, tmp_
 
 def test_the_form_in_zarr_json_must_be_that_of_the_recipe(root: Path) -> None:
     key = root / "features.zarr/flowers/pixels/zarr.json"
-    key.write_bytes(schema.pixels_document(rows=10, image_size=28, shard_rows=4))
+    key.write_bytes(pixels_schema.pixels_document(rows=10, image_size=28, shard_rows=4))
     with pytest.raises(errors.UnsupportedFormat, match="rows stored as JPEG expected by the recipe, found raw"):
         store.open(root)["flowers"].array("pixels")
     assert repair(root, verify(root)).documents == ["features.zarr/flowers/pixels/zarr.json"]
@@ -382,7 +382,7 @@ def test_memory_is_not_asked_for_on_the_word_of_a_document(root: Path) -> None:
             own["recipe"]["image_size"] = 2**14
 
     rewrite_document(root / "features.zarr/zarr.json", enlarge)
-    large = schema.pixels_document(rows=10, image_size=2**14, shard_rows=4, jpeg=True)
+    large = pixels_schema.pixels_document(rows=10, image_size=2**14, shard_rows=4, jpeg=True)
     (root / "features.zarr/flowers/pixels/zarr.json").write_bytes(large)
     with pytest.raises(errors.Damaged, match="belongs elsewhere: identity digest"):
         store.open(root)["flowers"].read(list(range(3)) * 100_000, ["pixels"])

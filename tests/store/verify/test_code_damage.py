@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import store
+from store import errors
 from store.cache import sealed_tables
 from store.format.layout import checksum
 from store.format.trailer import Trailer, decode
@@ -231,6 +232,38 @@ def test_a_repair_restores_the_same_rows_and_sums_where_the_trailer_was_lost(
     )
     assert ours.distortion("vit").agrees(theirs.distortion("vit"))
     assert ours.statistics("vit").patch.agrees(theirs.statistics("vit").patch)
+
+
+def test_only_bad_rows_are_recomputed_unless_the_trailer_was_lost(root: Path, tmp_path: Path) -> None:
+    log = tmp_path / "asked"
+    flip_row(root)
+    repair(root, verify(root), catalogue=log)
+    assert log.read_text().splitlines() == ["flowers/vit 1"]
+    log.unlink()
+    blank_trailer(root)
+    repair(root, verify(root), catalogue=log)
+    assert log.read_text().splitlines() == ["flowers/vit 4"]
+
+
+@pytest.mark.parametrize("function", [flip_mean, delete_rotation, exchange_code, flip_code_document])
+def test_a_damaged_code_is_found_and_mended_before_the_first_seal(
+    root: Path, whole: Path, function: Callable[[Path], None]
+) -> None:
+    shutil.rmtree(root / "seal")
+    function(root)
+    report = verify(root, quick=True)
+    assert {problem.kind for problem in report.problems} <= {Kind.CODE_DAMAGED, Kind.METADATA_DAMAGED}
+    assert not report.ok
+    repair(root, report)
+    assert verify(root, quick=True).ok
+    assert contents(root) == contents(whole)
+
+
+def test_a_seal_refuses_a_damaged_code(root: Path) -> None:
+    shutil.rmtree(root / "seal")
+    flip_mean(root)
+    with pytest.raises(errors.Damaged, match=r"left out of the seal: 1\. .*vit/code/mean"):
+        store.seal(root)
 
 
 def test_flips_in_any_file_are_found_never_read_as_good_and_undone(root: Path, whole: Path) -> None:

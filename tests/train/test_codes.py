@@ -135,6 +135,7 @@ def test_dropping_compares_corrected_losses_and_the_gradient_is_of_the_plain_one
         assert corrected["alpha"] == plain["alpha"]  # float16
         assert corrected["beta"] < plain["beta"] - 0.01
         assert loss == pytest.approx(record["loss"], rel=1e-6)
+        assert record["corrected_loss"] < record["loss"] - 0.005
 
 
 def test_two_ranks_on_codes_are_one(tmp_path: Path) -> None:
@@ -204,16 +205,21 @@ def test_codes_and_float16_of_one_teacher_train_together(tmp_path: Path) -> None
             for i, batch in enumerate(loader)
         ]
     with loader_of(mixture, raw=True, batch=20, plan=lambda _: five_of_each(mixture)) as loader:
-        together = losses.of(predicted, next(iter(loader)))
+        batch = next(iter(loader))
+        parts = [
+            losses.of({name: (p[part], q[part]) for name, (p, q) in predicted.items()}, batch, part=part)
+            for part in (slice(0, 8), slice(8, 20))  # two micro-batches, both of both forms
+        ]
     for name in FORMS:
-        alone = torch.cat([loss[name].per_image for loss in apart])
-        assert torch.allclose(together[name].per_image, alone, atol=1e-6)
-        assert torch.allclose(together[name].against_true, torch.cat([loss[name].against_true for loss in apart]))
-        ours, theirs = (
-            torch.autograd.grad(value.sum(), predicted[name][1])[0] for value in (together[name].per_image, alone)
+        together, true = (
+            torch.cat([getattr(part[name], values) for part in parts]) for values in ("per_image", "against_true")
         )
+        alone = torch.cat([loss[name].per_image for loss in apart])
+        assert torch.allclose(together, alone, atol=1e-6)
+        assert torch.allclose(true, torch.cat([loss[name].against_true for loss in apart]))
+        ours, theirs = (torch.autograd.grad(value.sum(), predicted[name][1])[0] for value in (together, alone))
         assert torch.allclose(ours, theirs, atol=1e-6)
-        assert (together[name].against_true != together[name].per_image).sum() == 10  # five of each source of codes
+        assert (true != together).sum() == 10  # five of each source of codes
 
     run_training(recipe(), caches=caches, out=tmp_path / "whole", quiet=True)
     begin(caches, tmp_path / "pieces", recipe())

@@ -96,8 +96,7 @@ class Dataset(DatasetMetadata):
             "patch_grid": list(patch_grid),
             "prefix_tokens": prefix_tokens,
         }
-        tokens = prefix_tokens + patch_grid[0] * patch_grid[1]
-        array = RowArray(form=TOKENS, shape=(self.rows, tokens, channels))
+        array = RowArray(form=TOKENS, shape=(self.rows, prefix_tokens + patch_grid[0] * patch_grid[1], channels))
         if code is not None:
             sizes = {"patch_grid": list(patch_grid), "prefix_tokens": prefix_tokens, "channels": channels}
             code_files.refuse_other_sizes(code, sizes, teacher=f"'{self.name}/{name}'")
@@ -110,7 +109,7 @@ class Dataset(DatasetMetadata):
             shard_rows=self.shard_rows,
             attributes=attributes,
         )
-        if not self._forms(name):
+        if not any(self._forms(name)):
             path = schema.array_path(self.name, name, array.form)
             self.storage.put_if_absent(f"{schema.HIERARCHY}/{self.name}/{name}/zarr.json", schema.group_document())
             self.storage.put_if_absent(f"{path}/zarr.json", document)

@@ -1,6 +1,7 @@
 """Metadata of a dataset: what the `zarr.json` documents of a cache, its image list and its listings record."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -126,13 +127,14 @@ class DatasetMetadata:
             self._arrays[name] = node
         return self._arrays[name]
 
-    def _forms(self, name: str) -> list[str]:
-        """Return in which forms the tokens of a teacher are stored: one of `tokens` and `codes`, both if damaged."""
-        paths = {form: schema.array_path(self.name, name, form) for form in (TOKENS, CODES)}
-        return [form for form, path in paths.items() if self.storage.exists(f"{path}/zarr.json")]
+    def _forms(self, name: str) -> Iterator[str]:
+        """Yield in which forms the tokens of a teacher are stored: one of `tokens` and `codes`, both if damaged."""
+        for form in (TOKENS, CODES):
+            if self.storage.exists(f"{schema.array_path(self.name, name, form)}/zarr.json"):
+                yield form
 
     def _teacher_path(self, name: str) -> str:
-        forms = self._forms(name)
+        forms = list(self._forms(name))
         if len(forms) > 1:
             message = f"'{self.name}/{name}' has both {TOKENS} and {CODES}, one of them expected"
             raise errors.Damaged(f"{message}. Delete the folder that does not belong there")

@@ -47,7 +47,7 @@ def main(
     work: Path,
     images: Path | None = None,
     sizes: str = "112,336",
-    batches: str = "32,32",
+    batches: str = "",
     seeds: int = 3,
     steps: int = 200,
     few_steps: int = 300,
@@ -65,7 +65,7 @@ def main(
         images: folder with one folder of photographs for each group, and perhaps `held_out`; else a third of each group
             is held out. The demo's photographs if it is not given.
         sizes: sides of views in px; all parts but the curve take the first.
-        batches: images of a training step, for each size.
+        batches: images of a training step, for each size; 32 up to 224 px and 8 above if not given.
         seeds: students of each encoding.
         steps: training steps of the curve; three times as many for `longer` and `probes`.
         few_steps: training steps on few photographs (views, repetition).
@@ -80,7 +80,7 @@ def main(
         work=work,
         images=images,
         sizes=_numbers(sizes),
-        batches=_numbers(batches)[: len(_numbers(sizes))],
+        batches=_numbers(batches) if batches else tuple(32 if size <= 224 else 8 for size in _numbers(sizes)),
         seeds=seeds,
         steps=steps,
         few_steps=few_steps,
@@ -118,7 +118,8 @@ class Runner:
         wanted = PARTS[part](self._settings)
         for number, student in enumerate(wanted, start=1):
             self._console.print(f"{part}, {number} of {len(wanted)}: {student.name}")
-            self._students.score(student)
+            score = self._students.score(student)
+            self._console.print(f"    loss {score['loss']:.4f}, cosine {score['cosine']:.4f}, {score['seconds']:.0f} s")
             if part == "probes":
                 for kind in FIGURES:
                     self._probe(student, kind)

@@ -18,7 +18,7 @@ SIGNS = (FLOAT16, "16x", FIXED_SIGNS)
 def curve(settings: Settings) -> list[Student]:
     """Return a student of each size, encoding and seed, all trained on all rows."""
     return [
-        Student(size=size, encoding=encoding, steps=settings.steps, seed=seed)
+        Student(size=size, encoding=encoding, steps=settings.steps, batch=settings.batch(size), seed=seed)
         for size in settings.sizes
         for seed in range(settings.seeds)
         for encoding in ENCODINGS
@@ -28,7 +28,7 @@ def curve(settings: Settings) -> list[Student]:
 def longer(settings: Settings) -> list[Student]:
     """Return the students of the curve, trained three times as long: noise averages out, bias does not."""
     return [
-        Student(size=settings.size, encoding=encoding, steps=settings.longer_steps, seed=seed)
+        _whole(settings, encoding, settings.longer_steps, seed)
         for seed in range(min(LONGER_SEEDS, settings.seeds))
         for encoding in ENCODINGS
     ]
@@ -51,6 +51,7 @@ def _on_few(settings: Settings, arms: tuple[tuple[str, int], ...]) -> list[Stude
             size=settings.size,
             encoding=encoding,
             steps=settings.few_steps,
+            batch=settings.batch(settings.size),
             seed=seed,
             group=group,
             views=count,
@@ -71,6 +72,7 @@ def dropping(settings: Settings) -> list[Student]:
             size=settings.size,
             encoding=encoding,
             steps=settings.steps,
+            batch=settings.batch(settings.size),
             seed=seed,
             drop_probability=DROP,
             uncorrected=uncorrected,
@@ -84,7 +86,7 @@ def signs(settings: Settings) -> list[Student]:
     """Return students of codes whose signs depend on a hash of the row, and of codes with one sign vector."""
     lengths = {settings.steps: settings.seeds, settings.longer_steps: min(LONGER_SEEDS, settings.seeds)}
     return [
-        Student(size=settings.size, encoding=encoding, steps=steps, seed=seed)
+        _whole(settings, encoding, steps, seed)
         for steps, seeds in lengths.items()
         for seed in range(seeds)
         for encoding in SIGNS
@@ -94,6 +96,12 @@ def signs(settings: Settings) -> list[Student]:
 def probed(settings: Settings) -> list[Student]:
     """Return the students that are probed: those trained longest."""
     return longer(settings)
+
+
+def _whole(settings: Settings, encoding: str, steps: int, seed: int) -> Student:
+    """Return a student of the first size that is trained on all rows."""
+    batch = settings.batch(settings.size)
+    return Student(size=settings.size, encoding=encoding, steps=steps, batch=batch, seed=seed)
 
 
 def largest_group(settings: Settings) -> str:

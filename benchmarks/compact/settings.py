@@ -43,7 +43,7 @@ class Settings:
     work: Path
     images: Path | None = None
     sizes: tuple[int, ...] = (112, 336)
-    batches: tuple[int, ...] = (32, 32)
+    batches: tuple[int, ...] = (32, 8)
     seeds: int = 3
     steps: int = 200
     few_steps: int = 300
@@ -98,13 +98,13 @@ class Results:
 
 
 def keep_data(settings: Settings) -> None:
-    """Record what the caches of a folder of work are made of.
+    """Record what caches and students of a folder of work are made of.
 
     Raises:
         Conflict: they are made of something else.
     """
     chosen = asdict(settings)
-    asked = {name: chosen[name] for name in ("rows", "held_out_rows")}
+    asked = {name: chosen[name] for name in ("rows", "held_out_rows", "depth")}
     asked["images"] = None if settings.images is None else str(settings.images.resolve())
     path = settings.work / DATA
     if not path.exists():
@@ -117,4 +117,4 @@ def keep_data(settings: Settings) -> None:
         if stored.get(name) != asked[name]
     ]
     if differing:
-        raise Conflict(f"'{settings.work}' has caches of other data. {'; '.join(differing)}. Choose another --work")
+        raise Conflict(f"'{settings.work}' has results of other data. {'; '.join(differing)}. Choose another --work")

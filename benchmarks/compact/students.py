@@ -1,5 +1,6 @@
 """Students of an encoding: trained by the product's trainer, scored on the true tokens of held-out photographs."""
 
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -33,6 +34,7 @@ class Student:
         size: side of the views, px.
         encoding: encoding of the training tokens.
         steps: optimizer steps.
+        batch: images of a step.
         seed: seed of the training.
         group: the only dataset that it is trained on; empty for all.
         views: number of views of each photograph; None takes all.
@@ -44,6 +46,7 @@ class Student:
     size: int
     encoding: str
     steps: int
+    batch: int
     seed: int
     group: str = ""
     views: int | None = None
@@ -54,7 +57,7 @@ class Student:
     @property
     def arm(self) -> str:
         """Name of the student without its seed."""
-        parts = [str(self.size), self.encoding, f"{self.steps}-steps"]
+        parts = [str(self.size), self.encoding, f"{self.steps}-steps-of-{self.batch}"]
         parts += [f"{self.group}-{self.views}-views"] if self.views is not None else []
         parts += [f"drop-{self.drop_probability:g}"] if self.drop_probability else []
         parts += ["uncorrected"] if self.uncorrected else []
@@ -84,14 +87,20 @@ class Students:
         cache, run = self._caches.get(student.size, student.encoding), self.run_of(student)
         begun = time.perf_counter()
         with losses_as_they_are() if student.uncorrected else nullcontext():
-            train(recipe_of(student, self._settings), caches=[str(cache)], out=run, resume=True)
+            train(
+                recipe_of(student, self._settings),
+                caches=[str(cache)],
+                out=run,
+                resume=True,
+                quiet=not sys.stderr.isatty(),
+            )
         seconds = time.perf_counter() - begun
         return {**asdict(student), "arm": student.arm, "seconds": seconds, **scores_of(run)}
 
 
 def recipe_of(student: Student, settings: Settings) -> Recipe:
     """Return the recipe of a student: the demo's, for its steps and data."""
-    recipe, batch = find(RECIPE), settings.batch(student.size)
+    recipe, batch = find(RECIPE), student.batch
     every = student.steps // student.measurements if student.measurements > 1 else 0
     values: dict[str, Any] = {
         "name": student.arm,

@@ -9,6 +9,7 @@ if __name__ == "__main__":
     end_in_one_line()  # also while what follows is imported
 
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -289,6 +290,9 @@ def compact(
         teachers: teacher names, separated by commas; the others keep their form. All if empty.
         basis: kind of code: `pca`, or `rotation`, which needs no basis and has more noise.
     """
+    # Shards are encoded side by side: more threads for each product would only wait for each other. Read by numpy's
+    # import, which has not happened yet.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from store.common.arguments import names_of
     from store.compact.compact import compact as make_compact
     from store.inspection.info import inspect

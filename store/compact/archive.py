@@ -16,13 +16,13 @@ from store.common.extras import missing_extra
 from store.compact.tokens_of_source import blocks
 from store.compact.transfer import take_over
 from store.format import schema
+from store.format.attributes import ARCHIVE
 from store.format.schema import CHECKSUM_ATTRIBUTE, OK
 
 LEVEL = 8  # PCodec's own default
 CODEC = {"name": "numcodecs.pcodec", "configuration": {"level": LEVEL}}
 CRC32C = {"name": "crc32c"}
 NEEDED_MODULE = "pcodec"
-INVALID_HERE = ("layout",)
 
 
 def require_codec() -> None:
@@ -61,7 +61,7 @@ def archive_document(source: Dataset, teacher: str) -> bytes:
     """Return the zarr.json of an archived array."""
     node = source.array(teacher)
     document: dict[str, Any] = {key: value for key, value in node.document.items() if key != "attributes"}
-    own = {key: value for key, value in node.attributes.items() if key not in INVALID_HERE}
+    own = {key: value for key, value in node.attributes.items() if key != "layout"} | {ARCHIVE: CODEC["name"]}
     others = {key: value for key, value in node.document["attributes"].items() if key != CHECKSUM_ATTRIBUTE}
     (sharding,) = document["codecs"]
     configuration = {**sharding["configuration"], "codecs": [CODEC, CRC32C]}

@@ -30,6 +30,7 @@ MAX_GRID_SIDE = 2**12
 MAX_PREFIX_TOKENS = 2**16
 MAX_CHANNELS = 2**17
 PIXEL_FORMS = ("raw", "jpeg")
+ARCHIVE = "archive"  # its codec
 SPLITS = ("train", "val")
 MODES = ("train", "center")
 
@@ -180,6 +181,11 @@ def stored_as_jpeg(recipe: Mapping[str, Any], *, where: str, error: JsonError = 
     """Return whether a recipe stores pixels as JPEG, checked; without the key they are raw."""
     fields = Fields({"pixels": "raw", **recipe}, where=where, error=error)
     return fields.text("pixels", allowed=PIXEL_FORMS) == "jpeg"
+
+
+def is_archive(node: ArrayNode) -> bool:
+    """Return whether an array is an archive of float16 tokens: compressed by codistill, read and checked by zarr."""
+    return node.layout is None and ARCHIVE in node.attributes
 
 
 def check_array(node: ArrayNode, *, array: str, rows: int, attributes: CacheAttributes) -> None:

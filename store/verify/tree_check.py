@@ -11,6 +11,7 @@ from store.cache.cache import Cache
 from store.cache.cache import open as open_cache
 from store.cache.dataset import Dataset
 from store.format import manifest, schema
+from store.format.attributes import is_archive
 from store.format.code_schema import CODE, code_arrays, code_path, distortion_tables
 from store.format.schema import CODES, HIERARCHY, PIXELS, TOKENS, shard_name
 from store.storage.base import Entry, Location
@@ -135,7 +136,11 @@ class Tree:
 
     def _is_ours(self, dataset: Dataset, array: str) -> bool:
         """Return whether codistill wrote an array, so that its shards can be checked; a problem says if not."""
-        if dataset.array(array).layout is None:
+        node = dataset.array(array)
+        if is_archive(node):
+            self.notes.append(f"'{dataset.name}/{array}' is compressed: its rows are checked whenever they are read")
+            return False
+        if node.layout is None:
             key = f"{schema.array_path(dataset.name, array)}/{DOCUMENT}"
             message = "an array without attribute 'layout' in a dataset of codistill: its rows are not checked"
             self._add_problem(Kind.METADATA_DAMAGED, key, message)

@@ -216,6 +216,15 @@ def test_an_archive_keeps_every_bit_and_others_read_it(source: Path, eight: Comp
             opened = zarr.open_array(tmp_path / f"archive/features.zarr/{name}/{teacher}/tokens", mode="r")
             np.testing.assert_array_equal(np.asarray(opened[:])[rows], expected)
             assert report.cache[name].statistics(teacher) is not None
+    checked = verify(report.cache.location)
+    assert not checked.problems
+    assert "'people/vit' is compressed: its rows are checked whenever they are read" in checked.notes
+    shard = tmp_path / "archive/features.zarr/rooms/vit/tokens/c.0.0.0"
+    whole = bytearray(shard.read_bytes())
+    shard.write_bytes(bytes([*whole[:40], whole[40] ^ 1, *whole[41:]]))
+    with pytest.raises(errors.Damaged, match="row 0 cannot be read by zarr"):
+        store.open(tmp_path / "archive")["rooms"].read([0], ["vit"])
+    shard.write_bytes(whole)
     again = compact(source, tmp_path / "archive", lossless=True)
     assert (again.converted, again.present) == (0, report.converted)
     codes = compact(tmp_path / "archive", tmp_path / "codes", ratio=6).cache["people"]

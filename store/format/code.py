@@ -227,7 +227,7 @@ class Code:
         first_code, first = len(groups), 0
         for group, (size, count) in enumerate(groups):
             codes = records[:, first_code : first_code + count // size]
-            values = self.books[size][codes].reshape(len(records), count)
+            values = np.take(self.books[size], codes, axis=0).reshape(len(records), count)
             values *= SCALES[records[:, group]][:, None]
             block = slice(first, first + count)
             np.matmul(values, self._blocks[kind][group], out=turned[:, block])
@@ -237,16 +237,39 @@ class Code:
 
     def _decode_row(self, codes: UInt8, number: int, stored: Int64 | None, out: Float16) -> None:
         for kind, records in self.records(codes):
-            tokens = self.components(kind, records, number) @ self.decoder[kind]
-            tokens += self.mean[kind]
-            np.clip(tokens, -LARGEST, LARGEST, out=tokens)
-            if kind == 0:
-                out[: self.prefix_tokens] = tokens
-            elif stored is None:
-                out[self.prefix_tokens :] = tokens
+            deviations = self.components(kind, records, number) @ self.decoder[kind]
+            if not self._fits_float16(kind, records):  # only of tokens that no teacher gives, or of damaged bytes
+                np.clip(deviations, -LARGEST - self.mean[kind], LARGEST - self.mean[kind], out=deviations)
+            place = out[: self.prefix_tokens] if kind == 0 else out[self.prefix_tokens :]
+            if kind == 1 and stored is not None:
+                place[:] = np.nan
+                place[stored] = deviations + self.mean[kind]
             else:
-                out[self.prefix_tokens :] = np.nan
-                out[self.prefix_tokens + stored] = tokens
+                np.add(deviations, self.mean[kind], out=place, dtype=np.float32, casting="unsafe")
+
+    def _fits_float16(self, kind: int, records: UInt8) -> bool:
+        """Return whether no token of these records can exceed float16, by lengths of vectors."""
+        lengths = SCALES[records[:, : len(self._longest[kind])]] * self._longest[kind]
+        largest = float(np.sqrt(np.square(lengths, dtype=np.float64).sum(axis=1).max(initial=0)))
+        return largest * self._steepest[kind] + float(np.abs(self.mean[kind]).max()) < LARGEST
+
+    @cached_property
+    def _longest(self) -> tuple[npt.NDArray[np.float64], ...]:
+        """Bounds on the length of each group's part of a token at scale 1, by type."""
+        longest = []
+        for kind, name in enumerate(KINDS):
+            codewords = [
+                np.sqrt(count / size * np.square(self.books[size], dtype=np.float64).sum(axis=1).max())
+                for size, count in self.spec.groups[name]
+            ]
+            gains = [np.sqrt(np.abs(block @ block.T).sum(axis=1).max()) for block in self._blocks[kind]]
+            longest.append(np.array(codewords) * np.array(gains))
+        return tuple(longest)
+
+    @cached_property
+    def _steepest(self) -> tuple[float, ...]:
+        """Length of the longest column of `decoder`, by type."""
+        return tuple(float(np.linalg.norm(matrix.astype(np.float64), axis=0).max()) for matrix in self.decoder)
 
     @cached_property
     def _blocks(self) -> tuple[tuple[Float32, ...], ...]:

@@ -21,6 +21,7 @@ import tyro
 from store import errors
 from store.common import cli
 from store.common.arguments import COMMAS, names_of
+from store.common.blas import one_thread_each
 from store.common.constraints import AtLeast, Device, NotNegative, OutputFile
 
 if TYPE_CHECKING:
@@ -258,6 +259,7 @@ def plan(
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program; see `store.common.cli.run` for exit codes."""
+    one_thread_each()
     from extract.teachers.listing import teachers_command
 
     return cli.run(

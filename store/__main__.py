@@ -9,7 +9,6 @@ if __name__ == "__main__":
     end_in_one_line()  # also while what follows is imported
 
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ import tyro
 
 from store import errors
 from store.common.arguments import COMMAS
+from store.common.blas import one_thread_each
 from store.common.cli import run
 from store.common.constraints import AtLeast, Device, ExistingFile, NotNegative
 
@@ -290,9 +290,6 @@ def compact(
         teachers: teacher names, separated by commas; the others keep their form. All if empty.
         basis: kind of code: `pca`, or `rotation`, which needs no basis and has more noise.
     """
-    # Shards are encoded side by side: more threads for each product would only wait for each other. Read by numpy's
-    # import, which has not happened yet.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from store.common.arguments import names_of
     from store.compact.compact import compact as make_compact
     from store.inspection.info import inspect
@@ -355,6 +352,7 @@ def _confirmed(question: str, command: str) -> bool:
 
 def main(argv: list[str] | None = None) -> int:
     """Run `codistill store ...` and return its exit code."""
+    one_thread_each()
     commands: dict[str, Callable[..., object]] = {
         "info": info,
         "seal": seal,

@@ -46,7 +46,7 @@ def write_codes(
         measured = _of_fewer(record, code=into.code)
     else:
         codes, again = _encoded_again(source, target, teacher, record)
-        measured = _of_both(record, again, old=into.source_code, new=into.code)
+        measured = _of_both(_of_fewer(record, code=into.code), again, old=into.source_code, new=into.code)
     with target.write_shard(
         teacher, shard, provenance=told, pixels_digest=record.pixels_digest, measured=measured
     ) as writer:
@@ -116,15 +116,15 @@ def _of_fewer(record: SourceShard, *, code: Code) -> Measured:
     return Measured(moments=record.moments, distortion=Distortion(sums=sums, cosine=cosine, floor=floor))
 
 
-def _of_both(record: SourceShard, again: Distortion, *, old: Code, new: Code) -> Measured:
-    """Return the sums over a shard that was encoded twice, as if both noises were independent.
+def _of_both(before: Measured, again: Distortion, *, old: Code, new: Code) -> Measured:
+    """Return the sums over tokens that were encoded twice, as if both noises were independent.
+
+    `before` is what the first encoding did to the tokens that the second one stores.
 
     Products of true and decoded values shrink by the slope of the second encoding, cosines multiply, and of smooth-L1
     the squares below `h(x) = (1 + x)^2 - 1` add up, which is exact for small and for large errors.
     """
-    assert record.moments is not None
-    assert record.distortion is not None
-    first = record.distortion
+    first = before.distortion
     size = np.square(old.std.astype(np.float64) / new.std)
     slopes = np.divide(again.sums[:, 1], again.sums[:, 0], out=np.ones_like(size), where=again.sums[:, 0] > 0)
     sums = np.stack([first.sums[:, 0] * size, first.sums[:, 1] * size * slopes, again.sums[:, 2]], axis=1)
@@ -139,7 +139,7 @@ def _of_both(record: SourceShard, again: Distortion, *, old: Code, new: Code) ->
         floor[kind, 1] = tokens * (1 - cosine_1 * cosine_2)
         floor[kind, 2] = tokens * (np.sqrt((1 + smooth_1) ** 2 + (1 + smooth_2) ** 2 - 1) - 1)
         cosine[kind] = _times(again.cosine[kind], cosine_1)
-    return Measured(moments=record.moments, distortion=replace(again, sums=sums, cosine=cosine, floor=floor))
+    return Measured(moments=before.moments, distortion=replace(again, sums=sums, cosine=cosine, floor=floor))
 
 
 def _times(histogram: npt.NDArray[np.int64], factor: float) -> npt.NDArray[np.int64]:

@@ -204,6 +204,28 @@ def test_codes_at_a_lower_rate_are_a_second_generation_whose_noise_is_told(sourc
     assert not verify(report.cache.location).problems
 
 
+def test_noise_of_a_second_generation_on_fewer_patches_is_told(source: Path, tmp_path: Path) -> None:
+    compact(source, tmp_path / "first", ratio=4, teachers=["dense"])
+    report = compact(tmp_path / "first", tmp_path / "second", ratio=9, teachers=["dense"])
+    true, second = store.open(source)["people"], report.cache["people"]
+    rows = true.valid_rows(["dense"])
+    code = second.code("dense")
+    assert code.spec.subset is not None
+    assert code.spec.calibration["generation"] == 2
+    stored = code.stored_tokens(rows)
+    assert stored is not None
+    z, y = (
+        np.take_along_axis(code.standardised(dataset.read(rows, ["dense"])["dense"]), stored[..., None], 1)
+        for dataset in (true, second)
+    )
+    told = second.distortion("dense")
+    assert told.tokens("patch") == stored.size
+    assert told.noise("patch") == pytest.approx(np.square(z - y).sum() / np.square(z).sum(), rel=0.1)
+    cosines = (z * y).sum(-1) / np.linalg.norm(z, axis=-1) / np.linalg.norm(y, axis=-1)
+    assert told.floors("patch")[0] == pytest.approx(1 - cosines.mean(), rel=0.12)
+    assert not verify(report.cache.location).problems
+
+
 def test_an_archive_keeps_every_bit_and_others_read_it(source: Path, eight: CompactReport, tmp_path: Path) -> None:
     report = compact(source, tmp_path / "archive", lossless=True)
     before = store.open(source)

@@ -18,8 +18,9 @@ from store.cache.dataset import Dataset
 from store.compact.choose_code import Target
 from store.compact.tokens_of_source import SourceShard, blocks, read_record
 from store.format.code import Code
-from store.format.distortion import BINS, Distortion, cosine_bins
+from store.format.distortion import BINS, KINDS, Distortion, cosine_bins
 from store.format.schema import OK
+from store.format.statistics import stacked
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -39,7 +40,7 @@ def write_codes(
     """
     record = read_record(source, teacher, shard)
     told = {**record.provenance, **provenance}
-    if into.source_code is None:
+    if into.source_code is None or source.teacher(teacher).code is None:  # other datasets may have codes
         return _encode(source, target, teacher, shard, record=record, provenance=told)
     if into.copies_records:
         codes = _fewer_records(source, teacher, record, code=into.code)
@@ -124,10 +125,9 @@ def _of_both(before: Measured, again: Distortion, *, old: Code, new: Code) -> Me
     Products of true and decoded values shrink by the slope of the second encoding, cosines multiply, and of smooth-L1
     the squares below `h(x) = (1 + x)^2 - 1` add up, which is exact for small and for large errors.
     """
-    first = before.distortion
-    size = np.square(old.std.astype(np.float64) / new.std)
-    slopes = np.divide(again.sums[:, 1], again.sums[:, 0], out=np.ones_like(size), where=again.sums[:, 0] > 0)
-    sums = np.stack([first.sums[:, 0] * size, first.sums[:, 1] * size * slopes, again.sums[:, 2]], axis=1)
+    first = _standardised_anew(before, old=old, new=new)
+    slopes = np.divide(again.sums[:, 1], again.sums[:, 0], out=np.ones_like(old.mean), where=again.sums[:, 0] > 0)
+    sums = np.stack([first.sums[:, 0], first.sums[:, 1] * slopes, again.sums[:, 2]], axis=1)
     floor, cosine = again.floor.copy(), again.cosine.copy()
     for kind in (0, 1):
         tokens = again.floor[kind, 0]
@@ -140,6 +140,34 @@ def _of_both(before: Measured, again: Distortion, *, old: Code, new: Code) -> Me
         floor[kind, 2] = tokens * (np.sqrt((1 + smooth_1) ** 2 + (1 + smooth_2) ** 2 - 1) - 1)
         cosine[kind] = _times(again.cosine[kind], cosine_1)
     return Measured(moments=before.moments, distortion=replace(again, sums=sums, cosine=cosine, floor=floor))
+
+
+def _standardised_anew(before: Measured, *, old: Code, new: Code) -> Distortion:
+    """Return a distortion as if tokens had been standardised as another code does; its histogram stays.
+
+    With z' = size z + shift, sums of squares follow from the moments; decoded tokens have the mean of the true ones.
+    The mean cosine changes as that of all tokens together.
+    """
+    count, mean = stacked(*before.moments)[:, :2].swapaxes(0, 1)
+    first, new_std = before.distortion, new.std.astype(np.float64)
+    size, shift = old.std / new_std, (old.mean.astype(np.float64) - new.mean) / new_std
+    stored = np.minimum(first.floor[:, :1], count)  # tokens, the same in every channel
+    true = stored * (mean - old.mean) / old.std  # sums of z
+    added = size * shift * 2 * true + stored * shift**2
+    sums = first.sums * (size**2)[:, None] + added[:, None]
+    floor = first.floor.copy()
+    for kind in KINDS:
+        number = KINDS.index(kind)
+        cosines = [_cosine_of_all(part[number]) for part in (first.sums, sums)]
+        if cosines[0] > 0:
+            floor[number, 1] = floor[number, 0] - (floor[number, 0] - floor[number, 1]) * cosines[1] / cosines[0]
+    return replace(first, sums=sums, floor=floor)
+
+
+def _cosine_of_all(sums: npt.NDArray[np.float64]) -> float:
+    """Return the cosine of all true tokens and all decoded ones, from sums float64 [3, C]; 0 without variance."""
+    true, product, decoded = sums.sum(axis=1)
+    return float(product / np.sqrt(true * decoded)) if true > 0 and decoded > 0 else 0.0
 
 
 def _times(histogram: npt.NDArray[np.int64], factor: float) -> npt.NDArray[np.int64]:

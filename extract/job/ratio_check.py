@@ -9,7 +9,10 @@ from store.cache.shared_code import stored_specs
 from store.common.text import some
 from store.format import code_sizes
 
-EXITS = "Ask for what is stored, give the teacher another name, or make another cache: `codistill store compact`"
+EXITS = (
+    "Ask for what is stored, give the teacher another name, make another cache with `codistill store compact`, or "
+    "delete these tokens with `codistill store delete` in all training datasets"
+)
 
 
 def ratio_problems(

@@ -250,3 +250,7 @@ def _refuse_same_place(source: Cache, out: Location) -> None:
         raise errors.InvalidInput(
             f"--out is the cache itself, which is never changed. Choose another place than {text}"
         )
+    if places[1].startswith(f"{places[0]}/"):
+        raise errors.InvalidInput(
+            f"--out lies inside the cache, which is never changed. Choose another place than {text}"
+        )

@@ -14,6 +14,7 @@ from store.cache.dataset import Dataset
 from store.cache.metadata import TeacherInfo
 from store.cache.row_status import RowStatus
 from store.common.threads import ThreadTeam
+from store.format.attributes import is_archive
 from store.format.layout import any_in_shard
 from store.format.schema import FAILED, MISSING, OK, PIXELS, shard_name
 from store.inspection.code_info import CodeInfo, code_info
@@ -21,6 +22,8 @@ from store.inspection.code_info import CodeInfo, code_info
 BAR_CELLS = 24
 TRAILERS_READ = 256  # of one array; with more unsealed shards than that, sealing is the quicker way to know
 THREADS = 16
+ARCHIVED = "compressed without loss: read through zarr, its rows are checked whenever they are read"
+FOREIGN = "not written by codistill: read through zarr, without trailers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +224,7 @@ def _foreign_info(dataset: Dataset, name: str) -> ArrayInfo:
         sealed=known,
         identity_digest=digest,
         bar=_bar(status, unknown),
-        notes=(*notes, "not written by codistill: read through zarr, without trailers"),
+        notes=(*notes, ARCHIVED if is_archive(dataset.array(name)) else FOREIGN),
     )
 
 

@@ -16,6 +16,7 @@ from store.compact import encode_shards
 from store.compact.compact import CompactReport, compact
 from store.format.calibration_sample import CalibrationSample
 from store.format.code_fit import fit_code
+from store.inspection.info import inspect
 from store.storage import publish
 from store.verify.verify import verify
 from tests.store import caches
@@ -285,6 +286,8 @@ def test_an_archive_keeps_every_bit_and_others_read_it(source: Path, eight: Comp
     checked = verify(report.cache.location)
     assert not checked.problems
     assert "'people/vit' is compressed: its rows are checked whenever they are read" in checked.notes
+    (told,) = [each for each in inspect(report.cache).datasets[0].arrays if each.name == "vit"]
+    assert told.notes == ("compressed without loss: read through zarr, its rows are checked whenever they are read",)
     shard = tmp_path / "archive/features.zarr/rooms/vit/tokens/c.0.0.0"
     whole = bytearray(shard.read_bytes())
     shard.write_bytes(bytes([*whole[:40], whole[40] ^ 1, *whole[41:]]))
@@ -317,6 +320,7 @@ def test_what_cannot_be_is_refused_in_one_line(source: Path, eight: CompactRepor
         (errors.InvalidInput, "either a ratio", {"ratio": None}),
         (errors.InvalidInput, "either a ratio", {"ratio": 8, "lossless": True}),
         (errors.InvalidInput, "--out is the cache itself", {"ratio": 8, "out": f"{source}/../source"}),
+        (errors.InvalidInput, "--out lies inside the cache", {"ratio": 8, "out": source / "smaller"}),
         (errors.MissingName, r"no teacher \['vti'\]; available: dense, vit", {"ratio": 8, "teachers": ["vti"]}),
         (errors.InvalidInput, "teacher 'dense': ratio 900 cannot be met", {"ratio": 900}),
         (errors.OutputExists, "is not empty and holds no cache: notes.txt", {"ratio": 8, "out": tmp_path / "other"}),

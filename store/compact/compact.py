@@ -161,6 +161,7 @@ def share_teacher(source: Dataset, target: Dataset, teacher: str) -> None:
     """Give a dataset of the new cache the tokens or codes of a teacher as the source has them."""
     node = source.array(teacher)
     if node.layout is None:
+        archive.refuse_other_form(target, teacher)
         below = f"{schema.HIERARCHY}/{source.name}/{teacher}"
         take_over(source.storage, target.storage, objects_below(source.storage, below))
         return

@@ -337,6 +337,18 @@ def test_what_cannot_be_is_refused_in_one_line(source: Path, eight: CompactRepor
     assert not (tmp_path / "out").exists()
 
 
+def test_an_archive_is_not_put_beside_codes_or_over_tokens(source: Path, tmp_path: Path) -> None:
+    compact(source, tmp_path / "codes", ratio=8, teachers=["dense"])
+    compact(source, tmp_path / "archive", lossless=True)
+    before = contents(tmp_path / "codes", seals=True)
+    for teacher, found in (("dense", "codes"), ("vit", "plain float16 tokens")):
+        with pytest.raises(errors.Conflict, match=f"'people/{teacher}' in .* was begun otherwise: it holds {found}"):
+            compact(source, tmp_path / "codes", lossless=True, teachers=[teacher])
+    with pytest.raises(errors.Conflict, match="it holds plain float16 tokens, asked for an archive"):
+        compact(tmp_path / "archive", tmp_path / "codes", ratio=8, teachers=["dense"])
+    assert contents(tmp_path / "codes", seals=True) == before
+
+
 def test_an_interruption_leaves_whole_shards_only(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,7 +76,7 @@ def report(
     from eval.fidelity.measure import Settings
     from eval.report import build
     from eval.report.page import write
-    from eval.report.sections.extraction import bytes_table, read_summary, stages_table
+    from eval.report.sections.extraction import bytes_table, bytes_title, read_summary, stages_table
     from eval.report.tables import to_rich
     from eval.runs.select import select
 
@@ -98,7 +98,7 @@ def report(
     console = Console()
     if len(opened) == 1:
         _show_scores(console, built.scores)
-        console.print("", to_rich(bytes_table(built.views[0]), title="Bytes of one row"), "")
+        console.print("", to_rich(bytes_table(built.views[0], summary), title=bytes_title(summary)), "")
     else:
         _show_comparison(console, built.compared, absent=sweeps.absent)
     if summary is not None:

@@ -23,6 +23,7 @@ def read_summary(path: Path) -> dict[str, Any]:
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
         stages_table(summary)
+        _stored_bytes(summary)
     except OSError as error:
         raise MissingFile(
             f"extraction summary '{path}' cannot be read ({error.strerror}). Write one with: codistill extract run "
@@ -38,8 +39,8 @@ def read_summary(path: Path) -> dict[str, Any]:
 
 def section(runs: Sequence[RunView], summary: Mapping[str, Any] | None) -> Section:
     """Show the bytes of a row and the rates of the stages."""
-    total = human_bytes(sum(count for _, count, _ in _bytes_per_row(runs[0])))
-    blocks: list[Block] = [TableBlock(table=bytes_table(runs[0]), title=f"Bytes of one row: {total}")]
+    total = human_bytes(sum(count for _, count, _ in _bytes_per_row(runs[0], summary)))
+    blocks: list[Block] = [TableBlock(table=bytes_table(runs[0], summary), title=f"{bytes_title(summary)}: {total}")]
     if summary is None:
         blocks.append(TextBlock(text="No summary of the extraction was given (--extraction FILE.json): no rates here."))
     else:
@@ -53,9 +54,14 @@ def section(runs: Sequence[RunView], summary: Mapping[str, Any] | None) -> Secti
     )
 
 
-def bytes_table(run: RunView) -> Table:
-    """List the bytes of one row in each array."""
-    arrays = _bytes_per_row(run)
+def bytes_title(summary: Mapping[str, Any] | None) -> str:
+    """Return the title of `bytes_table`: only the extraction knows what JPEG and codes take."""
+    return "Bytes of one row" if _stored_bytes(summary) else "Bytes of one row, decoded"
+
+
+def bytes_table(run: RunView, summary: Mapping[str, Any] | None) -> Table:
+    """List the bytes of one row in each array: as stored, or decoded where there is no summary of the extraction."""
+    arrays = _bytes_per_row(run, summary)
     total = sum(count for _, count, _ in arrays)
     columns = [
         Column(title="Array"),
@@ -85,8 +91,18 @@ def stages_table(summary: Mapping[str, Any]) -> Table:
     return Table(columns=columns, rows=rows, sortable=False)
 
 
-def _bytes_per_row(run: RunView) -> list[tuple[str, int, str]]:
+def _bytes_per_row(run: RunView, summary: Mapping[str, Any] | None) -> list[tuple[str, int, str]]:
     """List (array, bytes of one row with its checksum, its shape) of the arrays that training reads."""
+    stored = _stored_bytes(summary)
+    return [(name, stored.get(name) or count, shape) for name, count, shape in _decoded_bytes_per_row(run)]
+
+
+def _stored_bytes(summary: Mapping[str, Any] | None) -> dict[str, int]:
+    """Return the bytes of a stored row by array, nothing if they are not known."""
+    return {name: int(count) for name, count in dict((summary or {}).get("bytes_per_row", {})).items()}
+
+
+def _decoded_bytes_per_row(run: RunView) -> list[tuple[str, int, str]]:
     size = run.description["image_size"]
     times = "\N{MULTIPLICATION SIGN}"
     arrays = [("pixels", size * size * 3 + CHECKSUM_BYTES, f"{size} {times} {size} {times} 3 uint8")]

@@ -17,14 +17,17 @@ from eval.fidelity.measure import Settings
 from eval.fidelity.rows import Selection
 from eval.report.charts import Dot, Line, dot_chart, line_chart
 from eval.report.page import Page, Section, TableBlock, TextBlock, render
-from eval.report.sections import scores
+from eval.report.run_view import RunView
+from eval.report.sections import extraction, scores
 from eval.report.tables import Column, Table, interval_cell, number_cell, text_cell
 from eval.runs import cached
 from eval.runs.open_run import OpenRun
 from store.cache.cache import Cache
+from store.common.text import human_bytes
 from store.inspection.token_images import pca_basis, pca_rgb
 from tests.eval.builders import NOTE, SIZE_PX, add_dataset, train_run
 from train.data.mixture import Source
+from train.recipe.config import Recipe
 
 SUMMARY = {
     "cache": "c",
@@ -226,6 +229,29 @@ def test_a_cache_without_held_out_rows_is_said_so(tmp_path: Path, capsys: pytest
     for command in ("pca", "attention"):
         assert main([command, runs[0], "--out", str(tmp_path / "out")]) == 2
         assert "no usable row with split 'val' and the tokens of alpha, beta" in capsys.readouterr().err
+
+
+def test_bytes_of_a_row_are_those_stored_where_the_extraction_tells_them() -> None:
+    described = {"prefix_tokens": 0, "patch_grid": [8, 8], "channels": 112}
+    run = RunView(
+        name="a",
+        path=Path("a"),
+        recipe=Recipe(),
+        description={"image_size": 112, "teachers": {"lite0": described}, "caches": []},
+        step=1,
+        parameters=1,
+        weights_digest="",
+    )
+    stored = {"stages": [], "bytes_per_row": {"pixels": 7770, "lite0": 900}}
+    for summary, title, pixels, tokens in (
+        (stored, "Bytes of one row", 7770, 900),
+        (None, "Bytes of one row, decoded", 112 * 112 * 3 + 4, 2 * 64 * 112 + 4),
+    ):
+        assert extraction.bytes_title(summary) == title
+        assert [row[2].text for row in extraction.bytes_table(run, summary).rows] == [
+            human_bytes(pixels),
+            human_bytes(tokens),
+        ]
 
 
 def test_text_is_escaped_everywhere() -> None:

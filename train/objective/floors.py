@@ -18,7 +18,7 @@ from train.objective.losses import TeacherLoss
 from train.recipe.config import Loss
 
 KINDS = ("cls", "patch")  # of a teacher's terms; the store calls them prefix and patch, in this order
-LEAST_SIGNAL = 1e-3  # of a cosine between decoded and true tokens: a division by less would say nothing
+LEAST_SIGNAL = 1e-2  # of a mean cosine between decoded and true tokens: where it is less, cosines say nothing
 
 Float32 = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
@@ -56,7 +56,8 @@ def corrected(loss: TeacherLoss, floors: Tensor, *, weights: Loss) -> Tensor:
         weights: weights of the two distances.
 
     Returns:
-        (B,); of images without a floor, the loss as it is.
+        (B,); of images without a floor, the loss as it is. Cosines of decoded tokens that have nothing to do with the
+        true ones, as those of constant tokens, stay as they are too.
     """
     per_type = []
     for number, kind in enumerate(KINDS):
@@ -64,7 +65,10 @@ def corrected(loss: TeacherLoss, floors: Tensor, *, weights: Loss) -> Tensor:
             continue
         cosine, smooth_l1 = loss.terms[f"{kind}_cosine_loss"], loss.terms[f"{kind}_smooth_l1"]
         cosine_floor, smooth_l1_floor = floors[:, number].unbind(1)
-        true_cosine = (cosine - cosine_floor) / (1 - cosine_floor).clamp(min=LEAST_SIGNAL)
+        signal = 1 - cosine_floor
+        true_cosine = torch.where(
+            signal < LEAST_SIGNAL, cosine, (cosine - cosine_floor) / signal.clamp(min=LEAST_SIGNAL)
+        )
         squared = (1 + smooth_l1).square() - (1 + smooth_l1_floor).square() + 1
         per_type.append(weights.cosine * true_cosine + weights.smooth_l1 * (squared.clamp(min=1).sqrt() - 1))
     estimate = torch.stack(per_type).mean(dim=0)

@@ -109,3 +109,12 @@ def test_dropping_keeps_teachers_alike_whatever_code_they_are_stored_in() -> Non
 
     assert (kept(by_estimate) - kept(of_float16)).abs().max() < 0.1
     assert kept(by_loss)[1] > 0.95  # the control
+
+
+def test_tokens_that_decoding_says_nothing_of_do_not_blow_a_loss_up() -> None:
+    terms = {"cls_cosine_loss": 1.02, "cls_smooth_l1": 0.1, "patch_cosine_loss": 0.4, "patch_smooth_l1": 0.1}
+    loss = TeacherLoss(
+        per_image=torch.tensor([0.405]), terms={name: torch.tensor([value]) for name, value in terms.items()}
+    )
+    floors = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])  # a constant CLS token: its cosines are those of noise
+    assert float(corrected(loss, floors, weights=WEIGHTS)) == pytest.approx(0.405, abs=1e-6)

@@ -174,7 +174,7 @@ class TeacherEntry(TeacherOptions):
 
     name: TeacherName
     groups: tuple[Text, ...] = ()
-    ratio: Annotated[float, Field(ge=LEAST_RATIO, allow_inf_nan=False)] | None = None
+    ratio: Annotated[float, Field(ge=LEAST_RATIO, allow_inf_nan=False, strict=True)] | None = None
 
 
 class Catalogue(_Section):

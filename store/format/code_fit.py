@@ -203,7 +203,10 @@ class _Halves:
 
 def _problem(held_out: _Measured, fitted: _Measured, images: int) -> str:
     """Return why a code is refused; empty if it is not."""
-    more = f"{images} images are too few or too alike: calibrate with more, 1024 are usually enough"
+    more = (
+        f"{images} images are too few or too alike. Calibrate with more images or views (1024 images are usually "
+        "enough), or keep float16, without a ratio"
+    )
     for kind in KINDS:
         slope, noise = held_out.distortion.slope(kind), held_out.distortion.noise(kind)
         if np.isnan(slope):

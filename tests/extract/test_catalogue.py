@@ -84,6 +84,15 @@ def test_choices_that_contradict(tmp_path: Path, added: str, expected: str) -> N
     assert expected in problems(tmp_path, GOOD.replace('group = "generic"', f'group = "generic"\n{added}'))
 
 
+@pytest.mark.parametrize("ratio", ["'8'", "true", "1", "0", "-4", "nan", "inf"])
+def test_a_ratio_is_a_number_from_2_on(tmp_path: Path, ratio: str) -> None:
+    def with_ratio(value: str) -> str:
+        return GOOD.replace("[[teacher]]", f"[[teacher]]\nratio = {value}")
+
+    assert "teacher[0].ratio" in problems(tmp_path, with_ratio(ratio))
+    assert load_catalogue(written(tmp_path, with_ratio("16"))).teacher[0].ratio == 16
+
+
 def test_not_a_catalogue(tmp_path: Path) -> None:
     assert "not valid TOML" in problems(tmp_path, "dataset = [")
     assert "dataset: missing" in problems(tmp_path, "")

@@ -93,8 +93,12 @@ def stages_table(summary: Mapping[str, Any]) -> Table:
 
 def _bytes_per_row(run: RunView, summary: Mapping[str, Any] | None) -> list[tuple[str, int, str]]:
     """List (array, bytes of one row with its checksum, its shape) of the arrays that training reads."""
-    stored = _stored_bytes(summary)
-    return [(name, stored.get(name) or count, shape) for name, count, shape in _decoded_bytes_per_row(run)]
+    stored, arrays = _stored_bytes(summary), []
+    for name, decoded, shape in _decoded_bytes_per_row(run):
+        count = stored.get(name) or decoded
+        smaller = f", in {decoded / count:.1f} times fewer bytes" if count < decoded else ""
+        arrays.append((name, count, shape + smaller))
+    return arrays
 
 
 def _stored_bytes(summary: Mapping[str, Any] | None) -> dict[str, int]:

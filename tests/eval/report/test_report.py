@@ -252,6 +252,8 @@ def test_bytes_of_a_row_are_those_stored_where_the_extraction_tells_them() -> No
             human_bytes(pixels),
             human_bytes(tokens),
         ]
+        contents = extraction.bytes_table(run, summary).rows[1][1].text
+        assert contents.endswith("float16, in 15.9 times fewer bytes" if tokens == 900 else "channels float16")
 
 
 def test_text_is_escaped_everywhere() -> None:

@@ -53,18 +53,18 @@ class JpegIndexes:
         self._bytes = 0
         self._lock, self._pid = threading.Lock(), os.getpid()
 
-    def get(self, shard: int, *, anew: bool = False) -> JpegIndex:
+    def get(self, shard: int, *, reread: bool = False) -> JpegIndex:
         """Return the index of a shard.
 
         Args:
             shard: number of the shard.
-            anew: read it, with all checksums, even if it is kept: the shard may have been replaced since.
+            reread: read it, with all checksums, even if it is kept: the shard may have been replaced since.
 
         Raises:
             errors.MissingShard: the shard does not exist.
             errors.Damaged: its trailer or its index is damaged.
         """
-        if not anew:
+        if not reread:
             with self._own_lock():
                 if shard in self._kept:
                     self._kept.move_to_end(shard)

@@ -64,8 +64,8 @@ class JpegReader:
         try:
             problem = self._try(node, shard, self._indexes.get(shard), rows, targets, verify=verify)
             if problem is not None:
-                anew = self._indexes.get(shard, anew=True)
-                problem = self._try(node, shard, anew, rows, targets, verify=verify)
+                current = self._indexes.get(shard, reread=True)
+                problem = self._try(node, shard, current, rows, targets, verify=verify)
         except FileNotFoundError as error:
             if isinstance(error, errors.CodistillError):
                 raise

@@ -13,6 +13,8 @@ import numpy as np
 from store import errors
 from store.cache.dataset import Dataset
 from store.common.extras import missing_extra
+from store.compact import forms
+from store.compact.forms import refuse_other_form
 from store.compact.tokens_of_source import blocks
 from store.compact.transfer import take_over
 from store.format import schema
@@ -35,19 +37,6 @@ def require_codec() -> None:
         raise errors.MissingExtra(missing_extra(NEEDED_MODULE, program="store"))
 
 
-def refuse_other_form(target: Dataset, teacher: str) -> None:
-    """Refuse to put an array without `layout` into a dataset that holds tokens or codes of the teacher already.
-
-    Raises:
-        errors.Conflict: it does; they would be left beside it, or in its place.
-    """
-    if teacher not in target.teachers or target.array(teacher).layout is None:
-        return
-    found = "plain float16 tokens" if target.teacher(teacher).code is None else "codes"
-    where = f"'{target.name}/{teacher}' in {target.storage.location}"
-    raise errors.Conflict(f"{where} was begun otherwise: it holds {found}, asked for an archive. Use another --out")
-
-
 def begin_archive(source: Dataset, target: Dataset, teacher: str) -> None:
     """Write the documents of a compressed array and take over the sealed tables; nothing happens where they exist.
 
@@ -56,7 +45,7 @@ def begin_archive(source: Dataset, target: Dataset, teacher: str) -> None:
         errors.Conflict: the target holds them in another form.
     """
     source.status(teacher)
-    refuse_other_form(target, teacher)
+    refuse_other_form(target, teacher, asked=forms.ARCHIVE)
     path = schema.array_path(source.name, teacher)
     base = f"{schema.HIERARCHY}/{source.name}/{teacher}"
     tables = [

@@ -18,9 +18,10 @@ from store.cache.cache import Cache, create
 from store.cache.cache import open as open_cache
 from store.cache.dataset import Dataset
 from store.common.threads import ordered_map
-from store.compact import archive
+from store.compact import archive, forms
 from store.compact.choose_code import Target, choose, description, refuse_ratio
 from store.compact.encode_shards import write_codes
+from store.compact.forms import form_of, refuse_other_form
 from store.compact.tokens_of_source import shards_of
 from store.compact.transfer import objects_below, take_over
 from store.format import schema
@@ -93,10 +94,11 @@ def compact(
     if lossless:
         archive.require_codec()
     if ratio is not None:
-        for dataset in (dataset for dataset in source if dataset.split == "train"):
+        for dataset in filter(_gets_codes, source):
             for teacher in (name for name in dataset.teachers if name in chosen):
                 refuse_ratio(dataset, teacher, ratio)
     target = create(out, source.recipe)
+    _refuse_other_forms(source, target, chosen, lossless=lossless)
     for dataset in source:
         begin_dataset(dataset, target)
     if ratio is None:
@@ -161,7 +163,6 @@ def share_teacher(source: Dataset, target: Dataset, teacher: str) -> None:
     """Give a dataset of the new cache the tokens or codes of a teacher as the source has them."""
     node = source.array(teacher)
     if node.layout is None:
-        archive.refuse_other_form(target, teacher)
         below = f"{schema.HIERARCHY}/{source.name}/{teacher}"
         take_over(source.storage, target.storage, objects_below(source.storage, below))
         return
@@ -177,7 +178,7 @@ def _code_plan(source: Cache, target: Cache, chosen: Sequence[str], *, ratio: fl
     present = 0
     provenance = {"compacted_from": source.uuid}
     for teacher in chosen:
-        datasets = [dataset.name for dataset in source if dataset.split == "train" and teacher in dataset.teachers]
+        datasets = [dataset.name for dataset in source if teacher in dataset.teachers and _gets_codes(dataset)]
         if not datasets:
             notes.append(f"'{teacher}' has no training dataset: its tokens are kept as they are")
             continue
@@ -209,7 +210,7 @@ def _archive_plan(source: Cache, target: Cache, chosen: Sequence[str]) -> _Plan:
     present = 0
     for dataset in source:
         for teacher in (name for name in dataset.teachers if name in chosen):
-            if dataset.array(teacher).layout is None or dataset.teacher(teacher).code is not None:
+            if form_of(dataset, teacher) != forms.TOKENS:
                 notes.append(f"'{dataset.name}/{teacher}' is not stored as plain float16 tokens: it is kept as it is")
                 continue
             archive.begin_archive(dataset, target[dataset.name], teacher)
@@ -223,6 +224,22 @@ def _archive_plan(source: Cache, target: Cache, chosen: Sequence[str]) -> _Plan:
             ]
             converted.append((dataset.name, teacher))
     return _Plan(converted=frozenset(converted), tasks=tuple(tasks), present=present, notes=tuple(notes))
+
+
+def _gets_codes(dataset: Dataset) -> bool:
+    return dataset.split == "train"
+
+
+def _refuse_other_forms(source: Cache, target: Cache, chosen: Sequence[str], *, lossless: bool) -> None:
+    """Refuse a target that an earlier command began with other forms of tokens, before anything is written to it."""
+    for dataset in (dataset for dataset in source if dataset.name in target.datasets):
+        for teacher in dataset.teachers:
+            form = form_of(dataset, teacher)
+            if teacher in chosen and lossless and form == forms.TOKENS:
+                form = forms.ARCHIVE
+            elif teacher in chosen and not lossless and _gets_codes(dataset):
+                form = forms.CODES
+            refuse_other_form(target[dataset.name], teacher, asked=form)
 
 
 def _run(tasks: Sequence[Task], *, progress: bool) -> list[bool]:

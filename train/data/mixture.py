@@ -11,6 +11,7 @@ import numpy as np
 
 from store import Cache, Dataset, TeacherInfo
 from store.common.stateless_random import Int64
+from store.common.text import some
 from store.errors import InvalidInput
 from store.format.code import CodeSpec
 from train.data.sampler import BatchSample
@@ -78,11 +79,25 @@ def cached_forms(sources: Sequence[Source], teachers: Iterable[str]) -> dict[str
     for name in teachers:
         codes = {number: codes[name] for number, codes in enumerate(by_source) if name in codes}
         if len({code.digest for code in codes.values()}) > 1:
-            listed = ", ".join(f"'{sources[number].dataset.name}' {code.digest[:12]}" for number, code in codes.items())
-            raise InvalidInput(f"teacher '{name}' is stored in different codes: {listed}. {ONE_CODE}")
+            holders = [(f"'{sources[number].dataset.name}'", code.digest) for number, code in codes.items()]
+            raise InvalidInput(different_codes(name, holders))
         tokens = any(name in source.reads and number not in codes for number, source in enumerate(sources))
         forms[name] = CachedForm(tokens=tokens or not codes, code=next(iter(codes.values()), None))
     return forms
+
+
+def different_codes(teacher: str, holders: Sequence[tuple[str, str]]) -> str:
+    """Return the message for a teacher whose tokens are stored in several codes.
+
+    Args:
+        teacher: name of the teacher.
+        holders: (what holds codes, digest of the code) of each that does.
+    """
+    by_code: dict[str, list[str]] = {}
+    for holder, digest in holders:
+        by_code.setdefault(digest[:12], []).append(holder)
+    listed = "; ".join(f"{digest} in {some(names)}" for digest, names in by_code.items())
+    return f"teacher '{teacher}' is stored in different codes: {listed}. {ONE_CODE}"
 
 
 @dataclass(frozen=True, kw_only=True)

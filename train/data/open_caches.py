@@ -17,7 +17,7 @@ from store.errors import InvalidConfig, InvalidInput
 from store.format import manifest
 from store.format.code import CodeSpec
 from store.format.schema import CODES, PIXELS
-from train.data.mixture import ONE_CODE, Mixture, RowList, Source, stored_codes
+from train.data.mixture import Mixture, RowList, Source, different_codes, stored_codes
 from train.data.row_filter import Expression
 from train.data.row_filter import parse as parse_subset
 from train.data.teacher_sharing import eligibility_table
@@ -245,13 +245,12 @@ class _Matcher:
         averaged = []
         for name in teachers:
             codes = [
-                (f"'{dataset.name}' of '{self.caches[number].location}' {code.digest[:12]}", code.digest)
+                (f"'{dataset.name}' of '{self.caches[number].location}'", code.digest)
                 for number, dataset in (*training, *held_out)
                 for code in stored_codes(dataset, _available((number, dataset), [name])).values()
             ]
             if len({digest for _, digest in codes}) > 1:
-                listed = ", ".join(where for where, _ in codes)
-                self.problems.append(f"teacher '{name}' is stored in different codes: {listed}. {ONE_CODE}")
+                self.problems.append(different_codes(name, codes))
             if any(stored_codes(dataset, _available((number, dataset), [name])) for number, dataset in training):
                 averaged.append(name)
         if averaged and self.recipe.targets.norm == "ema":

@@ -37,19 +37,24 @@ class BatchLosses:
     def __init__(
         self, *, sources: Sequence[Source], teachers: Mapping[str, TeacherInfo], norms: TargetNorms, weights: Loss
     ) -> None:
-        """Read the floors of the codes; decoders are built when they are first needed.
+        """Read the codes and their floors; decoders are built when they are first needed.
 
         Args:
             sources: sources of the loader, which its batches number.
             teachers: name -> teacher, sorted.
             norms: statistics of the targets, on the device; to be set before the first batch.
             weights: weights of the two distances.
+
+        Raises:
+            Damaged: the arrays of a code are not those recorded.
         """
-        self._sources, self._norms, self._weights = sources, norms, weights
+        self._norms, self._weights = norms, weights
         self._names = list(teachers)
         self._floors = floors_of(sources, self._names)  # (S, T, 2, 2)
+        holders = [(name, source.dataset) for name in self._names for source in sources if source.codes([name])]
+        self._codes = {name: dataset.code(name) for name, dataset in dict(reversed(holders)).items()}  # all are alike
         self._decoders: dict[str, Decoder] = {}
-        self.corrects = any(source.codes(self._names) for source in sources)
+        self.corrects = bool(self._codes)
 
     def of(
         self,
@@ -122,8 +127,7 @@ class BatchLosses:
 
     def _decoder(self, name: str) -> Decoder:
         if name not in self._decoders:
-            source = next(source for source in self._sources if source.codes([name]))
-            self._decoders[name] = Decoder(source.dataset.code(name), self._norms.stored(name))
+            self._decoders[name] = Decoder(self._codes[name], self._norms.stored(name))
         return self._decoders[name]
 
 

@@ -337,14 +337,29 @@ def test_what_cannot_be_is_refused_in_one_line(source: Path, eight: CompactRepor
     assert not (tmp_path / "out").exists()
 
 
+def test_teachers_are_converted_in_one_command(source: Path, tmp_path: Path) -> None:
+    """A teacher that an earlier command shared as it was, or has converted, is told of before anything is written."""
+    compact(source, tmp_path / "new", ratio=8, teachers=["dense"])
+    compact(source, tmp_path / "archive", lossless=True)
+    before = contents(tmp_path / "new", seals=True)
+    for out, teacher, found, asked in (
+        ("new", "vit", "plain float16 tokens", "codes"),
+        ("archive", "dense", "an archive", "codes"),
+    ):
+        with pytest.raises(errors.Conflict, match=f"holds {found}, this command would make it {asked}. Teachers that"):
+            compact(source, tmp_path / out, ratio=8, teachers=[teacher, "dense"])
+    with pytest.raises(errors.Conflict, match=r"'people/dense' in .* holds codes, .* plain float16 tokens"):
+        compact(source, tmp_path / "new", ratio=8, teachers=["vit"])
+    assert contents(tmp_path / "new", seals=True) == before
+
+
 def test_an_archive_is_not_put_beside_codes_or_over_tokens(source: Path, tmp_path: Path) -> None:
     compact(source, tmp_path / "codes", ratio=8, teachers=["dense"])
     compact(source, tmp_path / "archive", lossless=True)
     before = contents(tmp_path / "codes", seals=True)
-    for teacher, found in (("dense", "codes"), ("vit", "plain float16 tokens")):
-        with pytest.raises(errors.Conflict, match=f"'people/{teacher}' in .* was begun otherwise: it holds {found}"):
-            compact(source, tmp_path / "codes", lossless=True, teachers=[teacher])
-    with pytest.raises(errors.Conflict, match="it holds plain float16 tokens, asked for an archive"):
+    with pytest.raises(errors.Conflict, match=r"'people/dense' in .* holds codes, this command would make it an arch"):
+        compact(source, tmp_path / "codes", lossless=True)
+    with pytest.raises(errors.Conflict, match="holds plain float16 tokens, this command would make it an archive"):
         compact(tmp_path / "archive", tmp_path / "codes", ratio=8, teachers=["dense"])
     assert contents(tmp_path / "codes", seals=True) == before
 

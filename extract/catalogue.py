@@ -319,7 +319,10 @@ def _located(catalogue: Catalogue, folder: Path) -> Catalogue:
         )
         for entry in catalogue.dataset
     ]
-    teachers = [entry.model_copy(update={"weights": located(entry.weights)}) for entry in catalogue.teacher]
+    teachers = [
+        entry if entry.random_seed is not None else entry.model_copy(update={"weights": located(entry.weights)})
+        for entry in catalogue.teacher
+    ]
     return catalogue.model_copy(update={"dataset": tuple(datasets), "teacher": tuple(teachers)})
 
 

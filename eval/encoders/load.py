@@ -72,7 +72,8 @@ def open_peers(path: Path, *, cell_px: int, device: torch.device) -> dict[str, O
 
 
 def _open_peer(entry: EncoderEntry, folder: Path, *, cell_px: int, device: torch.device) -> OpenEncoder:
-    located = entry.model_copy(update={"weights": folder / entry.weights})
+    weights = entry.weights if entry.random_seed is not None else folder / entry.weights
+    located = entry.model_copy(update={"weights": weights})
     if entry.model not in (DUNE, RUN):
         return of_teacher(located, name=entry.name, cell_px=cell_px, device=device)
     network: StudentNetwork

@@ -26,7 +26,10 @@ def image_problems(entries: Sequence[DatasetEntry]) -> list[str]:
 def weight_problems(entries: Sequence[TeacherEntry]) -> list[str]:
     """Return a problem for each teacher whose weight file is not where the catalogue says."""
     return [
-        problem for entry in entries for problem in _path_problems(f"teacher '{entry.name}': weights", entry.weights)
+        problem
+        for entry in entries
+        if entry.random_seed is None
+        for problem in _path_problems(f"teacher '{entry.name}': weights", entry.weights)
     ]
 
 

@@ -40,7 +40,7 @@ def measure_rates(catalogue: Catalogue, *, device: str, threads: int, say: Calla
         except (errors.CodistillError, OSError) as error:
             say(f"not measured: {error}")
     for teacher in catalogue.teacher:
-        if teacher.weights.is_file():
+        if teacher.random_seed is not None or teacher.weights.is_file():
             say(f"measuring teacher '{teacher.name}' on {device}")
             rates[teacher.name] = measure_teacher(catalogue, teacher, device=device, threads=threads)
     return rates

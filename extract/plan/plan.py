@@ -219,6 +219,18 @@ def open_if_there(location: str | None, recipe: ViewRecipe) -> Cache | None:
     return cache
 
 
+def refuse_misfit(catalogue: Catalogue, location: str | None) -> None:
+    """Refuse a catalogue that no plan can be made of, before anything is measured or listed.
+
+    Raises:
+        errors.Conflict: the cache was made by another recipe.
+        errors.InvalidInput: a teacher's ratio cannot be met.
+    """
+    cache = open_if_there(location, catalogue.recipe)
+    for teacher in catalogue.teacher:
+        _token_bytes(teacher, token_shape(catalogue, teacher, cache))
+
+
 def parse_rates(text: str, teachers: Sequence[str]) -> dict[str, float]:
     """Read rows per second by array from `views=900,dinov2=250`; a bare number applies to every teacher.
 
@@ -290,13 +302,17 @@ def _tokens_plan(
     rates: Mapping[str, float],
 ) -> ArrayPlan:
     shape = token_shape(catalogue, teacher, cache)
-    row_bytes: dict[Split, int | None] = dict.fromkeys(SPLITS)
-    if shape is not None:
-        try:
-            row_bytes = {"train": shape.row_bytes(teacher.ratio), "val": shape.row_bytes(None)}
-        except errors.InvalidInput as error:
-            raise errors.InvalidInput(f"teacher '{teacher.name}': {error}") from error
+    row_bytes = _token_bytes(teacher, shape)
     return replace(_array_plan(teacher.name, datasets, rates, row_bytes=row_bytes), shape=shape, ratio=teacher.ratio)
+
+
+def _token_bytes(teacher: TeacherEntry, shape: TokenShape | None) -> dict[Split, int | None]:
+    if shape is None:
+        return dict.fromkeys(SPLITS)
+    try:
+        return {"train": shape.row_bytes(teacher.ratio), "val": shape.row_bytes(None)}
+    except errors.InvalidInput as error:
+        raise errors.InvalidInput(f"teacher '{teacher.name}': {error}") from error
 
 
 def _array_plan(

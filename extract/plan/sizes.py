@@ -74,7 +74,7 @@ def token_shape(catalogue: Catalogue, teacher: TeacherEntry, cache: Cache | None
     for known in known_teachers():
         if Path(known.file).name == teacher.weights.name:
             return TokenShape(prefix_tokens=known.prefix_tokens, patch_grid=(side, side), channels=known.channels)
-    if not teacher.weights.is_file():
+    if teacher.random_seed is None and not teacher.weights.is_file():
         return None
     from extract.teachers.loading import load_teacher
 

@@ -19,6 +19,7 @@ from backbones import state_dicts
 from backbones.images import IMAGENET_MEAN, IMAGENET_STD, normalise
 from extract.teachers.options import Request
 from store.errors import InvalidInput
+from store.format.attributes import RANDOM_SEED
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 AUTOCAST_MODULES = (nn.Linear, nn.Conv2d)  # exactly these; subclasses may compute with their weights in float32
@@ -179,7 +180,7 @@ class Teacher(nn.Module, ABC):
             "channels": self.channels,
             "compute_dtype": self.request.dtype,
             "tf32": self.request.tf32,
-        }
+        } | ({} if self.request.random_seed is None else {RANDOM_SEED: self.request.random_seed})
 
     def provenance(self) -> dict[str, Any]:
         """Return weight file, device, layout and library versions, as JSON; shown and never enforced."""
@@ -187,13 +188,17 @@ class Teacher(nn.Module, ABC):
         cuda = device.type == "cuda"
         return {
             "model": self.model,
-            "weights_file": self.request.weights.name,
-            "weights_file_sha256": self._file_sha256,
+            **self._weights_provenance(),
             "device": torch.cuda.get_device_name(device) if cuda else device.type,
             "channels_last": self.request.channels_last,
             "compile": self.request.compile,
             "versions": {name: version(name) for name in ("codistill", "torch", "timm")},
         }
+
+    def _weights_provenance(self) -> dict[str, Any]:
+        if self.request.random_seed is not None:
+            return {RANDOM_SEED: self.request.random_seed}
+        return {"weights_file": self.request.weights.name, "weights_file_sha256": self._file_sha256}
 
     @cached_property
     def _file_sha256(self) -> str:

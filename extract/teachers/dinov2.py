@@ -1,13 +1,20 @@
 """DINOv2 S, B, L and g, with and without registers (Apache-2.0; facebookresearch/dinov2)."""
 
+from dataclasses import asdict
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from backbones import dino, state_dicts, weight_files
 from backbones.vit import DinoVisionTransformer
+from extract.teachers import random_weights
 from extract.teachers.base import Teacher
 from extract.teachers.options import Request
 
 STATE_NAMES = ("model", "teacher", "state_dict")
+REGISTERS = 4  # of the released model that DUNE's teacher is
+LARGE: dict[str, Any] = {"embed_dim": 1024, "depth": 24, "patch_size": 14, "pos_grid": (37, 37), "layer_scale": 1.0}
 
 
 class DinoTeacher(Teacher):
@@ -62,6 +69,8 @@ def build(request: Request) -> Teacher:
         InvalidInput: the file holds another architecture.
     """
     request.refuse("stride")
+    if request.random_seed is not None:
+        return random_dino(request, register_tokens=REGISTERS, keep_cls=True)
     state = state_dicts.strip_wrappers(
         state_dicts.find(weight_files.load(request.weights), STATE_NAMES, source=request.source)
     )
@@ -73,3 +82,26 @@ def build(request: Request) -> Teacher:
         source=request.source,
     )
     return DinoTeacher(network, request=request, architecture=architecture, keep_cls=True)
+
+
+def random_dino(request: Request, *, register_tokens: int, keep_cls: bool) -> DinoTeacher:
+    """Build ViT-L/14, the size of DUNE's teachers, with random weights.
+
+    Args:
+        request: options with a random seed.
+        register_tokens: registers between CLS and patches.
+        keep_cls: keep CLS as the prefix token.
+    """
+    assert request.random_seed is not None
+    architecture = dino.DinoArchitecture(
+        **LARGE,
+        num_heads=request.num_heads or LARGE["embed_dim"] // dino.HEAD_DIM,
+        register_tokens=register_tokens,
+        qkv_bias=True,
+        mlp_hidden=4 * LARGE["embed_dim"],
+        swiglu=False,
+    )
+    with torch.device("meta"):
+        network = DinoVisionTransformer(**asdict(architecture), pos_rule=request.rule if register_tokens else "dune")
+    random_weights.fill(network, request.random_seed)
+    return DinoTeacher(network, request=request, architecture=architecture, keep_cls=keep_cls)

@@ -13,6 +13,7 @@ from torch import Tensor
 from backbones import state_dicts, weight_files
 from backbones.dino import HEAD_DIM
 from backbones.images import IMAGENET_MEAN, IMAGENET_STD, normalise
+from extract.teachers import random_weights
 from extract.teachers.base import Teacher, dune_resize
 from extract.teachers.croco import CrocoEncoder
 from extract.teachers.options import Request
@@ -21,6 +22,7 @@ from store.errors import InvalidInput
 STATE_NAMES = ("model",)
 ENCODER = {"patch_embed.": "patch_embed.", "enc_blocks.": "blocks.", "enc_norm.": "norm."}
 HALF = (0.5, 0.5, 0.5)
+LARGE = {"embed_dim": 1024, "depth": 24, "patch_size": 16, "mlp_hidden": 4096}  # of the released files
 CLASSES = {"AsymmetricMASt3R": "mast3r", "AsymmetricCroCo3DStereo": "dust3r"}  # how `args.model` begins
 TENSORS = {"prediction_head.": "croco", "downstream_head": "mast3r or dust3r", "dec_blocks2.": "mast3r or dust3r"}
 
@@ -70,6 +72,12 @@ def build(request: Request) -> Teacher:
         InvalidInput: the file holds another architecture, or one of the other two models.
     """
     request.refuse("rule", "stride")
+    if request.random_seed is not None:
+        architecture = LARGE | {"num_heads": request.num_heads or LARGE["embed_dim"] // HEAD_DIM}
+        with torch.device("meta"):
+            network = CrocoEncoder(**architecture)
+        random_weights.fill(network, request.random_seed)
+        return CrocoTeacher(network, request=request, architecture=architecture)
     checkpoint = weight_files.load(request.weights)
     state = state_dicts.strip_wrappers(state_dicts.find(checkpoint, STATE_NAMES, source=request.source))
     _check_kind(checkpoint, state, request)

@@ -2,7 +2,7 @@
 
 from backbones import dino, state_dicts, weight_files
 from extract.teachers.base import Teacher
-from extract.teachers.dinov2 import DinoTeacher
+from extract.teachers.dinov2 import DinoTeacher, random_dino
 from extract.teachers.options import Request
 from store.errors import InvalidInput
 
@@ -19,6 +19,8 @@ def build(request: Request) -> Teacher:
         InvalidInput: no Multi-HMR backbone in the file.
     """
     request.refuse("stride")
+    if request.random_seed is not None:
+        return random_dino(request, register_tokens=0, keep_cls=False)
     state = state_dicts.strip_wrappers(
         state_dicts.find(weight_files.load(request.weights), STATE_NAMES, source=request.source)
     )

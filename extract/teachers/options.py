@@ -4,6 +4,7 @@ The keys are those of a catalogue's `[[teacher]]` table and the arguments of `ex
 configurations hold these types.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,6 +17,7 @@ STUDENT_PATCH_PX = 14
 
 Rule = Literal["dune", "hub"]
 Dtype = Literal["float32", "float16", "bfloat16"]
+RANDOM = re.compile(r"random(?::(\d{1,9}))?")  # in place of a weight file
 
 
 class TeacherOptions(pydantic.BaseModel):
@@ -23,7 +25,8 @@ class TeacherOptions(pydantic.BaseModel):
 
     Attributes:
         model: `dinov2`, `mast3r`, `dust3r`, `croco`, `multihmr`, `timm:<model name>`, or `<module>:<function>`.
-        weights: file in the released layout, or the same tensors as safetensors.
+        weights: file in the released layout, or the same tensors as safetensors; `random` or `random:SEED` builds the
+            network without a file, for trials of a pipeline.
         dtype: `float32`, or autocast to `float16` or `bfloat16`; part of the identity.
         rule: how DINOv2's positions are resampled: `dune`, as DUNE's targets were made, or `hub`, as the public
             models do.
@@ -45,6 +48,19 @@ class TeacherOptions(pydantic.BaseModel):
     tf32: bool = False
     channels_last: bool = False
     compile: bool = False
+
+    @pydantic.field_validator("weights")
+    @classmethod
+    def _seed_is_number(cls, value: Path) -> Path:
+        if str(value).startswith("random:") and not RANDOM.fullmatch(str(value)):
+            raise ValueError(f"expected a file, 'random' or 'random:SEED' with a whole number, found '{value}'")
+        return value
+
+    @property
+    def random_seed(self) -> int | None:
+        """Seed of random weights; None where weights are those of a file."""
+        match = RANDOM.fullmatch(str(self.weights))
+        return int(match.group(1) or 0) if match else None
 
 
 class Request(TeacherOptions):

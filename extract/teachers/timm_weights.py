@@ -9,7 +9,7 @@ from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
 from backbones import state_dicts, weight_files
-from extract.teachers import efficientnet_lite
+from extract.teachers import efficientnet_lite, random_weights
 from extract.teachers.options import Request
 from store.common.config import near_miss
 from store.errors import InvalidInput
@@ -33,6 +33,9 @@ def load(request: Request) -> Any:
         InvalidInput: unknown model, or a file that does not hold it.
     """
     network = create(request.model.removeprefix(PREFIX))
+    if request.random_seed is not None:
+        random_weights.fill(network, request.random_seed)
+        return network
     state = state_dicts.strip_wrappers(
         state_dicts.find(weight_files.load(request.weights), STATE_NAMES, source=request.source)
     )

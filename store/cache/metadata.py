@@ -12,7 +12,7 @@ import pyarrow as pa
 from store import errors
 from store.cache import code_files
 from store.format import layout, manifest, schema, tables
-from store.format.attributes import CacheAttributes, DatasetAttributes, TeacherAttributes, check_array
+from store.format.attributes import RANDOM_SEED, CacheAttributes, DatasetAttributes, TeacherAttributes, check_array
 from store.format.code import Code
 from store.format.code_spec import CodeSpec
 from store.format.schema import CODES, HIERARCHY, PIXELS, TOKENS, ArrayNode, Node
@@ -51,6 +51,16 @@ class TeacherInfo:
     def patches(self) -> int:
         """Number of patch tokens."""
         return self.patch_grid[0] * self.patch_grid[1]
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether the network had random weights: its tokens serve trials of a pipeline and mean nothing."""
+        return RANDOM_SEED in self.identity
+
+    @property
+    def random_note(self) -> str:
+        """`random weights, seed 0` for people; empty for weights of a file."""
+        return f"random weights, seed {self.identity[RANDOM_SEED]}" if self.random_weights else ""
 
 
 class DatasetMetadata:

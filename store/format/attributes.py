@@ -33,6 +33,7 @@ PIXEL_FORMS = ("raw", "jpeg")
 ARCHIVE = "archive"  # its codec
 SPLITS = ("train", "val")
 MODES = ("train", "center")
+RANDOM_SEED = "random_weights_seed"  # in the identity of a teacher that was built without weights, for trials
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -229,7 +229,7 @@ def plan(
         threads: threads for measuring.
     """
     from extract.catalogue import load_catalogue, narrowed
-    from extract.plan.plan import parse_rates
+    from extract.plan.plan import parse_rates, refuse_misfit
     from extract.plan.show import show_choices, show_plan
     from extract.plan.tables import parse_choices
 
@@ -244,6 +244,7 @@ def plan(
         return
     asked = choices[0]
     rates = parse_rates(rows_per_second, [teacher.name for teacher in asked.teacher])
+    refuse_misfit(asked, cache)
     if calibrate and not rates:
         from backbones.device import resolve_device
         from extract.plan.measure_rates import measure_rates

@@ -113,6 +113,18 @@ def test_measured_on_this_machine(
     assert not (tmp_path / "cache").exists()
 
 
+def test_a_ratio_that_cannot_be_met_is_refused_before_measuring(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    builders.image_folder(tmp_path / "images", 3)
+    catalogue = small_catalogue(tmp_path)
+    catalogue.write_text(catalogue.read_text().replace('name = "first"', 'name = "first"\nratio = 900', 1))
+    assert main(["plan", str(catalogue), "--device", "cpu"]) == 2
+    printed = capsys.readouterr()
+    assert "teacher 'first': ratio 900 cannot be met" in printed.err
+    assert "measuring" not in printed.err
+
+
 def test_rates() -> None:
     assert parse_rates("views=900, a=2.5", ["a", "b"]) == {"pixels": 900, "a": 2.5}
     assert parse_rates("250,b=1", ["a", "b"]) == {"a": 250, "b": 1}

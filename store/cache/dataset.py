@@ -215,6 +215,7 @@ class Dataset(DatasetMetadata):
         out: Mapping[str, npt.NDArray[Any]] | None = None,
         verify: bool = True,
         raw: bool = False,
+        places: npt.NDArray[np.integer[Any]] | None = None,
     ) -> dict[str, npt.NDArray[Any]]:
         """Return rows of several arrays, in the order asked for.
 
@@ -224,6 +225,7 @@ class Dataset(DatasetMetadata):
             out: buffers [B, ...] by name to read into, C-contiguous; allocated for names that have none.
             verify: check the crc32c of every row.
             raw: give the codes of teachers that have a code as they are stored; others are not changed by it.
+            places: integers [B], the place of each row in the buffers, which may then be longer; None means in order.
 
         Returns:
             Arrays [B, ...] by name: uint8 [B, H, W, 3] pixels, float16 [B, N, C] tokens; with `raw`, uint8 [B, bytes]
@@ -235,7 +237,7 @@ class Dataset(DatasetMetadata):
             errors.Damaged: a checksum differs.
             errors.InvalidInput: a row is out of bounds or a buffer does not fit.
         """
-        return self._reader.read(rows, names, out=out, verify=verify, raw=raw)
+        return self._reader.read(rows, names, out=out, verify=verify, raw=raw, places=places)
 
     def status(self, array: str) -> npt.NDArray[np.uint8]:
         """Return the sealed status of every row: 0 missing, 1 ok, 2 failed.

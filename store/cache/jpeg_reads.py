@@ -33,25 +33,33 @@ class JpegReader:
         self._where, self._how_to_make = where, how_to_make
 
     def plan(
-        self, node: ArrayNode, rows: npt.NDArray[np.int64], out: npt.NDArray[Any], *, verify: bool
+        self,
+        node: ArrayNode,
+        rows: npt.NDArray[np.int64],
+        out: npt.NDArray[Any],
+        *,
+        verify: bool,
+        places: npt.NDArray[np.int64] | None = None,
     ) -> Iterator[Task]:
         """Yield tasks that fill `out`; independent threads may run them.
 
         Args:
             node: the pixels.
             rows: int64 [B], within bounds, any order, duplicates allowed.
-            out: uint8 [B, H, W, 3], C-contiguous, writable.
+            out: uint8 [B, H, W, 3], C-contiguous, writable; of any length with `places`.
             verify: check the crc32c of every row, as stored and as decoded.
+            places: int64 [B], the place of each row in `out`; None means in order.
         """
         assert node.layout is not None
         order = np.argsort(rows, kind="stable")
         numbers = rows[order]
+        targets = order if places is None else places[order]
         shards = numbers // node.layout.shard_rows
         cuts = np.flatnonzero(np.diff(shards)) + 1
         for first, last in pairwise([0, *cuts.tolist(), len(numbers)]):
             for start in range(first, last, TASK_ROWS):
                 part = slice(start, min(start + TASK_ROWS, last))
-                yield _JpegTask(self, node, numbers[part].tolist(), [out[i] for i in order[part].tolist()], verify)
+                yield _JpegTask(self, node, numbers[part].tolist(), [out[i] for i in targets[part].tolist()], verify)
 
     def require(self, shard: int) -> None:
         """Raise unless a shard is of this array, before memory is asked for rows of the size claimed."""

@@ -1,6 +1,6 @@
 """Reader of a dataset: random rows into the caller's buffers, and whole shards for the next stage."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -62,6 +62,7 @@ class Reader:
         out: Mapping[str, npt.NDArray[Any]] | None,
         verify: bool,
         raw: bool = False,
+        places: npt.NDArray[np.integer[Any]] | None = None,
     ) -> dict[str, npt.NDArray[Any]]:
         """See `Dataset.read`."""
         numbers = self._row_numbers(rows)
@@ -70,9 +71,11 @@ class Reader:
         if unexpected:
             raise errors.InvalidInput(f"out: {unexpected} were not asked for; asked for: {list(nodes)}")
         targets: dict[str, npt.NDArray[Any]] = {}
+        positions = None if places is None else _checked_places(places, out or {}, nodes, rows=len(numbers))
         for name, node in nodes.items():
             row_shape, dtype = self._metadata.row_type(name, raw=raw)
-            given, shape = (out or {}).get(name), (len(numbers), *row_shape)
+            given = (out or {}).get(name)
+            shape = (len(numbers) if positions is None or given is None else len(given), *row_shape)
             _check_target(name, shape, dtype, given)
             self._require_ok(name, node, numbers)
             self._require_bytes(name, node, numbers)
@@ -80,7 +83,7 @@ class Reader:
         tasks: list[Task] = []
         for name, node in nodes.items():
             code = self._code(name, node, raw=raw)
-            read = RowRead(node=node, rows=numbers, out=targets[name], verify=verify, code=code)
+            read = RowRead(node=node, rows=numbers, out=targets[name], verify=verify, code=code, places=positions)
             tasks += self._plan(read)
         self._team.run(tasks)
         return targets
@@ -114,7 +117,7 @@ class Reader:
     def _plan(self, read: RowRead) -> Iterator[Task]:
         """Yield the tasks of a read, by the form in which the array is stored."""
         if isinstance(read.node.layout, IndexedLayout):
-            return self._jpeg.plan(read.node, read.rows, read.out, verify=read.verify)
+            return self._jpeg.plan(read.node, read.rows, read.out, verify=read.verify, places=read.places)
         return plan_reads(read, self._context)
 
     @cached_property
@@ -184,6 +187,27 @@ class Reader:
             missing = rows[known.values[rows] == MISSING]
             known.read_shards(np.unique(missing // node.layout.shard_rows).tolist(), self._team, check_pixels=True)
         return known.values
+
+
+def _checked_places(
+    places: npt.NDArray[np.integer[Any]],
+    out: Mapping[str, npt.NDArray[Any]],
+    names: Iterable[str],
+    *,
+    rows: int,
+) -> npt.NDArray[np.int64]:
+    """Return places in buffers as int64; refuse them unless every row has one of its own in every buffer."""
+    positions = np.asarray(places)
+    problems = [f"out has no buffer '{name}'" for name in names if name not in out]
+    if positions.shape != (rows,) or positions.dtype.kind not in "iu":
+        problems.append(f"expected {rows} integers, found {positions.dtype} {positions.shape}")
+    elif rows:
+        shortest = min((len(buffer) for buffer in out.values() if buffer.ndim), default=0)
+        if positions.min() < 0 or positions.max() >= shortest or len(np.unique(positions)) < rows:
+            problems.append(f"expected different numbers from 0 to {shortest - 1}")
+    if problems:
+        raise errors.InvalidInput(f"places: {'; '.join(problems)}")
+    return positions.astype(np.int64)
 
 
 def _check_target(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], given: npt.NDArray[Any] | None) -> None:

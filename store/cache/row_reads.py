@@ -33,10 +33,11 @@ class RowRead:
     Attributes:
         node: array to read.
         rows: int64 [B], within bounds, any order, duplicates allowed.
-        out: [B, ...] of the array's row shape and type, C-contiguous, writable.
+        out: [B, ...] of the array's row shape and type, C-contiguous, writable; of any length with `places`.
         verify: check the crc32c of every row.
         crc32c: uint32 [B], checksums that verified rows must have, from a trailer; None checks those in the slots.
         code: code that rows are decoded with, `out` being float16 [B, N, C]; None gives rows as they are stored.
+        places: int64 [B], the place of each row in `out`, each once; None means in order.
     """
 
     node: ArrayNode
@@ -45,6 +46,11 @@ class RowRead:
     verify: bool
     crc32c: npt.NDArray[np.uint32] | None = None
     code: Code | None = None
+    places: npt.NDArray[np.int64] | None = None
+
+    def place_of(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the places in `out` of the rows at `positions` of `rows`."""
+        return positions if self.places is None else self.places[positions]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +87,10 @@ def plan_reads(read: RowRead, context: ReadContext) -> Iterator[Task]:
     order = np.argsort(read.rows, kind="stable")
     rows = read.rows[order]
     starts = _call_starts(rows, layout, context.storage.call_bytes)
-    targets = list(read.out.reshape(len(rows), -1).view(np.uint8))
+    targets = list(read.out.reshape(len(read.out), -1).view(np.uint8))
     crcs = np.empty((len(rows), CHECKSUM_BYTES), np.uint8)
     buffers: list[Any] = [None] * (2 * len(rows))
-    buffers[0::2] = [targets[target] for target in order.tolist()]
+    buffers[0::2] = [targets[target] for target in read.place_of(order).tolist()]
     buffers[1::2] = list(crcs)
     expected = [crcs.view("<u4")[:, 0], *([] if read.crc32c is None else [read.crc32c[order]])]
     stops = [*starts[1:].tolist(), len(rows)]
@@ -179,12 +185,12 @@ def _read_and_decode(read: RowRead, code: Code, context: ReadContext, targets: n
     rows = read.rows[targets]
     codes = np.empty((len(rows), *read.node.row_shape), read.node.dtype)
     crc32c = None if read.crc32c is None else read.crc32c[targets]
-    for task in plan_reads(replace(read, rows=rows, out=codes, crc32c=crc32c, code=None), context):
+    for task in plan_reads(replace(read, rows=rows, out=codes, crc32c=crc32c, code=None, places=None), context):
         task()
     per_call = max(1, DECODED_VALUES // math.prod(read.out.shape[1:]))
     for start in range(0, len(rows), per_call):
         part = slice(start, start + per_call)
-        places = targets[part]
+        places = read.place_of(targets[part])
         if (np.diff(places) == 1).all():
             code.decode(codes[part], rows[part], out=read.out[places[0] : places[-1] + 1])
         else:
@@ -198,8 +204,9 @@ def _read_through_zarr(read: RowRead, context: ReadContext) -> None:
     where, done = f"'{context.describe(read.node)}'", 0
     try:
         array = open_array(context.storage, read.node.path)
+        places = read.place_of(np.arange(len(read.rows))).tolist()
         for row in read.rows.tolist():  # in the order asked for
-            read.out[done] = array[row]
+            read.out[places[done]] = array[row]
             done += 1
     except errors.CodistillError:
         raise

@@ -29,6 +29,7 @@ from tests.store.builders import (
     write_tokens,
 )
 
+GOLDEN = Path(__file__).parents[2] / "golden/store"
 TOKENS = "features.zarr/bedlam/t/tokens"
 
 
@@ -57,6 +58,35 @@ def test_rows_go_into_the_callers_buffers(sealed: store.Dataset) -> None:
     np.testing.assert_array_equal(shared[2:4], [tokens_of(8), tokens_of(1)])
     assert not shared[:2].any()
     assert not shared[4:].any()
+
+
+@pytest.mark.parametrize(
+    ("cache", "dataset"), [("cache-v1", "people"), ("cache-jpeg", "rooms"), ("cache-codes", "people")]
+)
+@pytest.mark.parametrize("raw", [False, True])
+def test_rows_go_to_their_places_in_longer_buffers(cache: str, dataset: str, raw: bool) -> None:
+    """Of all forms: raw pixels, JPEG, float16 tokens, codes as stored and decoded."""
+    opened = store.open(GOLDEN / cache / "cache")[dataset]
+    names = ["pixels", *opened.teachers]
+    rows = np.tile(opened.valid_rows(names)[::-1], 3)[:3]  # there are two in some
+    plain = opened.read(rows, names, raw=raw)
+    longer = {name: np.full((6, *values.shape[1:]), 7, values.dtype) for name, values in plain.items()}
+    opened.read(rows, names, out=longer, raw=raw, places=np.array([5, 1, 2]))
+    for name, values in plain.items():
+        np.testing.assert_array_equal(longer[name][[5, 1, 2]], values)
+        assert (longer[name][[0, 3, 4]] == 7).all()
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [([0, 1], "expected 3 integers"), ([0, 1, 1], "different numbers from 0 to 3"), ([0, 1, 4], "from 0 to 3")],
+)
+def test_places_that_do_not_exist_or_repeat_are_refused(sealed: store.Dataset, places: list[int], message: str) -> None:
+    buffer = np.zeros((4, 7, CHANNELS), np.float16)
+    with pytest.raises(errors.InvalidInput, match=message):
+        sealed.read([0, 1, 2], ["t"], out={"t": buffer}, places=np.array(places))
+    with pytest.raises(errors.InvalidInput, match="no buffer 'pixels'"):
+        sealed.read([0, 1, 2], ["t", "pixels"], out={"t": buffer}, places=np.arange(3))
 
 
 def test_buffers_that_do_not_fit_are_refused(sealed: store.Dataset) -> None:

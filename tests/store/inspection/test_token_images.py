@@ -71,3 +71,21 @@ def test_tokens_that_are_alike_have_one_colour() -> None:
 def test_levels_of_one_value_and_beyond_the_range() -> None:
     assert levels(np.array([3.0, 3.0]), 3.0, 3.0).tolist() == [0.5, 0.5]
     assert levels(np.array([-1.0, 0.0, 1.0, 2.0, 9.0]), 0.0, 2.0).tolist() == [0.0, 0.0, 0.5, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("shape", [(150, 300), (300, 150)])  # fewer tokens than channels, and more
+@pytest.mark.parametrize("decay", [0.7, 0.0])  # of the spectrum; without, subspace iteration does not converge
+def test_components_of_many_channels_are_those_of_a_singular_value_decomposition(
+    shape: tuple[int, int], decay: float
+) -> None:
+    values = np.random.default_rng(5).normal(size=shape) * np.arange(1, shape[1] + 1) ** -decay
+    expected = np.linalg.svd(values - values.mean(axis=0))[2][:3]
+    components = pca_basis(values).components
+    assert np.abs((components * expected).sum(axis=1)).min() > 1 - 1e-9
+    assert all(component[np.abs(component).argmax()] > 0 for component in components)
+
+
+def test_tokens_that_vary_in_one_direction_have_one_component() -> None:
+    line = np.outer(np.linspace(0, 1, 20), np.arange(1.0, 301.0))
+    components = pca_basis(line).components
+    np.testing.assert_allclose(np.linalg.norm(components, axis=1), [1, 0, 0], atol=1e-12)

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from extract.teachers.options import STUDENT_PATCH_PX, TeacherOptions
 from store import errors
+from store.cache.metadata import random_weights_note
 from store.common import config
 from store.format import schema
 
@@ -191,6 +192,11 @@ class Catalogue(_Section):
     recipe: ViewRecipe = ViewRecipe()
     dataset: tuple[DatasetEntry, ...]
     teacher: tuple[TeacherEntry, ...] = ()
+
+    @property
+    def random_note(self) -> str:
+        """Warning about the teachers with random weights; empty without any."""
+        return random_weights_note(entry.name for entry in self.teacher if entry.random_seed is not None)
 
     def dataset_named(self, name: str) -> DatasetEntry:
         """Return the entry of this dataset. Raises errors.MissingName."""

@@ -187,7 +187,10 @@ def card_facts(run: Run) -> CardFacts:
         name=run.directory.resolve().name,
         recipe=run.recipe.name,
         steps=run.step,
-        teachers={name: f"identity {info.identity_digest[:12]}" for name, info in run.teachers.items()},
+        teachers={
+            name: ", ".join(filter(None, (f"identity {info.identity_digest[:12]}", info.random_note)))
+            for name, info in run.teachers.items()
+        },
         datasets=sorted(name for name, split in datasets.items() if split == "train"),
         fidelity=fidelity,
     )

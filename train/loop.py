@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from store.cache.metadata import random_weights_note
 from store.errors import InvalidInput
 from train.data.buffers import row_bytes
 from train.data.loader import Loader
@@ -161,6 +162,9 @@ def train(
         for text in (lock.note, note, slow_bf16(recipe, ranks.device), note_on_codes(forms, recipe)):
             if text:
                 run_logger.show(f"note: {text}")
+        warning = random_weights_note(name for name, teacher in mixture.teachers.items() if teacher.random_weights)
+        if warning:
+            run_logger.show(f"warning: {warning}")
         run_logger.show(
             f"{out.name}: {sum(mixture.group_rows.values()):,} rows in groups {mixture.group_rows}, teachers "
             f"{', '.join(mixture.teachers)}; {parameters / 1e6:.1f} M parameters on {ranks.device}; "

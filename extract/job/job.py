@@ -21,6 +21,7 @@ from extract.views.stored_bytes import pixels_row_bytes
 from store import Cache, errors
 from store import create as create_cache
 from store import open as open_cache
+from store.cache.metadata import random_weights_note
 from store.common.text import human_bytes
 from store.format.schema import PIXELS
 from store.sealing.seal import seal
@@ -102,6 +103,8 @@ class _JobRunner:
         self._job, self._cache = selection.job, cache
         self._datasets, self._teachers = selection.datasets, selection.teachers
         self._notes = selection.notes
+        entries = selection.teacher_entries
+        self._random_note = random_weights_note(entry.name for entry in entries if entry.random_seed is not None)
         self._executor, self._log, self._stream = executor, log, stream
         self._stage_reports: list[StageReport] = []
         self._failed: dict[str, Counter[str]] = {}
@@ -121,6 +124,8 @@ class _JobRunner:
         problem = None
         for note in self._notes:
             self._say(note, ())
+        if self._random_note:
+            self._say(f"warning: {self._random_note}", ())
         try:
             for stage, step in steps.items():
                 if stage in self._job.stages:
@@ -271,6 +276,7 @@ class _JobRunner:
             problem=problem,
             failed=self._failed,
             codes=self._codes,
+            random_note=self._random_note,
         )
 
     def _row_bytes(self, dataset: str, array: str) -> int:

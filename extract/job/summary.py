@@ -64,6 +64,7 @@ class RunReport:
         failed: array -> number of failed rows of the job's datasets by kind of reason, those of earlier jobs included;
             known once they are sealed.
         codes: codes of the teachers that have a ratio.
+        random_note: warning about teachers with random weights; empty without any.
     """
 
     cache: str
@@ -73,6 +74,7 @@ class RunReport:
     problem: str | None = None
     failed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     codes: Sequence[CalibrationReport] = ()
+    random_note: str = ""
 
     @property
     def missing_rows(self) -> int:
@@ -113,6 +115,8 @@ def sentences_of(report: RunReport) -> list[str]:
     if report.bytes_per_row:
         sizes = ", ".join(f"{array} {size:,}" for array, size in report.bytes_per_row.items())
         sentences.append(f"bytes per row: {sizes}; {sum(report.bytes_per_row.values()):,} in all")
+    if report.random_note:
+        sentences.append(f"warning: {report.random_note}")
     for state in report.arrays:
         if state.missing:
             shards = f"{len(state.missing)} of {state.shards} shards"

@@ -122,6 +122,7 @@ class Plan:
         arrays: plans of the arrays, pixels first.
         free_bytes: free space at the cache; None if it is unknown.
         jpeg_bytes_per_px: bytes of a JPEG over its pixels, measured or a typical value.
+        random_note: warning about teachers with random weights; empty without any.
     """
 
     recipe: ViewRecipe
@@ -129,6 +130,7 @@ class Plan:
     arrays: Sequence[ArrayPlan]
     free_bytes: int | None
     jpeg_bytes_per_px: float = JPEG_BYTES_PER_PX
+    random_note: str = ""
 
     @property
     def image_size(self) -> int:
@@ -196,6 +198,7 @@ def make_plan(
         arrays=[pixels, *tokens],
         free_bytes=free_bytes,
         jpeg_bytes_per_px=jpeg_bytes_per_px,
+        random_note=catalogue.random_note,
     )
 
 

@@ -117,6 +117,8 @@ def sentences(plan: Plan) -> Iterator[str]:
     unknown = [array.array for array in plan.arrays if not array.known_size]
     if unknown:
         yield f"size unknown, neither weights nor a known file name: {', '.join(unknown)}"
+    if plan.random_note:
+        yield plan.random_note
     rows_of = {dataset.entry.name: dataset.rows for dataset in plan.datasets}
     note = many_shards_note(rows_of, shard_rows=plan.recipe.shard_rows, image_size=plan.image_size)
     if note is not None:

@@ -128,7 +128,7 @@ def _teachers(info: CacheInfo, *, ascii_only: bool) -> Table:
             Text(teacher.name, style="bold"),
             ", ".join(teacher.groups) or "-",
             f"({prefix}{grid}) x {teacher.channels}",
-            teacher.identity_digest[:SHORT_DIGEST],
+            teacher.identity_digest[:SHORT_DIGEST] + (f" ({teacher.random_note})" if teacher.random_note else ""),
             "all" if everywhere else ", ".join(teacher.datasets),
         )
     return table

@@ -10,6 +10,7 @@ from eval.report.page import Block, Card, Chart, ChartsBlock, Item, ListBlock, S
 from eval.report.run_view import RunView
 from eval.report.tables import Cell, Column, Table, number_cell, text_cell
 from store.common.text import human_duration
+from store.format.attributes import RANDOM_SEED
 from train.run import log
 from train.run.curves import running_mean, window
 from train.run.headline import DEFINITION, PATCH_COSINE, patch_cosine
@@ -165,6 +166,14 @@ def _architecture(info: Mapping[str, Any]) -> str:
     return str(architecture.get("name", "")) if isinstance(architecture, Mapping) else str(architecture)
 
 
+def _weights(identity: Mapping[str, Any]) -> Cell:
+    """Return the cell of a teacher's weights, which says where they are random."""
+    fingerprint = str(identity.get("weights_sha256", ""))[:12]
+    if RANDOM_SEED in identity:
+        return text_cell(fingerprint, beside=f"random weights, seed {identity[RANDOM_SEED]}", css="mono")
+    return text_cell(fingerprint, css="mono")
+
+
 def _short(uuids: Sequence[str]) -> str:
     return ", ".join(uuid[:8] for uuid in uuids)
 
@@ -231,7 +240,7 @@ def _teachers_table(runs: Sequence[RunView]) -> Table:
             number_cell(info["prefix_tokens"], digits=0),
             number_cell(info["channels"], digits=0),
             text_cell(info["identity"].get("compute_dtype")),
-            text_cell(str(info["identity"].get("weights_sha256", ""))[:12], css="mono"),
+            _weights(info["identity"]),
             text_cell(digest[:12], css="mono"),
         ]
         for (name, digest), info in sorted(teachers.items())

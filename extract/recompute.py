@@ -70,7 +70,8 @@ class CatalogueRecomputer:
             raise errors.Conflict(f"'{dataset.name}/{teacher}' was made by another teacher. {'; '.join(differing)}")
         batching = Batching.recorded(provenance) or self._other_batching(dataset, teacher)
         self._batchings[dataset.name, teacher] = batching
-        run = runner.for_shard(self._worker.encoder(dataset, runner), pixels.trailer.rows.start)
+        first_row = dataset.first_row + pixels.trailer.rows.start
+        run = runner.for_shard(self._worker.encoder(dataset, runner), first_row)
         yield from recompute(run, batching, pixels.data, pixels.status == OK, positions)
 
     def provenance(self, dataset: Dataset, array: str) -> Mapping[str, Any]:

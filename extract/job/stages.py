@@ -174,7 +174,7 @@ def features_shard(
     reasons: list[str] = []
     provenance = {**runner.provenance, **batching.as_provenance()}
 
-    run = runner.for_shard(encoder, rows.start)
+    run = runner.for_shard(encoder, dataset.first_row + rows.start)
 
     def compute(window: range) -> list[Row | str | None]:
         return batching.compute(run, pixels.data, usable, window)

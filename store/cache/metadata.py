@@ -15,6 +15,7 @@ from store.format import layout, manifest, schema, tables
 from store.format.attributes import RANDOM_SEED, CacheAttributes, DatasetAttributes, TeacherAttributes, check_array
 from store.format.code import Code
 from store.format.code_spec import CodeSpec
+from store.format.parts import PART, whole_name
 from store.format.schema import CODES, HIERARCHY, PIXELS, TOKENS, ArrayNode, Node
 from store.storage.base import Storage
 
@@ -88,6 +89,7 @@ class DatasetMetadata:
         rows: number of rows, `images * views`.
         image_list_sha256: checksum of the stored image list.
         source: description of the source of the images, plain JSON.
+        part: which part of which dataset this is; None for a dataset as it was first stored, or for a whole one.
         image_size: side of the pixels, px.
         shard_rows: rows of a full shard.
         shards: number of shards of each array.
@@ -106,6 +108,7 @@ class DatasetMetadata:
         self.rows = attributes.rows
         self.image_list_sha256 = attributes.image_list_sha256
         self.source = attributes.source
+        self.part = attributes.part
         self.image_size = cache.image_size
         self.shard_rows = cache.shard_rows
         self.shards = layout.shard_count(self.rows, self.shard_rows)
@@ -114,6 +117,16 @@ class DatasetMetadata:
         self._codes: dict[str, Code] = {}
         if self.rows > UNCHECKED_ROWS:
             self._check_claimed_rows()
+
+    @property
+    def whole_name(self) -> str:
+        """Name of the dataset that this is a part of, or its own."""
+        return self.name if self.part is None else self.part.dataset
+
+    @property
+    def first_row(self) -> int:
+        """Number of this part's row 0 in the whole dataset: codes depend on numbers in the whole."""
+        return 0 if self.part is None else self.part.first_row
 
     @property
     def teachers(self) -> tuple[str, ...]:
@@ -305,7 +318,7 @@ class DatasetMetadata:
         """Return the command that makes the shards of an array."""
         array = _array_name(node)
         teachers = "" if array == PIXELS else f" --teachers {array}"
-        return f"codistill extract run CATALOGUE.toml --cache {self.storage.location} --datasets {self.name}{teachers}"
+        return f"codistill extract run CATALOGUE.toml --cache {self.storage.location} --datasets {self.whole_name}{teachers}"
 
 
 def read_document(storage: Storage, path: str) -> bytes:
@@ -336,9 +349,24 @@ def read_root(storage: Storage) -> CacheAttributes:
 
 
 def dataset_names(storage: Storage) -> tuple[str, ...]:
-    """Return the sorted names of the datasets of a cache, by listing the storage."""
+    """Return the sorted names of the datasets of a cache, by listing the storage; parts are not named."""
+    return tuple(name for name in stored_names(storage) if not _is_part(storage, name))
+
+
+def stored_names(storage: Storage) -> tuple[str, ...]:
+    """Return the sorted names under which datasets and their parts are stored, by listing the storage."""
     names = (name for name in storage.list_directories(HIERARCHY) if schema.is_name(name))
     return tuple(sorted(name for name in names if storage.exists(f"{HIERARCHY}/{name}/zarr.json")))
+
+
+def _is_part(storage: Storage, name: str) -> bool:
+    """Return whether a stored dataset is a part: caches of earlier versions may have datasets of such names."""
+    if whole_name(name) is None:
+        return False
+    try:
+        return PART in read_dataset_node(storage, name).attributes
+    except errors.CodistillError:
+        return True  # damaged: named by `verify`
 
 
 def read_dataset_node(storage: Storage, name: str) -> Node:

@@ -61,11 +61,13 @@ class ReadContext:
         storage: storage of the cache.
         describe: function that returns `dataset/array` of an array.
         how_to_make: function that returns the command that makes the shards of an array.
+        first_row: number of row 0 in the whole dataset, of which this may be a part; codes depend on it.
     """
 
     storage: Storage
     describe: Callable[[ArrayNode], str]
     how_to_make: Callable[[ArrayNode], str]
+    first_row: int = 0
 
 
 def plan_reads(read: RowRead, context: ReadContext) -> Iterator[Task]:
@@ -190,11 +192,11 @@ def _read_and_decode(read: RowRead, code: Code, context: ReadContext, targets: n
     per_call = max(1, DECODED_VALUES // math.prod(read.out.shape[1:]))
     for start in range(0, len(rows), per_call):
         part = slice(start, start + per_call)
-        places = read.place_of(targets[part])
+        places, numbers = read.place_of(targets[part]), rows[part] + context.first_row
         if (np.diff(places) == 1).all():
-            code.decode(codes[part], rows[part], out=read.out[places[0] : places[-1] + 1])
+            code.decode(codes[part], numbers, out=read.out[places[0] : places[-1] + 1])
         else:
-            read.out[places] = code.decode(codes[part], rows[part])
+            read.out[places] = code.decode(codes[part], numbers)
 
 
 def _read_through_zarr(read: RowRead, context: ReadContext) -> None:

@@ -38,6 +38,7 @@ class ShardPlan:
         identity_digest, pixels_digest, provenance: as in the trailer.
         encoder: encoder of the code that tokens are stored in; None where rows are stored as they are.
         measured: moments and distortion of all rows, where they are known and rows come as stored codes.
+        first_row: number of row 0 in the whole dataset, of which this may be a part; codes depend on it.
     """
 
     dataset: str
@@ -51,6 +52,7 @@ class ShardPlan:
     provenance: Mapping[str, Any]
     encoder: Encoder | None = None
     measured: Measured | None = None
+    first_row: int = 0
 
     @property
     def rows(self) -> range:
@@ -206,7 +208,7 @@ class ShardWriter:
         if isinstance(row, EncodedPixels):
             raise errors.InvalidInput(f"{self._where()}: expected tokens, found a JPEG file")
         try:
-            codes = self._codes.add(row, self.row)
+            codes = self._codes.add(row, self._plan.first_row + self.row)
         except errors.InvalidInput as error:
             raise errors.InvalidInput(f"{self._where()}: {error}") from None
         return codes is not None and self._put(sink, codes)

@@ -80,7 +80,7 @@ def _fewer_records(source: Dataset, teacher: str, record: SourceShard, *, code: 
     """Return the codes of rows without the records of the patches that are not stored any more."""
     result: dict[int, UInt8] = {}
     for rows, raw in blocks(source, teacher, record.ok_rows, raw=True):
-        stored = code.stored_tokens(rows)
+        stored = code.stored_tokens(rows + source.first_row)
         assert stored is not None
         for row, codes, patches in zip(rows.tolist(), raw, stored, strict=True):
             records = codes[code.prefix_bytes :].reshape(code.patches, -1)[patches]
@@ -96,7 +96,7 @@ def _encoded_again(
     result: dict[int, UInt8] = {}
     for numbers, tokens in blocks(source, teacher, record.ok_rows):
         for row, values in zip(numbers.tolist(), tokens, strict=True):
-            codes = rows.add(values, row)
+            codes = rows.add(values, source.first_row + row)
             assert codes is not None, "decoded tokens are finite"
             result[row] = codes
     return result, rows.measured().distortion

@@ -9,6 +9,7 @@ from store import errors
 from store.common.strict_json import Fields, JsonError
 from store.format.code_spec import CodeSpec
 from store.format.indexed_layout import IndexedLayout
+from store.format.parts import PART, PartOf
 from store.format.schema import (
     CODES,
     CODES_DIMENSIONS,
@@ -83,6 +84,7 @@ class DatasetAttributes:
     rows: int
     image_list_sha256: str
     source: dict[str, Any]
+    part: PartOf | None = None
 
     @classmethod
     def of(cls, node: Node) -> "DatasetAttributes":
@@ -104,10 +106,13 @@ class DatasetAttributes:
             rows=fields.integer("rows", low=1, high=MAX_ROWS),
             image_list_sha256=fields.hexadecimal("image_list_sha256", digits=64),
             source=fields.mapping("source", optional=True),
+            part=PartOf.of(fields, name=node.path.rpartition("/")[2], largest=MAX_ROWS),
         )
         if attributes.rows != attributes.images * attributes.views:
             expected = f"{attributes.images} images times {attributes.views} views"
             raise fields.invalid("rows", expected)
+        if attributes.part is not None and attributes.part.first_row != attributes.part.first_image * attributes.views:
+            raise fields.invalid(PART, f"a first row that is the first image times {attributes.views} views")
         return attributes
 
 

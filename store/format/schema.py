@@ -21,6 +21,7 @@ from store.common.strict_json import Fields
 from store.format import jpeg
 from store.format.indexed_layout import IndexedLayout
 from store.format.layout import ShardLayout, checksum
+from store.format.parts import PART
 
 FORMAT = 1
 MISSING, OK, FAILED = 0, 1, 2
@@ -33,7 +34,7 @@ RESERVED_NAMES = frozenset(
     {PIXELS, "pixels_status", TOKENS, "status", "statistics", "manifest", "images", "seal", "row", "rows", "all"}
 )
 JPEG_PIXELS = "jpeg-pixels"  # pixels stored as JPEG, in shards found through their index
-KNOWN_REQUIREMENTS = frozenset({CODES, JPEG_PIXELS})
+KNOWN_REQUIREMENTS = frozenset({CODES, JPEG_PIXELS, PART})
 PIXELS_DIMENSIONS = ("row", "height", "width", "rgb")
 TOKENS_DIMENSIONS = ("row", "token", "channel")
 CODES_DIMENSIONS = ("row", "byte")

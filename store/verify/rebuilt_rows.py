@@ -70,7 +70,7 @@ def storable(location: ShardLocation, position: int, row: Any, codes: CodeRows |
     fault = "the recomputer is at fault"
     if codes is not None:
         try:
-            stored = codes.add(row, location.rows.start + position)
+            stored = codes.add(row, location.dataset.first_row + location.rows.start + position)
         except errors.InvalidInput as error:
             raise CannotRebuild(f"a recomputed row cannot be stored: {error}: {fault}") from error
         if stored is None:

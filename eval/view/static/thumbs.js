@@ -1,0 +1,73 @@
+// Small pictures of rows, in the overview, the grid and the results of a search.
+
+import { picture } from "./api.js";
+import { basename, count, el } from "./dom.js";
+import { current, go, link, places, rowLink, toggledBeside } from "./state.js";
+
+/** Pixels a thumbnail asks the server for, and is wide, by the state's `size`. */
+export const SIZES = { s: { ask: 128, cell: 104 }, m: { ask: 192, cell: 152 }, l: { ask: 320, cell: 240 } };
+
+/** The stored pixels of a row; where there are none, words in their place. */
+export function pixels(dataset, row, size) {
+  const image = el("img", {
+    alt: `stored pixels of row ${row} of ${dataset}`,
+    loading: "lazy",
+    decoding: "async",
+    draggable: "false",
+    src: picture("img/pixels", { dataset, row, size }),
+  });
+  image.addEventListener("error", () => image.replaceWith(el("span", { class: "nopixels" }, "no pixels stored")));
+  return image;
+}
+
+/** The map of a teacher to lie on a thumbnail; nothing where the row has none. */
+export function overlay(dataset, row, array, draw) {
+  const image = el("img", {
+    class: `overlay ${draw}`,
+    alt: "",
+    decoding: "async",
+    draggable: "false",
+    src: picture("api/thumb", { dataset, row, array, mode: "pca" }),
+  });
+  image.addEventListener("error", () => image.remove());
+  return image;
+}
+
+/** A cell with a link to its row: `upon` lies on the picture, `lines` stand below it. */
+export function cell({ dataset, row, index = "", size, upon = [], lines = [], href }) {
+  const thumb = el("span", { class: "thumb" }, pixels(dataset, row, SIZES[size].ask), upon);
+  return el("div", { class: "cell", role: "listitem", data: { dataset, row } },
+    el("a", { href: href ?? rowLink(dataset, row, index) }, thumb,
+      el("span", { class: "caption" }, lines.map((line) => el("span", { title: line }, line)))),
+    besideButton(dataset, row));
+}
+
+/** Two lines on a row: where it is, and the image's file name. */
+export const captionOf = ({ dataset, row, image }) => [`${dataset} ${count(row)}`, basename(image)];
+
+function besideButton(dataset, row) {
+  const isBeside = () => places(current().beside).some((one) => one.dataset === dataset && one.row === Number(row));
+  const button = el("button", {
+    type: "button",
+    class: "plus",
+    "aria-pressed": String(isBeside()),
+    "aria-label": `put row ${row} of ${dataset} beside the open row`,
+    title: "put beside the open row",
+    onclick: () => {
+      go({ beside: toggledBeside(dataset, Number(row)) }, { replace: true });
+      button.setAttribute("aria-pressed", String(isBeside()));
+    },
+  }, "+");
+  return button;
+}
+
+/** A row of thumbnails that wraps. */
+export const strip = (rows) =>
+  el("div", { class: "strip", role: "list" },
+    rows.map(({ dataset, row }) =>
+      el("a", { class: "thumb", role: "listitem", href: rowLink(dataset, row), title: `${dataset} ${row}` },
+        pixels(dataset, row, SIZES.s.ask))));
+
+/** A link to the grid that shows some rows only; other conditions are taken away. */
+export const gridLink = (conditions) =>
+  link({ page: "grid", from: "", group: "", status: "", view: "", where: "", sql: "", sample: "", at: "", index: "", ...conditions });

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 import store
-from store.errors import Conflict, InvalidConfig, InvalidInput
+from store.errors import Conflict, Damaged, InvalidConfig, InvalidInput
 from tests.train.builders import DATASETS, build_cache, tiny
 from tests.train.codes import CELLS, SEERS, SIZE_PX, build_coded, code_of
 from tests.train.stories import assert_close, same_run, stop_after, weights
 from tests.train.test_distributed import train_on_two_ranks
 from train import step as train_step
+from train.__main__ import main
 from train.data.loader import Batch, Loader
 from train.data.mixture import Mixture, RowSelection, cached_forms, select_evenly
 from train.data.open_caches import open_mixture
@@ -243,6 +244,33 @@ def test_what_does_not_fit_is_refused_together(tmp_path: Path) -> None:
     sources = [source for cache in caches for source in open_mixture(recipe(), [cache]).sources]
     with pytest.raises(InvalidInput, match="teacher 'alpha' is stored in different codes: 'faces'"):
         cached_forms(sources, ["alpha"])
+
+
+def test_a_sweep_trains_from_codes_as_single_runs_do(tmp_path: Path) -> None:
+    build_coded(tmp_path / "cache", {"alpha": 8, "beta": 8}, coded_splits=("train", "val"))
+    sweep = tmp_path / "sweep.toml"
+    sweep.write_text(
+        'title = "codes"\nbase = "tiny"\nbaseline = "all"\nseeds = [0]\n'
+        'overrides = { "schedule.steps" = 2, "machine.threads" = 1 }\n'
+        '[[row]]\nname = "all"\n[[row]]\nname = "sharing"\nset = { sharing.mode = "none" }\n'
+    )
+    arguments = ["--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
+    assert main(["sweep", str(sweep), *arguments]) == 0
+    single = tiny(schedule__steps=2, machine__threads=1)
+    run_training(single, caches=[str(tmp_path / "cache")], out=tmp_path / "single", quiet=True)
+    swept = log.read(tmp_path / "out/all/seed-0", log.STEP)
+    assert [step["loss"] for step in swept] == [step["loss"] for step in log.read(tmp_path / "single", log.STEP)]
+    assert "decoded" in (tmp_path / "out/comparison.md").read_text()
+
+
+def test_a_code_that_is_not_the_recorded_one_is_refused_before_the_run_begins(tmp_path: Path) -> None:
+    build_coded(tmp_path / "cache", {"alpha": 8})
+    (code,) = tmp_path.glob("cache/features.zarr/faces/alpha/code")
+    rotation = next(code.glob("rotation/c*"))
+    rotation.write_bytes(rotation.read_bytes()[::-1])
+    with pytest.raises(Damaged, match="rotation"):
+        run_training(recipe(), caches=[str(tmp_path / "cache")], out=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_running_averages_of_codes_are_refused_before_torch_is_imported(tmp_path: Path) -> None:

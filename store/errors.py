@@ -81,6 +81,12 @@ class NotSealed(CodistillError, FileNotFoundError):
     kind = "not_sealed"
 
 
+class MissingRow(InvalidInput, IndexError):
+    """A dataset or a view of its rows has no row at this position."""
+
+    kind = "missing_row"
+
+
 class RowsNotOk(CodistillError, KeyError):
     """Rows that were asked for are missing or failed; `rows` lists them."""
 

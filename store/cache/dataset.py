@@ -1,8 +1,8 @@
 """Datasets of a cache: reading rows, writing shards, and the sealed tables, above what is recorded of a dataset."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from store.cache import code_files, deletion, row_status, sealed_tables
 from store.cache.code_rows import Measured
 from store.cache.metadata import DatasetMetadata, TeacherInfo, read_dataset_node, read_root
 from store.cache.reader import Reader, Shard
+from store.cache.row_selection import Row, Rows, as_row_numbers, html_of, position
 from store.cache.seal_record import DIGEST_BYTES, read_record
 from store.cache.writer import ShardPlan, ShardWriter
 from store.format import schema
@@ -59,6 +60,30 @@ class Dataset(DatasetMetadata):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_dataset, (self.storage.location, self.name)
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self[:])
+
+    @overload
+    def __getitem__(self, key: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, key: slice | range | Sequence[int] | npt.NDArray[Any]) -> Rows: ...
+
+    def __getitem__(self, key: Any) -> Row | Rows:
+        """Return one row, or a view of those that a slice, numbers or a mask name; nothing is read yet.
+
+        `dataset[5]["pixels"]` reads one array of one row, `dataset[:8].read()` several rows of all arrays.
+        """
+        if isinstance(key, slice | range) or (np.ndim(key) and not isinstance(key, str)):
+            return Rows(self, as_row_numbers(self.rows, key, owner=self.name))
+        return Row(self, position(key, self.rows, owner=f"Dataset '{self.name}'"))
+
+    def _repr_html_(self) -> str:
+        return html_of(self)
 
     def create_teacher(
         self,
@@ -175,6 +200,7 @@ class Dataset(DatasetMetadata):
             identity_digest=self.identity_digest(array),
             pixels_digest=pixels_digest,
             provenance=schema.plain_json(dict(provenance)),
+            first_row=self.first_row,
         )
         return ShardWriter(self.storage, plan)
 
@@ -248,6 +274,10 @@ class Dataset(DatasetMetadata):
         self.array(array)
         return sealed_tables.read_status(self.storage, dataset=self.name, array=array, rows=self.rows)
 
+    def status_of(self, array: str, rows: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.uint8]:
+        """Return the status of some rows, uint8 [B]: as sealed, or by the trailers of their shards; needs no seal."""
+        return self._reader.status_of(array, rows)
+
     def valid_rows(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the numbers of the rows that are ok in pixels and in all `names`, ascending.
 
@@ -296,7 +326,7 @@ class Dataset(DatasetMetadata):
         info = self.teacher(teacher)
         if info.code is None or info.code.subset is None:
             return None
-        return info.code.subset.stored(np.asarray(rows, np.int64), info.patch_grid)
+        return info.code.subset.stored(np.asarray(rows, np.int64) + self.first_row, info.patch_grid)
 
     def manifest(self, columns: Sequence[str] | None = None, filter: Any = None) -> pa.Table:
         """Return the sealed manifest, rows ascending (rows of shards not sealed are absent).

@@ -51,7 +51,10 @@ class Reader:
         self._known: dict[str, RowStatus] = {}
         self._measured: set[str] = set()  # arrays of which a shard was seen to be as large as its rows
         self._context = ReadContext(
-            storage=metadata.storage, describe=metadata.describe, how_to_make=metadata.how_to_make
+            storage=metadata.storage,
+            describe=metadata.describe,
+            how_to_make=metadata.how_to_make,
+            first_row=metadata.first_row,
         )
 
     def read(
@@ -65,7 +68,7 @@ class Reader:
         places: npt.NDArray[np.integer[Any]] | None = None,
     ) -> dict[str, npt.NDArray[Any]]:
         """See `Dataset.read`."""
-        numbers = self._row_numbers(rows)
+        numbers = self.row_numbers(rows)
         nodes = {name: self._metadata.array(name) for name in names}
         unexpected = sorted(set(out or ()) - set(nodes))
         if unexpected:
@@ -130,7 +133,8 @@ class Reader:
         """Return the code that an array is decoded with; None where it is given as it is stored."""
         return None if raw or node.form != CODES else self._metadata.code(name)
 
-    def _row_numbers(self, rows: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
+    def row_numbers(self, rows: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
+        """Return row numbers as int64 [B], checked to be within the dataset."""
         numbers = np.asarray(rows)
         if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
             given = f"{numbers.dtype} {numbers.shape}"
@@ -174,6 +178,12 @@ class Reader:
                 command = f"codistill store verify {self._metadata.storage.location} --repair"
                 raise errors.Damaged(f"{where}: cut short at or behind row {row}. Run: {command}")
         self._measured.add(name)
+
+    def status_of(self, name: str, rows: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.uint8]:
+        """See `Dataset.status_of`."""
+        numbers = self.row_numbers(rows)
+        status = self._status(name, self._metadata.array(name), numbers)
+        return np.full(len(numbers), OK, np.uint8) if status is None else status[numbers]
 
     def _status(self, name: str, node: ArrayNode, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8] | None:
         """Return the status of all rows, right for `rows`; None for an array that has neither status nor trailers."""

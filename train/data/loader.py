@@ -30,12 +30,12 @@ from train.data.buffers import (
     pinned_bytes,
 )
 from train.data.mixture import RowSelection, Source, cached_forms
+from train.data.source_reader import Flags, SourceReader
 
 DEVICE_BATCHES = 2  # batches that wait in the memory of a GPU
 STOP_CHECK_S = 0.05  # between checks whether the consumer has stopped
 
 T = TypeVar("T")
-Flags = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,11 +136,9 @@ class Loader:
             raw: deliver codes as they are stored, to be decoded on the device; False delivers float16 tokens always,
                 NaN where a code does not hold a patch.
         """
-        self._sources, self._plan, self._steps, self._verify, self._raw = sources, plan, steps, verify, raw
+        self._plan, self._steps = plan, steps
         self._names = list(teachers)
-        # Of each source, the codes that it delivers, by teacher.
-        self._codes = [source.codes(teachers) if raw else {} for source in sources]
-        self._grids = {name: teacher.patch_grid for name, teacher in teachers.items()}
+        self._reader = SourceReader(sources, teachers, raw=raw, verify=verify)
         forms = cached_forms(sources, teachers) if raw else None
         self._copy_stream = CopyStream(device) if device.type == "cuda" else None
         self._layout = BatchLayout(shapes=batch_shapes(teachers, image_size=image_size, batch=batch, forms=forms))
@@ -241,10 +239,8 @@ class Loader:
         parts = [slice(begin, end) for begin, end in pairwise([*begins.tolist(), len(rows)])]
         for _ in self._readers.map(lambda part: self._read(buffer, rows, part), parts):
             pass
-        if ROW_NUMBERS in buffer.views:
-            buffer.views[ROW_NUMBERS][: len(rows)] = rows.row
-        reads = [self._sources[source].reads for source in rows.source]
-        read = np.array([[name in names for names in reads] for name in self._names], dtype=np.bool_)
+        read = np.array([self._reader.reads(name, rows.source) for name in self._names], dtype=np.bool_)
+        read = read.reshape(len(self._names), len(rows))
         batch = Batch(step=step, rows=rows, pixels=buffer.arrays[PIXELS], tokens={}, read=read)
         return self._with_arrays(batch, buffer.arrays)
 
@@ -268,22 +264,8 @@ class Loader:
         """Return for each row whether its targets are codes; of a teacher that has codes alone, always."""
         if name not in self._layout.shapes:
             return np.ones(len(rows), dtype=np.bool_)
-        of_source = np.array([name in codes for codes in self._codes], dtype=np.bool_)
-        return of_source[rows.source]
+        return self._reader.uses_codes(name, rows.source)
 
     def _read(self, buffer: Buffer, rows: RowSelection, part: slice) -> None:
-        """Read the part of a batch that comes from one source; the store spreads it over threads of its own."""
-        number = int(rows.source[part.start])
-        source, codes = self._sources[number], self._codes[number]
-        out = {PIXELS: buffer.views[PIXELS][part]}
-        for name in self._names:
-            if name in source.reads:
-                out[name] = buffer.views[codes_of(name) if name in codes else name][part]
-                subset = codes[name].subset if name in codes else None
-                if subset is not None:
-                    buffer.views[patches_of(name)][part] = subset.stored(rows.row[part], self._grids[name])
-            else:
-                for array in (name, codes_of(name), patches_of(name)):
-                    if array in buffer.views:
-                        buffer.views[array][part] = 0
-        source.dataset.read(rows.row[part], list(out), out=out, verify=self._verify, raw=self._raw)
+        """Read the part of a batch that comes from one source."""
+        self._reader.read(buffer.views, int(rows.source[part.start]), rows.row[part], part)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from store import TeacherInfo
 from train.data.buffers import to_device
-from train.data.loader import Batch, Flags
+from train.data.loader import Batch
 from train.data.mixture import Source
+from train.data.source_reader import Flags
 from train.objective.decode import Decoder
 from train.objective.floors import corrected, floors_of
 from train.objective.losses import TeacherLoss, teacher_loss

@@ -1,4 +1,4 @@
-"""Run the `codistill` command: hand over to one of its four programs, importing that one alone."""
+"""Run the `codistill` command: hand over to one of its programs, importing that one alone."""
 
 import importlib
 import sys
@@ -11,7 +11,9 @@ PROGRAMS = {
     "store": "show, seal, check, repair and export a cache",
     "train": "train students from a cache",
     "eval": "measure students, plot figures, write a report",
+    "view": "look around in a cache, in a browser",
 }
+MODULES = {"view": "eval.view"}  # of programs that are no package of their own
 DONE, BAD_INPUT = 0, 2
 
 
@@ -35,7 +37,8 @@ def _run(arguments: list[str]) -> int:
             sys.stderr.write(f"error: {error}\n")
             return BAD_INPUT
     if arguments and arguments[0] in PROGRAMS:
-        return int(importlib.import_module(f"{arguments[0]}.__main__").main(arguments[1:]))
+        package = MODULES.get(arguments[0], arguments[0])
+        return int(importlib.import_module(f"{package}.__main__").main(arguments[1:]))
     if arguments == ["--version"]:
         sys.stdout.write(f"codistill {codistill.__version__}\n")
         return DONE

@@ -10,6 +10,10 @@ EXTRAS = {
         *("cryptography", "dask", "distributed", "jinja2", "matplotlib", "numba", "PIL", "scipy", "simplejpeg"),
         *("sklearn", "tensorboard", "timm", "torch", "torchvision"),
     ),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "wandb": ("wandb",),
+    "trackio": ("trackio",),
+    "view": ("PIL", "duckdb", "faiss", "starlette", "uvicorn"),
     "demo": ("skimage",),
 }
 """Modules by extra. Those of an extra named like a program are what that program needs."""

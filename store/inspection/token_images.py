@@ -67,11 +67,11 @@ def pca_basis(tokens: npt.NDArray[Any], *, clip_percent: float = 0.0) -> Basis:
 def _leading_directions(centred: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the directions (3 or fewer, C) of most variance of centred tokens (N, C), by the smaller Gram matrix."""
     if len(centred) >= centred.shape[1]:
-        return _leading_eigenvectors(centred.T @ centred).T
+        return np.asarray(_leading_eigenvectors(centred.T @ centred).T)
     directions = _leading_eigenvectors(centred @ centred.T).T @ centred
     lengths = np.linalg.norm(directions, axis=1, keepdims=True)
     within_rounding = lengths <= 1e-7 * lengths.max()  # the tokens vary in fewer directions
-    return np.divide(directions, lengths, out=np.zeros_like(directions), where=~within_rounding)
+    return np.asarray(np.divide(directions, lengths, out=np.zeros_like(directions), where=~within_rounding))
 
 
 def _leading_eigenvectors(gram: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

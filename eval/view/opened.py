@@ -1,0 +1,124 @@
+"""What the page shows: the cache with its datasets as they were last listed, runs, folders of images, and memory."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import store
+from eval.view.jobs import Jobs
+from eval.view.memory import Memory
+from store import errors
+from store.cache.metadata import TeacherInfo
+from store.common.config import near_miss
+
+if TYPE_CHECKING:
+    from eval.view.runs import ShownRun
+
+MEMORY_BYTES = 512 * 2**20  # of decoded rows, pictures and lists
+RESULT_BYTES = 1024 * 2**20  # of indices for searching and other results of background work
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """Datasets of the cache by name, and the teachers of each by name; those of arrays of others are left out."""
+
+    datasets: Mapping[str, store.Dataset]
+    teachers: Mapping[str, Mapping[str, TeacherInfo]]
+
+
+@dataclass(kw_only=True)
+class Opened:
+    """What one server shows.
+
+    Attributes:
+        cache: the cache.
+        runs: runs by name.
+        images: folder of source images by dataset; the one under the empty name is for all others.
+        memory: rows and pictures.
+        jobs: work in the background.
+    """
+
+    cache: store.Cache
+    runs: "Mapping[str, ShownRun]" = field(default_factory=dict)
+    images: Mapping[str, Path] = field(default_factory=dict)
+    memory: Memory = field(default_factory=lambda: Memory(MEMORY_BYTES))
+    jobs: Jobs = field(default_factory=lambda: Jobs(RESULT_BYTES))
+    _listing: Listing | None = None
+    _lock: Any = field(default_factory=threading.Lock)
+
+    def listing(self, *, again: bool = False) -> Listing:
+        """Return the datasets and teachers; listed again only if asked for, because storages may be slow at it."""
+        with self._lock:
+            if self._listing is None or again:
+                datasets = {dataset.name: dataset for dataset in self.cache}
+                teachers = {name: _teachers(dataset) for name, dataset in datasets.items()}
+                self._listing = Listing(datasets=datasets, teachers=teachers)
+            return self._listing
+
+    def dataset(self, name: str) -> store.Dataset:
+        """Return a dataset.
+
+        Raises:
+            errors.MissingName: there is none of this name.
+        """
+        datasets = self.listing().datasets
+        if name not in datasets:
+            raise _missing("dataset", name, datasets)
+        return datasets[name]
+
+    def teacher(self, dataset: str, name: str) -> TeacherInfo:
+        """Return a teacher of a dataset.
+
+        Raises:
+            errors.MissingName: the dataset has no tokens of it.
+        """
+        self.dataset(dataset)
+        teachers = self.listing().teachers[dataset]
+        if name not in teachers:
+            raise _missing(f"array in '{dataset}'", name, teachers)
+        return teachers[name]
+
+    def run(self, name: str) -> "ShownRun":
+        """Return a run.
+
+        Raises:
+            errors.MissingName: none of this name is shown.
+        """
+        if name not in self.runs:
+            raise _missing("run", name, self.runs)
+        return self.runs[name]
+
+    def images_folder(self, dataset: store.Dataset) -> Path | None:
+        """Return the folder that the image paths of a dataset are relative to; None where it is not at hand."""
+        recorded = dataset.source.get("root")
+        given = self.images.get(dataset.name) or self.images.get("")
+        folder = given or (Path(recorded) if isinstance(recorded, str) and recorded else None)
+        return folder if folder is not None and folder.is_dir() else None
+
+
+def checked_row(dataset: store.Dataset, row: int) -> int:
+    """Return a row number of a dataset.
+
+    Raises:
+        errors.MissingName: it is out of bounds.
+    """
+    if not 0 <= row < dataset.rows:
+        raise errors.MissingName(f"row {row} is not in '{dataset.name}', which has 0..{dataset.rows - 1}")
+    return row
+
+
+def _teachers(dataset: store.Dataset) -> dict[str, TeacherInfo]:
+    teachers = {}
+    for name in dataset.teachers:
+        try:
+            teachers[name] = dataset.teacher(name)
+        except (errors.UnsupportedFormat, errors.Damaged):  # the overview says so
+            continue
+    return teachers
+
+
+def _missing(kind: str, name: str, available: Mapping[str, object]) -> errors.MissingName:
+    listed = ", ".join(available) or "none"
+    return errors.MissingName(f"no {kind} '{name[:80]}'{near_miss(name, available)}; available: {listed[:400]}")

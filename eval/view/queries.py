@@ -1,0 +1,171 @@
+"""Conditions and sorting over manifests: as `data.subset` by Arrow, SQL by DuckDB.
+
+DuckDB works in memory, on tables that it is handed: it may open no file, load nothing and change no setting, and a
+query is one SELECT that ends after some seconds. What a condition of a stranger may do is compute.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from store import errors
+from store.format.manifest import SCHEMA
+
+if TYPE_CHECKING:
+    import duckdb
+
+QUERY_SECONDS = 20.0
+MEMORY = "1GB"
+THREADS = 2
+LONGEST_CONDITION = 4000
+LOCKED = (
+    "SET enable_external_access=false",
+    "SET python_enable_replacements=false",
+    "SET autoinstall_known_extensions=false",
+    "SET autoload_known_extensions=false",
+    f"SET memory_limit='{MEMORY}'",
+    f"SET threads={THREADS}",
+    "SET lock_configuration=true",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ordered:
+    """Rows in the order of a column.
+
+    Attributes:
+        source: int16 [rows], number of the manifest that a row is of.
+        row: int32 [rows].
+        value: value of the column, [rows] of numbers or texts.
+    """
+
+    source: npt.NDArray[np.int16]
+    row: npt.NDArray[np.int32]
+    value: pa.ChunkedArray
+
+
+def rows_where(manifest: Any, condition: str) -> npt.NDArray[np.int64]:
+    """Return the rows that a condition as in `data.subset` is true for, in no order.
+
+    Args:
+        manifest: pyarrow dataset of `SCHEMA`.
+        condition: condition on its columns.
+
+    Raises:
+        errors.InvalidConfig: the condition is not understood.
+    """
+    from train.data.row_filter import parse
+
+    _check_length(condition)
+    expression = parse(condition, SCHEMA)
+    try:
+        return np.asarray(manifest.to_table(columns=["row"], filter=expression)["row"].to_numpy())
+    except (pa.ArrowException, OSError) as error:
+        raise errors.InvalidInput(f"where: {' '.join(str(error).split())[:300]}") from error
+
+
+def rows_where_sql(manifest: Any, condition: str) -> npt.NDArray[np.int64]:
+    """Return the rows that a SQL condition is true for, in no order.
+
+    Raises:
+        errors.InvalidInput: the condition is refused or fails; DuckDB's reason is told.
+    """
+    _check_length(condition)
+    with _connection({"manifest": manifest}) as connection:
+        table = _select(connection, f"SELECT row FROM manifest WHERE (\n{condition}\n)")
+    if table.schema.names != ["row"] or table.schema.field("row").type != pa.int64():
+        raise errors.InvalidInput("sql: expected a condition such as view = 0 and path like '%dog%'")
+    return np.asarray(table["row"].drop_null().to_numpy())
+
+
+def ordered(
+    manifests: Sequence[Any],
+    column: str,
+    *,
+    chosen: Mapping[int, npt.NDArray[np.integer[Any]]],
+    descending: bool,
+    limit: int | None,
+) -> Ordered:
+    """Return rows in the order of a column; empty values last, ties by dataset and row.
+
+    Args:
+        manifests: pyarrow datasets of `SCHEMA`.
+        column: name of a column.
+        chosen: rows by number of the manifest; those without an entry have all of their rows.
+        descending: whether the largest value comes first.
+        limit: rows to return, from the first; None returns all.
+
+    Raises:
+        errors.InvalidInput: there is no such column, or it takes too long.
+    """
+    if column not in SCHEMA.names:
+        raise errors.InvalidInput(f"sort: no column '{column[:40]}'; expected one of {', '.join(SCHEMA.names)}")
+    tables = {f"m{number}": manifest for number, manifest in enumerate(manifests)}
+    for number, rows in chosen.items():
+        tables[f"c{number}"] = pa.table({"row": pa.array(rows, pa.int64())})
+    selects = []
+    for number in range(len(manifests)):
+        join = f" SEMI JOIN c{number} USING (row)" if number in chosen else ""
+        selects.append(f'SELECT {number}::SMALLINT AS source, row, "{column}" AS value FROM m{number}{join}')
+    direction = "DESC" if descending else "ASC"
+    end = "" if limit is None else f" LIMIT {limit}"
+    query = f"{' UNION ALL '.join(selects)} ORDER BY value {direction} NULLS LAST, source, row{end}"
+    with _connection(tables) as connection:
+        table = _select(connection, query)
+    return Ordered(
+        source=table["source"].to_numpy().astype(np.int16),
+        row=table["row"].to_numpy().astype(np.int32),
+        value=table["value"],
+    )
+
+
+@contextmanager
+def _connection(tables: Mapping[str, Any]) -> "Iterator[duckdb.DuckDBPyConnection]":
+    """Open a database in memory with some tables and nothing else, ended after `QUERY_SECONDS`."""
+    import duckdb
+
+    connection = duckdb.connect(":memory:")
+    timer = threading.Timer(QUERY_SECONDS, connection.interrupt)
+    timer.daemon = True
+    try:
+        for name, table in tables.items():
+            connection.register(name, table)
+        for setting in LOCKED:
+            connection.execute(setting)
+        timer.start()
+        yield connection
+    finally:
+        timer.cancel()
+        connection.close()
+
+
+def _select(connection: "duckdb.DuckDBPyConnection", query: str) -> pa.Table:
+    """Run one SELECT."""
+    import duckdb
+
+    try:
+        statements = connection.extract_statements(query)
+        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+            raise errors.InvalidInput("sql: expected one condition, found other statements")
+        return connection.sql(query).to_arrow_table()
+    except duckdb.InterruptException:
+        message = f"took longer than {QUERY_SECONDS:.0f} seconds. Narrow it down, for example to one dataset"
+        raise errors.InvalidInput(f"sql: {message}") from None
+    except (duckdb.Error, pa.ArrowException, OSError, RuntimeError) as error:
+        raise errors.InvalidInput(f"sql: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    """Return what DuckDB says, without the drawing of where."""
+    return " ".join(str(error).partition("\n\nLINE")[0].split())[:300]
+
+
+def _check_length(condition: str) -> None:
+    if len(condition) > LONGEST_CONDITION:
+        raise errors.InvalidInput(f"condition: at most {LONGEST_CONDITION} characters, found {len(condition)}")

@@ -1,0 +1,225 @@
+"""What is recorded of single rows: manifest row, status and reasons, path; from the trailers of their shards.
+
+A trailer holds all of it for its shard, sealed or not, so that a page of rows reads a few small pieces of files however
+large the cache is. Where an array has no trailers (compressed without loss, or not written by codistill) the sealed
+tables are asked.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+import store
+from eval.view.opened import Opened
+from store import errors
+from store.common.threads import Task, ThreadTeam
+from store.format.schema import FAILED, MISSING, OK, PIXELS, images_key
+
+STATUS_NAMES = {MISSING: "missing", OK: "ok", FAILED: "failed"}
+DAMAGED = "damaged"
+TRAILER_BYTES = 16 * 2**10
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRecord:
+    """What the trailer of a shard says of its rows.
+
+    Attributes:
+        start: first row.
+        status: uint8 [rows]; empty if the shard does not exist or cannot be read.
+        errors: reasons by failed row.
+        manifest: manifest rows; None for tokens, and where there are none.
+        damage: why the trailer cannot be read; empty if it can.
+    """
+
+    start: int
+    status: npt.NDArray[np.uint8]
+    errors: Mapping[int, str] = field(default_factory=dict)
+    manifest: pa.Table | None = None
+    damage: str = ""
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that it takes in memory, about."""
+        return TRAILER_BYTES + (0 if self.manifest is None else int(self.manifest.nbytes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowRecord:
+    """One row.
+
+    Attributes:
+        path: path of its image, empty if not known.
+        view: number of the view.
+        status: `ok`, `failed`, `missing` or `damaged`, by array.
+        reasons: why not ok, by array.
+        columns: manifest row; empty where there is none.
+    """
+
+    path: str
+    view: int
+    status: dict[str, str]
+    reasons: dict[str, str]
+    columns: dict[str, Any]
+
+
+def records(opened: Opened, dataset: store.Dataset, rows: Sequence[int]) -> list[RowRecord]:
+    """Return the records of rows, in their order."""
+    arrays = [PIXELS, *opened.listing().teachers[dataset.name]]
+    shards = sorted({row // dataset.shard_rows for row in rows})
+    known = _shard_records(opened, dataset, arrays, shards)
+    foreign = {array: _sealed_status(opened, dataset, array) for array in arrays if dataset.array(array).layout is None}
+    found = []
+    for row in rows:
+        shard = row // dataset.shard_rows
+        status, reasons = {}, {}
+        for array in arrays:
+            if array in foreign:
+                sealed = foreign[array]
+                status[array] = "ok" if sealed is None else STATUS_NAMES[int(sealed[row])]
+                continue
+            status[array], reason = _state(known[array, shard], row)
+            if reason:
+                reasons[array] = reason
+        columns = _columns(known.get((PIXELS, shard)), row)
+        path = columns.get("path") or ""
+        view = dataset.first_view + row % dataset.views
+        found.append(RowRecord(path=path, view=view, status=status, reasons=reasons, columns=columns))
+    return _with_paths(opened, dataset, rows, found)
+
+
+def shard_record(opened: Opened, dataset: store.Dataset, array: str, shard: int) -> ShardRecord:
+    """Return what the trailer of a shard says; those of absent shards are looked for again each time."""
+    key = ("trailer", dataset.name, array, shard)
+    known: ShardRecord | None = opened.memory.get(key)
+    if known is None:
+        known = _read_trailer(dataset, array, shard)
+        if len(known.status):
+            opened.memory.put(key, known, known.size_bytes)
+    return known
+
+
+def sealed_status(opened: Opened, dataset: store.Dataset, array: str) -> npt.NDArray[np.uint8]:
+    """Return the sealed status of every row; kept in memory.
+
+    Raises:
+        errors.NotSealed: the message names the command.
+    """
+    return opened.memory.get_or_make(
+        ("status", dataset.name, array), lambda: dataset.status(array), lambda status: int(status.nbytes)
+    )
+
+
+def _sealed_status(opened: Opened, dataset: store.Dataset, array: str) -> npt.NDArray[np.uint8] | None:
+    try:
+        return sealed_status(opened, dataset, array)
+    except (errors.NotSealed, errors.Damaged):
+        return None
+
+
+def _shard_records(
+    opened: Opened, dataset: store.Dataset, arrays: Sequence[str], shards: Sequence[int]
+) -> dict[tuple[str, int], ShardRecord]:
+    wanted = [(array, shard) for array in arrays for shard in shards if dataset.array(array).layout is not None]
+    found: dict[tuple[str, int], ShardRecord] = {}
+
+    def read(array: str, shard: int) -> None:
+        found[array, shard] = shard_record(opened, dataset, array, shard)
+
+    tasks: list[Task] = []
+    for array, shard in wanted:
+        known = opened.memory.get(("trailer", dataset.name, array, shard))
+        if known is not None:
+            found[array, shard] = known
+        else:
+            tasks.append(partial(read, array, shard))
+    if len(tasks) > 1:
+        team = ThreadTeam(min(16, dataset.storage.read_threads))
+        try:
+            team.run(tasks)
+        finally:
+            team.close()
+    elif tasks:
+        tasks[0]()
+    return found
+
+
+def _read_trailer(dataset: store.Dataset, array: str, shard: int) -> ShardRecord:
+    start, none = shard * dataset.shard_rows, np.zeros(0, np.uint8)
+    try:
+        trailer = dataset.read_trailer(array, shard)
+        manifest = trailer.manifest()
+    except errors.MissingShard:
+        return ShardRecord(start=start, status=none)
+    except errors.Damaged as error:
+        return ShardRecord(start=start, status=none, damage=str(error))
+    return ShardRecord(start=start, status=trailer.status, errors=trailer.errors, manifest=manifest)
+
+
+def _state(record: ShardRecord, row: int) -> tuple[str, str]:
+    """Return status and reason of a row."""
+    if record.damage:
+        return DAMAGED, record.damage
+    if not len(record.status):
+        return STATUS_NAMES[MISSING], "not made yet"
+    status = STATUS_NAMES[int(record.status[row - record.start])]
+    return status, record.errors.get(row, "no reason recorded") if status == STATUS_NAMES[FAILED] else ""
+
+
+def _columns(record: ShardRecord | None, row: int) -> dict[str, Any]:
+    if record is None or record.manifest is None:
+        return {}
+    return dict(record.manifest.slice(row - record.start, 1).to_pylist()[0])
+
+
+def _with_paths(opened: Opened, dataset: store.Dataset, rows: Sequence[int], found: list[RowRecord]) -> list[RowRecord]:
+    """Take the paths that no trailer tells from the image list, and the manifest rows from the sealed manifest."""
+    for place, row in enumerate(rows):
+        record = found[place]
+        if record.path:
+            continue
+        columns = _sealed_columns(dataset, row) if dataset.array(PIXELS).layout is None else {}
+        path = columns.get("path") or _image_path(opened, dataset, row // dataset.views)
+        found[place] = RowRecord(
+            path=path, view=record.view, status=record.status, reasons=record.reasons, columns=columns
+        )
+    return found
+
+
+def _sealed_columns(dataset: store.Dataset, row: int) -> dict[str, Any]:
+    try:
+        table = dataset.manifest(filter=pc.field("row") == row)
+    except (errors.NotSealed, errors.Damaged):
+        return {}
+    return dict(table.to_pylist()[0]) if table.num_rows else {}
+
+
+def _image_path(opened: Opened, dataset: store.Dataset, image: int) -> str:
+    """Return the path of an image, from the row group of the image list that has it."""
+    starts = opened.memory.get_or_make(
+        ("images", dataset.name), lambda: _group_starts(dataset), lambda starts: int(starts.nbytes)
+    )
+    group = int(np.searchsorted(starts, image, side="right")) - 1
+
+    def read() -> pa.Array:
+        with dataset.storage.arrow_file(images_key(dataset.name)) as source:
+            table = pq.ParquetFile(source, page_checksum_verification=True).read_row_group(group, columns=["path"])
+        return table["path"].combine_chunks()
+
+    paths = opened.memory.get_or_make(("images", dataset.name, group), read, lambda paths: int(paths.nbytes))
+    place = image - int(starts[group])
+    return str(paths[place].as_py()) if 0 <= place < len(paths) else ""
+
+
+def _group_starts(dataset: store.Dataset) -> npt.NDArray[np.int64]:
+    with dataset.storage.arrow_file(images_key(dataset.name)) as source:
+        metadata = pq.ParquetFile(source).metadata
+        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    return np.cumsum([0, *sizes[:-1]])

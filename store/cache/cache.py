@@ -11,11 +11,13 @@ import pyarrow as pa
 from store import errors
 from store.cache import deletion
 from store.cache.dataset import Dataset
-from store.cache.metadata import ROOT_KEY, dataset_names, read_dataset_node, read_document, read_root
+from store.cache.joined_dataset import JoinedDataset, join, open_part
+from store.cache.metadata import ROOT_KEY, dataset_names, read_document, read_root, stored_names
 from store.common.strict_json import Fields
 from store.common.text import some
 from store.format import manifest, pixels_schema, schema
 from store.format.attributes import DatasetAttributes, pixel_sizes, stored_as_jpeg
+from store.format.parts import LAST_PART, PartOf, refuse_part_name, whole_name
 from store.format.schema import FORMAT, HIERARCHY, PIXELS, Node
 from store.storage.base import Location, Storage
 from store.storage.location import open_storage
@@ -42,6 +44,7 @@ class Cache:
         self.uuid = self._attributes.uuid
         self.recipe = self._attributes.recipe
         self._datasets: dict[str, Dataset] = {}
+        self._parts: dict[str, Dataset] = {}
 
     def __repr__(self) -> str:
         return f"Cache('{self.location}', datasets {list(self.datasets)})"
@@ -54,18 +57,57 @@ class Cache:
         """Sorted names of the datasets; lists the storage on every access."""
         return dataset_names(self.storage)
 
+    @property
+    def stored_names(self) -> tuple[str, ...]:
+        """Sorted names under which datasets and parts of datasets are stored; lists the storage on every access."""
+        return stored_names(self.storage)
+
+    def parts(self, name: str | None = None) -> Iterator[Dataset]:
+        """Yield the parts of a dataset in order, which are one in most; of all datasets if it is None.
+
+        Raises:
+            errors.MissingName: there is no dataset of this name.
+        """
+        if name is None:
+            yield from (self.part(stored) for stored in self.stored_names)
+            return
+        whole = self[name]
+        yield from whole.parts if isinstance(whole, JoinedDataset) else (whole,)
+
+    def part(self, name: str) -> Dataset:
+        """Return a dataset or part by the name under which it is stored: without what was added to it later.
+
+        Raises:
+            errors.MissingName: there is none; the available datasets are listed.
+        """
+        if name not in self._parts:
+            self._parts[name] = open_part(self.storage, name, self._attributes)
+        return self._parts[name]
+
+    def as_of(self, name: str, *, rows: int) -> Dataset:
+        """Return a dataset as it was when it had so many rows: with its first parts only.
+
+        Raises:
+            errors.MissingName: there is no dataset of this name.
+        """
+        whole = self[name]
+        if not isinstance(whole, JoinedDataset):
+            return whole
+        ends = np.cumsum([part.rows for part in whole.parts]).tolist()
+        return join(whole.parts[0], self._attributes, parts=ends.index(rows) + 1) if rows in ends else whole
+
     def __iter__(self) -> Iterator[Dataset]:
         return (self[name] for name in self.datasets)
 
     def __getitem__(self, name: str) -> Dataset:
-        """Return a dataset.
+        """Return a dataset with all of its parts; by the name of a part, that part.
 
         Raises:
             errors.MissingName: there is no dataset of this name; the available ones are listed.
+            errors.Damaged: a part does not fit those before it.
         """
         if name not in self._datasets:
-            node = read_dataset_node(self.storage, name)
-            self._datasets[name] = Dataset(self.storage, name, node=node, cache=self._attributes)
+            self._datasets[name] = join(self.part(name), self._attributes)
         return self._datasets[name]
 
     def create_dataset(
@@ -98,30 +140,70 @@ class Cache:
             errors.Conflict: it exists and differs; both values are shown.
             errors.InvalidInput: the name is not allowed, or the image list is empty or not as described.
         """
-        schema.check_name("dataset", name)
+        refuse_part_name(schema.check_name("dataset", name))
         table = _checked_images(images, name)
-        rows = table.num_rows * views
         attributes = {
             "group": group,
             "split": split,
             "mode": mode,
             "views": views,
             "first_view": first_view,
-            "images": table.num_rows,
-            "rows": rows,
-            "image_list_sha256": "0" * 64,
             "source": schema.plain_json(dict(source or {})),
         }
-        _refuse_unreadable(f"dataset '{name}'", attributes)
+        return self._create(name, table, attributes)
+
+    def create_part(
+        self, name: str, *, images: pa.Table, source: Mapping[str, Any] | None = None, number: int | None = None
+    ) -> Dataset:
+        """Create a further part of a dataset for images that were added to it; nothing stored is changed.
+
+        Args:
+            name: name of the dataset, which exists.
+            images: image list of the part alone, as for `create_dataset`.
+            source: description of where the images come from, plain JSON.
+            number: number of the part; nothing happens if it exists and is the same. None creates the next one.
+
+        Returns:
+            The part. Its array of pixels is there; teachers are created in it as in any dataset.
+
+        Raises:
+            errors.Conflict: the part exists with other images, perhaps created by another process.
+            errors.MissingName: there is no dataset of this name.
+            errors.InvalidInput: the image list is empty or not as described, or there are too many parts.
+        """
+        self._forget(name)
+        *_, last = before = list(self.parts(name))[:number]
+        number = len(before)
+        if number > LAST_PART:
+            raise errors.InvalidInput(f"'{name}' has {number} parts, and can have no more. Make another cache")
+        table = _checked_images(images, name)
+        part = PartOf(
+            dataset=name,
+            number=number,
+            first_image=sum(part.images for part in before),
+            first_row=sum(part.rows for part in before),
+            after=last.image_list_sha256,
+        )
+        copied = {key: getattr(last, key) for key in ("group", "split", "mode", "views", "first_view")}
+        attributes = {**copied, "source": schema.plain_json(dict(source or {})), **part.as_attributes()}
+        created = self._create(part.stored_name, table, attributes)
+        self._forget(name)
+        return created
+
+    def _create(self, name: str, table: pa.Table, attributes: dict[str, Any]) -> Dataset:
+        """Create a dataset or part and its pixels array; nothing happens if it exists and is the same."""
+        rows = table.num_rows * int(attributes["views"])
+        attributes |= {"images": table.num_rows, "rows": rows, "image_list_sha256": "0" * 64}
+        path = f"{HIERARCHY}/{name}"
+        _refuse_unreadable(f"dataset '{name}'", attributes, path=path)
         attributes["image_list_sha256"] = self._put_images(name, table)
         pixels_shape, pixels_document = self._pixels(rows)
-        path = f"{HIERARCHY}/{name}"
         stored = self._existing(path)
         if stored is not None:
             _refuse_differences(f"dataset '{name}'", stored.attributes, attributes)
         self.storage.put_if_absent(f"{path}/{PIXELS}/zarr.json", pixels_document)
         self.storage.put_if_absent(f"{path}/zarr.json", schema.group_document(attributes))
-        dataset = self[name]
+        dataset = self.part(name)
         node = schema.parse_group(path, read_document(self.storage, path))
         _refuse_differences(f"dataset '{name}'", node.attributes, attributes)
         if dataset.array(PIXELS).shape != pixels_shape:
@@ -136,7 +218,13 @@ class Cache:
             errors.MissingName: there is none of this name; the available ones are listed.
         """
         deletion.delete(self.storage, name)
+        self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        """Open a dataset again when it is next asked for: parts were added or deleted."""
         self._datasets.pop(name, None)
+        for stored in [stored for stored in self._parts if name in (stored, whole_name(stored))]:
+            del self._parts[stored]
 
     def _pixels(self, rows: int) -> tuple[tuple[int, ...], bytes]:
         """Return shape and zarr.json of a pixels array."""
@@ -234,7 +322,7 @@ def _refuse_differences(subject: str, stored: Mapping[str, Any], asked: Mapping[
         raise errors.Conflict(f"{subject} exists and differs. {'; '.join(differing)}. {exits}")
 
 
-def _refuse_unreadable(subject: str, attributes: Mapping[str, Any]) -> None:
+def _refuse_unreadable(subject: str, attributes: Mapping[str, Any], *, path: str) -> None:
     """Refuse attributes that no reader would accept.
 
     Raises:
@@ -242,7 +330,7 @@ def _refuse_unreadable(subject: str, attributes: Mapping[str, Any]) -> None:
     """
     document = {"attributes": {"codistill": dict(attributes)}}
     try:
-        DatasetAttributes.of(Node(path=subject, document=document))
+        DatasetAttributes.of(Node(path=path, document=document))
     except errors.Damaged as error:
         raise errors.InvalidInput(f"{subject}: {str(error).partition('codistill.')[2]}") from None
 

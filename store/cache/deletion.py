@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from store import errors
-from store.cache.metadata import dataset_names
+from store.cache.metadata import dataset_names, part_names
 from store.format import schema
+from store.format.parts import whole_name
 from store.format.schema import CODES, HIERARCHY, PIXELS, TOKENS
 from store.storage.base import Storage
 from store.storage.publish import TEMPORARY, Writer
@@ -30,6 +31,7 @@ class Deletion:
         dataset: name of the dataset.
         teacher: name of the teacher; None deletes the whole dataset.
         teachers: teachers whose tokens go.
+        parts: names of the stored datasets from which it goes: the dataset's own, and those of its later parts.
         objects: number of objects.
         stored_bytes: their size.
     """
@@ -37,6 +39,7 @@ class Deletion:
     dataset: str
     teacher: str | None
     teachers: tuple[str, ...]
+    parts: tuple[str, ...]
     objects: int
     stored_bytes: int
 
@@ -56,20 +59,25 @@ def plan(storage: Storage, name: str) -> Deletion:
     Raises:
         errors.MissingName: there is nothing of this name; the available ones are listed.
         errors.InvalidInput: the name is not one of a dataset or teacher.
-        errors.Conflict: a process of this machine is writing there.
+        errors.Conflict: a process of this machine is writing there, or it is a part and others follow.
     """
     dataset, teacher = _parts(name)
-    base = f"{HIERARCHY}/{dataset}"
-    folders = _teacher_folders(storage, dataset)
+    _refuse_inner_part(storage, dataset, teacher)
+    parts = (dataset, *part_names(storage, dataset))
+    folders = sorted({folder for part in parts for folder in _teacher_folders(storage, part)})
     if teacher is None:
-        known = dataset in storage.list_directories(HIERARCHY)
-        keys = [*_tree(storage, base), *_beside(storage, dataset, [PIXELS, *folders])]
+        known = bool(set(parts) & set(storage.list_directories(HIERARCHY)))
+        keys = [key for part in parts for key in _objects_of(storage, part)]
         teachers = tuple(folder for folder in folders if schema.is_name(folder))
         available = ", ".join(dataset_names(storage)) or "none"
         absent = f"no dataset '{dataset}' in {storage.location}; available: {available}"
     else:
         known = teacher in folders
-        keys = [*_tree(storage, f"{base}/{teacher}"), *_beside(storage, dataset, [teacher])]
+        keys = [
+            key
+            for part in parts
+            for key in (*_tree(storage, f"{HIERARCHY}/{part}/{teacher}"), *_beside(storage, part, [teacher]))
+        ]
         teachers = (teacher,)
         available = ", ".join(folder for folder in folders if schema.is_name(folder)) or "none"
         absent = f"'{dataset}' has no teacher '{teacher}' in {storage.location}; available: {available}"
@@ -80,6 +88,7 @@ def plan(storage: Storage, name: str) -> Deletion:
         dataset=dataset,
         teacher=teacher,
         teachers=teachers,
+        parts=parts,
         objects=len(keys),
         stored_bytes=sum(size for _, size in keys),
     )
@@ -103,10 +112,15 @@ def delete(storage: Storage, name: str) -> Deletion:
 
 def steps(storage: Storage, planned: Deletion) -> Iterator[Step]:
     """Yield the steps of a deletion, in their order; before and after each the cache is readable."""
-    dataset, base = planned.dataset, f"{HIERARCHY}/{planned.dataset}"
-    if planned.teacher is not None:
-        yield from _teacher_steps(storage, dataset, planned.teacher)
-        return
+    for part in reversed(planned.parts):  # a part is nothing without those before it
+        if planned.teacher is not None:
+            yield from _teacher_steps(storage, part, planned.teacher)
+        else:
+            yield from _dataset_steps(storage, part)
+
+
+def _dataset_steps(storage: Storage, dataset: str) -> Iterator[Step]:
+    base = f"{HIERARCHY}/{dataset}"
     for folder in _teacher_folders(storage, dataset):
         yield from _teacher_steps(storage, dataset, folder)
     yield partial(storage.delete, schema.record_key(dataset, PIXELS))
@@ -148,6 +162,20 @@ def _parts(name: str) -> tuple[str, str | None]:
         message = f"pixels of '{dataset}' cannot be deleted alone: tokens depend on them. Delete '{dataset}'"
         raise errors.InvalidInput(message)
     return dataset, schema.check_name("teacher", teacher)
+
+
+def _refuse_inner_part(storage: Storage, name: str, teacher: str | None) -> None:
+    """Refuse to delete a part that others follow: the numbers of their rows would change."""
+    whole = whole_name(name)
+    later = [part for part in part_names(storage, whole) if part > name] if whole and teacher is None else []
+    if later:
+        raise errors.Conflict(f"'{later[-1]}' follows '{name}'. Delete it first, or all of '{whole}'")
+
+
+def _objects_of(storage: Storage, dataset: str) -> Iterator[tuple[str, int]]:
+    """Yield key and size of every object of a stored dataset."""
+    yield from _tree(storage, f"{HIERARCHY}/{dataset}")
+    yield from _beside(storage, dataset, [PIXELS, *_teacher_folders(storage, dataset)])
 
 
 def _tree(storage: Storage, prefix: str) -> Iterator[tuple[str, int]]:

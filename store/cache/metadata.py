@@ -318,7 +318,8 @@ class DatasetMetadata:
         """Return the command that makes the shards of an array."""
         array = _array_name(node)
         teachers = "" if array == PIXELS else f" --teachers {array}"
-        return f"codistill extract run CATALOGUE.toml --cache {self.storage.location} --datasets {self.whole_name}{teachers}"
+        names = f"--datasets {self.whole_name}{teachers}"
+        return f"codistill extract run CATALOGUE.toml --cache {self.storage.location} {names}"
 
 
 def read_document(storage: Storage, path: str) -> bytes:
@@ -366,7 +367,14 @@ def _is_part(storage: Storage, name: str) -> bool:
     try:
         return PART in read_dataset_node(storage, name).attributes
     except errors.CodistillError:
-        return True  # damaged: named by `verify`
+        return True  # damaged or unfinished: named by `verify`
+
+
+def part_names(storage: Storage, dataset: str) -> tuple[str, ...]:
+    """Return the stored names of what was added to a dataset, in order, also of parts that lack a document."""
+    listed = {entry.name.removesuffix(".parquet") for entry in storage.list_objects("images")}
+    names = listed | set(storage.list_directories(HIERARCHY))
+    return tuple(sorted(name for name in names if whole_name(name) == dataset and _is_part(storage, name)))
 
 
 def read_dataset_node(storage: Storage, name: str) -> Node:

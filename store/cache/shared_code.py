@@ -28,17 +28,17 @@ def stored_code(cache: Cache, teacher: str) -> Code | None:
     failure: errors.Damaged | None = None
     for name in specs:
         try:
-            return cache[name].code(teacher)
+            return cache.part(name).code(teacher)
         except errors.Damaged as error:  # perhaps the job that wrote it was killed
             failure = error
-    if failure is not None and any(cache[name].present(teacher) for name in specs):
+    if failure is not None and any(cache.part(name).present(teacher) for name in specs):
         raise failure
     return None
 
 
 def stored_specs(cache: Cache, teacher: str) -> dict[str, CodeSpec]:
-    """Return what is recorded of a teacher's code, by dataset."""
-    found = {dataset.name: dataset.teacher(teacher).code for dataset in cache if teacher in dataset.teachers}
+    """Return what is recorded of a teacher's code, by the stored name of each dataset and part."""
+    found = {part.name: part.teacher(teacher).code for part in cache.parts() if teacher in part.teachers}
     return {name: spec for name, spec in found.items() if spec is not None}
 
 

@@ -68,8 +68,8 @@ def choose(
         code, note = _new_code(source, teacher, datasets, source_code=source_code, ratio=ratio, basis=basis)
         new = True
     for name in sorted(datasets):
-        described = description(source[name], teacher)
-        code = freeze(target[name], code, teacher, described, first=new and name == min(datasets))
+        described = description(source.part(name), teacher)
+        code = freeze(target.part(name), code, teacher, described, first=new and name == min(datasets))
     return Target(code=code, source_code=source_code, note=note)
 
 
@@ -126,14 +126,14 @@ def _new_code(
         fewer = fewer_patches(source_code, ratio=ratio)
         if fewer is not None:
             return fewer, f"'{teacher}': records are copied, {fewer.spec.stored_patches(fewer.patches)} patches a row"
-    info = source[datasets[0]].teacher(teacher)
+    info = source.part(datasets[0]).teacher(teacher)
     generation = 1 + (0 if source_code is None else int(source_code.spec.calibration.get("generation", 1)))
 
     def compute(name: str, rows: Sequence[int]) -> list[npt.NDArray[np.float16] | None]:
-        return usable_tokens(source[name], teacher, rows)
+        return usable_tokens(source.part(name), teacher, rows)
 
     draw = draw_sample(
-        [_drawable(source[name]) for name in datasets],
+        [_drawable(source.part(name)) for name in datasets],
         teacher=teacher,
         wanted=rows_wanted(channels=info.channels, patches=info.patches),
         prefix_tokens=info.prefix_tokens,

@@ -94,21 +94,21 @@ def compact(
     if lossless:
         archive.require_codec()
     if ratio is not None:
-        for dataset in filter(_gets_codes, source):
+        for dataset in filter(_gets_codes, source.parts()):
             for teacher in (name for name in dataset.teachers if name in chosen):
                 refuse_ratio(dataset, teacher, ratio)
     target = create(out, source.recipe)
     _refuse_other_forms(source, target, chosen, lossless=lossless)
-    for dataset in source:
+    for dataset in source.parts():
         begin_dataset(dataset, target)
     if ratio is None:
         plan = _archive_plan(source, target, chosen)
     else:
         plan = _code_plan(source, target, chosen, ratio=ratio, basis=basis)
-    for dataset in source:
+    for dataset in source.parts():
         for teacher in dataset.teachers:
             if (dataset.name, teacher) not in plan.converted:
-                share_teacher(dataset, target[dataset.name], teacher)
+                share_teacher(dataset, target.part(dataset.name), teacher)
     done = _run(plan.tasks, progress=progress)
     report = seal(target, progress=progress)
     return CompactReport(
@@ -144,7 +144,18 @@ def begin_dataset(source: Dataset, target: Cache) -> Dataset:
     take_over(storage, target.storage, [schema.images_key(source.name)])  # its bytes are part of what pixels are
     if node.layout is None:
         take_over(storage, target.storage, objects_below(storage, node.path))
-    created = target.create_dataset(
+    if source.part is None:
+        created = _create(source, target)
+    else:
+        images, number = source.image_list(), source.part.number
+        created = target.create_part(source.part.dataset, images=images, source=source.source, number=number)
+    if node.layout is not None:
+        take_over(storage, target.storage, map(node.shard_key, sorted(source.present(PIXELS))))
+    return created
+
+
+def _create(source: Dataset, target: Cache) -> Dataset:
+    return target.create_dataset(
         source.name,
         images=source.image_list(),
         group=source.group,
@@ -154,9 +165,6 @@ def begin_dataset(source: Dataset, target: Cache) -> Dataset:
         first_view=source.first_view,
         source=source.source,
     )
-    if node.layout is not None:
-        take_over(storage, target.storage, map(node.shard_key, sorted(source.present(PIXELS))))
-    return created
 
 
 def share_teacher(source: Dataset, target: Dataset, teacher: str) -> None:
@@ -178,18 +186,18 @@ def _code_plan(source: Cache, target: Cache, chosen: Sequence[str], *, ratio: fl
     present = 0
     provenance = {"compacted_from": source.uuid}
     for teacher in chosen:
-        datasets = [dataset.name for dataset in source if teacher in dataset.teachers and _gets_codes(dataset)]
+        datasets = [dataset.name for dataset in source.parts() if teacher in dataset.teachers and _gets_codes(dataset)]
         if not datasets:
             notes.append(f"'{teacher}' has no training dataset: its tokens are kept as they are")
             continue
         into = choose(source, target, teacher, datasets, ratio=ratio, basis=basis)
         notes += [into.note] if into.note else []
         for name in datasets:
-            shards = shards_of(source[name], teacher)
-            there = target[name].present(teacher)
+            shards = shards_of(source.part(name), teacher)
+            there = target.part(name).present(teacher)
             present += len(there.intersection(shards))
             tasks += [
-                partial(_write_codes, source[name], target[name], teacher, shard, into, provenance)
+                partial(_write_codes, source.part(name), target.part(name), teacher, shard, into, provenance)
                 for shard in shards
                 if shard not in there
             ]
@@ -208,17 +216,17 @@ def _archive_plan(source: Cache, target: Cache, chosen: Sequence[str]) -> _Plan:
     tasks: list[Task] = []
     notes: list[str] = []
     present = 0
-    for dataset in source:
+    for dataset in source.parts():
         for teacher in (name for name in dataset.teachers if name in chosen):
             if form_of(dataset, teacher) != forms.TOKENS:
                 notes.append(f"'{dataset.name}/{teacher}' is not stored as plain float16 tokens: it is kept as it is")
                 continue
-            archive.begin_archive(dataset, target[dataset.name], teacher)
-            there = target[dataset.name].present(teacher)
+            archive.begin_archive(dataset, target.part(dataset.name), teacher)
+            there = target.part(dataset.name).present(teacher)
             shards = sorted(dataset.present(teacher))
             present += len(there.intersection(shards))
             tasks += [
-                partial(archive.write_archive, dataset, target[dataset.name], teacher, shard)
+                partial(archive.write_archive, dataset, target.part(dataset.name), teacher, shard)
                 for shard in shards
                 if shard not in there
             ]
@@ -232,14 +240,14 @@ def _gets_codes(dataset: Dataset) -> bool:
 
 def _refuse_other_forms(source: Cache, target: Cache, chosen: Sequence[str], *, lossless: bool) -> None:
     """Refuse a target that an earlier command began with other forms of tokens, before anything is written to it."""
-    for dataset in (dataset for dataset in source if dataset.name in target.datasets):
+    for dataset in (dataset for dataset in source.parts() if dataset.name in target.stored_names):
         for teacher in dataset.teachers:
             form = form_of(dataset, teacher)
             if teacher in chosen and lossless and form == forms.TOKENS:
                 form = forms.ARCHIVE
             elif teacher in chosen and not lossless and _gets_codes(dataset):
                 form = forms.CODES
-            refuse_other_form(target[dataset.name], teacher, asked=form)
+            refuse_other_form(target.part(dataset.name), teacher, asked=form)
 
 
 def _run(tasks: Sequence[Task], *, progress: bool) -> list[bool]:
@@ -254,7 +262,7 @@ def _call(task: Task) -> bool:
 
 
 def _chosen(source: Cache, teachers: Sequence[str]) -> list[str]:
-    available = sorted({teacher for dataset in source for teacher in dataset.teachers})
+    available = sorted({teacher for dataset in source.parts() for teacher in dataset.teachers})
     unknown = sorted(set(teachers) - set(available))
     if unknown:
         raise errors.MissingName(f"{source.location} has no teacher {unknown}; available: {', '.join(available)}")

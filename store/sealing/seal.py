@@ -100,7 +100,7 @@ def seal(cache_or_location: Cache | Location, progress: bool = False) -> SealRep
     problems: list[str] = []
     removed = cache.storage.sweep()
     with ThreadPoolExecutor(THREADS, thread_name_prefix="codistill-seal") as pool:
-        for dataset in cache:
+        for dataset in cache.parts():
             digests: Digests | None = None
             for array in (PIXELS, *dataset.teachers):
                 try:

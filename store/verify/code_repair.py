@@ -11,7 +11,7 @@ from store import errors
 from store.cache.cache import Cache
 from store.cache.cache import open as open_cache
 from store.cache.dataset import Dataset
-from store.cache.metadata import dataset_names
+from store.cache.metadata import stored_names
 from store.format.code import Code
 from store.format.code_schema import SmallArray, code_arrays
 from store.format.layout import CHECKSUM_BYTES, checksum
@@ -60,13 +60,13 @@ def _write(storage: Storage, code: Code, dataset: str, teacher: str) -> Iterator
 
 def _mended(opened: Cache, dataset: str, teacher: str) -> Code | None:
     """Return the code that was recorded; None if it is not known."""
-    info = opened[dataset].teacher(teacher)
+    info = opened.part(dataset).teacher(teacher)
     assert info.code is not None
-    for name in dataset_names(opened.storage):
-        copy = _copy(opened[name], teacher, info.code.digest) if name != dataset else None
+    for name in stored_names(opened.storage):
+        copy = _copy(opened.part(name), teacher, info.code.digest) if name != dataset else None
         if copy is not None:
             return copy
-    return next(_one_byte_changed(opened[dataset], teacher), None)
+    return next(_one_byte_changed(opened.part(dataset), teacher), None)
 
 
 def _copy(dataset: Dataset, teacher: str, digest: str) -> Code | None:

@@ -10,7 +10,7 @@ from itertools import chain
 
 from store import errors
 from store.cache import seal_record
-from store.cache.metadata import dataset_names, read_dataset_node, read_root
+from store.cache.metadata import read_dataset_node, read_root, stored_names
 from store.format import pixels_schema, schema
 from store.format.attributes import DatasetAttributes, TeacherAttributes
 from store.format.code_schema import CODE, code_arrays
@@ -136,7 +136,7 @@ def _of_other_datasets(storage: Storage, path: str) -> Iterator[bytes]:
         rows = DatasetAttributes.of(read_dataset_node(storage, parts[1])).rows
     except errors.CodistillError:
         return
-    for name in dataset_names(storage):
+    for name in stored_names(storage):
         try:
             node = schema.parse_array(path, storage.read(f"{HIERARCHY}/{name}/{parts[2]}/{parts[-1]}/zarr.json"))
         except (FileNotFoundError, errors.CodistillError):

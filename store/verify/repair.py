@@ -202,11 +202,11 @@ class _Repairer:
 
     def _exists(self, target: Target) -> bool:
         arrays = self._tree.arrays.get(target[0], [])
-        return target[1] in arrays and 0 <= target[2] < self._cache[target[0]].shards
+        return target[1] in arrays and 0 <= target[2] < self._cache.part(target[0]).shards
 
     def _location(self, target: Target) -> ShardLocation:
         dataset, array, shard = target
-        return ShardLocation.of(self._cache[dataset], array, shard, paths=self._tree.paths[dataset])
+        return ShardLocation.of(self._cache.part(dataset), array, shard, paths=self._tree.paths[dataset])
 
     def _repair(self, target: Target) -> None:
         location = self._location(target)
@@ -331,7 +331,7 @@ class _Repairer:
             self._done.notes.append("sealed tables are left as they are until all shards are whole")
             return
         for dataset, array in sorted(stale):
-            for key in sealed_keys(self._cache[str(dataset)], str(array)):
+            for key in sealed_keys(self._cache.part(str(dataset)), str(array)):
                 self._storage.delete(key)
                 self._done.removed.append(key)
         try:

@@ -45,6 +45,7 @@ class Tree:
         for name in sorted(self._storage.list_directories(HIERARCHY)):
             self._add_dataset(name)
             self._compare_with_seals(name)
+        self._check_parts()
         self._check_objects()
 
     def _add_dataset(self, name: str) -> None:
@@ -59,7 +60,7 @@ class Tree:
             return
         key = f"{base}/{DOCUMENT}"
         try:
-            dataset = self._cache[name]
+            dataset = self._cache.part(name)
             key = f"{base}/{PIXELS}/{DOCUMENT}"
             dataset.array(PIXELS)
         except errors.CodistillError as error:
@@ -70,6 +71,21 @@ class Tree:
         self.paths[name] = self._image_paths(dataset)
         for teacher in sorted(set(self._storage.list_directories(base)) - {PIXELS, "pixels_status"}):
             self._add_teacher(dataset, teacher)
+
+    def _check_parts(self) -> None:
+        """Report parts that do not follow the parts before them: no reader joins them."""
+        whole = {dataset.whole_name for dataset in self.datasets if dataset.part is not None}
+        for name in sorted(whole):
+            stored = [dataset.name for dataset in self.datasets if dataset.whole_name == name]
+            key = f"{HIERARCHY}/{stored[-1]}/{DOCUMENT}"
+            try:
+                joined = [part.name for part in self._cache.parts(name)]
+            except errors.CodistillError as error:
+                self._add_problem(Kind.METADATA_DAMAGED, key, str(error))
+                continue
+            for left_out in sorted(set(stored) - set(joined)):
+                key = f"{HIERARCHY}/{left_out}/{DOCUMENT}"
+                self._add_problem(Kind.METADATA_DAMAGED, key, f"a part before it is gone: '{name}' ends before it")
 
     def _add_teacher(self, dataset: Dataset, name: str) -> None:
         path = f"{HIERARCHY}/{dataset.name}/{name}"

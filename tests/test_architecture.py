@@ -16,7 +16,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "extract": {"store", "backbones"},
     "train": {"store", "backbones"},
     "eval": {"store", "backbones", "extract", "train"},
-    "codistill": {"store", "extract", "train"},
+    "codistill": {"store", "backbones", "extract", "train"},
 }
 OURS = {*MAY_IMPORT, "benchmarks", "tests", "demo"}
 

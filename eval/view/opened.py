@@ -4,17 +4,15 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import store
 from eval.view.jobs import Jobs
 from eval.view.memory import Memory
+from eval.view.shapes import StudentRun
 from store import errors
 from store.cache.metadata import TeacherInfo
 from store.common.config import near_miss
-
-if TYPE_CHECKING:
-    from eval.view.runs import ShownRun
 
 MEMORY_BYTES = 512 * 2**20  # of decoded rows, pictures and lists
 RESULT_BYTES = 1024 * 2**20  # of indices for searching and other results of background work
@@ -41,7 +39,7 @@ class Opened:
     """
 
     cache: store.Cache
-    runs: "Mapping[str, ShownRun]" = field(default_factory=dict)
+    runs: Mapping[str, StudentRun] = field(default_factory=dict)
     images: Mapping[str, Path] = field(default_factory=dict)
     memory: Memory = field(default_factory=lambda: Memory(MEMORY_BYTES))
     jobs: Jobs = field(default_factory=lambda: Jobs(RESULT_BYTES))
@@ -80,7 +78,7 @@ class Opened:
             raise _missing(f"array in '{dataset}'", name, teachers)
         return teachers[name]
 
-    def run(self, name: str) -> "ShownRun":
+    def run(self, name: str) -> StudentRun:
         """Return a run.
 
         Raises:

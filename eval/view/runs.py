@@ -16,7 +16,7 @@ import numpy.typing as npt
 import store
 from eval.view import tokens
 from eval.view.opened import Opened
-from eval.view.tokens import ArrayShape
+from eval.view.shapes import ArrayShape
 from store import errors
 from store.common import strict_json
 from store.format.schema import PIXELS

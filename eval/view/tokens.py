@@ -5,37 +5,17 @@ column of its own grid. Shapes: N patches, P prefix tokens, C channels.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from eval.view.opened import Opened, checked_row
+from eval.view.shapes import ArrayShape
 from store import errors
 
 STUDENT, PROJECTION = "student:", "projection:"
 Float32 = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArrayShape:
-    """Shape of the tokens of an array.
-
-    Attributes:
-        grid: (rows, cols) of patches.
-        prefix_tokens: tokens before the patches.
-        channels: values of a token.
-    """
-
-    grid: tuple[int, int]
-    prefix_tokens: int
-    channels: int
-
-    @property
-    def patches(self) -> int:
-        """Number of patches."""
-        return self.grid[0] * self.grid[1]
 
 
 def array_names(opened: Opened, dataset: str) -> list[str]:

@@ -15,11 +15,13 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from eval.view import cosines, images, maps, rows
+from eval.view.find import MOST_FOUND, SCOPES, WHAT, find
 from eval.view.opened import Opened
 from eval.view.overview import overview
 from eval.view.parameters import Parameters
 from eval.view.records import records
 from eval.view.security import Access, Guard
+from eval.view.statistics import statistics_of
 from store import errors
 
 STATIC = Path(__file__).parent / "static"
@@ -88,6 +90,23 @@ def _patch(opened: Opened, query: Parameters) -> Any:
     return maps.patch_values(opened, *where, query.number("patch"))
 
 
+def _find(opened: Opened, query: Parameters) -> Any:
+    return find(
+        opened,
+        query.required("dataset"),
+        query.number("row"),
+        query.required("array"),
+        patches=query.numbers("patches"),
+        what=query.choice("what", WHAT),
+        scope=query.choice("scope", SCOPES),
+        k=query.number("k", 60, least=1, most=MOST_FOUND),
+    )
+
+
+def _statistics(opened: Opened, query: Parameters) -> Any:
+    return statistics_of(opened, query.required("dataset"), query.required("teacher"))
+
+
 def _thumb(opened: Opened, query: Parameters) -> images.Picture:
     where = (query.required("dataset"), query.number("row"), query.required("array"))
     mode = query.choice("mode", ("pca", "norm", "outlier"))
@@ -116,6 +135,8 @@ ANSWERS: dict[str, Answer] = {
     "cosine": _cosine,
     "cosines": _cosines,
     "patch": _patch,
+    "find": _find,
+    "statistics": _statistics,
 }
 
 

@@ -187,25 +187,35 @@ def export(
     format: Literal["timm", "dune"] = "timm",
     step: Annotated[int | None, AtLeast(0)] = None,
     image_size: Annotated[int | None, AtLeast(1)] = None,
+    onnx: Flag = False,
+    licences: Annotated[str, COMMAS, tyro.conf.arg(metavar="NAME=LICENCE,...")] = "",
 ) -> None:
     """Export a trained student for other programs. example: codistill train export runs/a --out students/a
 
     Args:
         run: directory of the run.
-        out: new directory (timm: encoder as safetensors, JSON, model card) or new file (dune: .pth with projectors).
-        format: timm is read by timm as local-dir:PATH; dune is read by the loader of naver/dune.
+        out: new directory (timm: encoder as safetensors, JSON, model card, hubconf.py) or new file (dune: .pth with
+            projectors).
+        format: timm is read by timm as local-dir:PATH, by torch.hub and by the Hugging Face hub; dune is read by the
+            loader of naver/dune.
         step: step of the checkpoint to export; None takes the newest.
         image_size: side in px of the images that timm's model takes; None takes the size of the training.
+        onnx: write model.onnx too, once its output has been compared with PyTorch's.
+        licences: licences of datasets, and of teachers that the card does not know, such as faces=CC-BY-4.0.
     """
     if format == "timm" and out.suffix.lower() in WEIGHT_SUFFIXES:
         raise InvalidInput(
             f"--out '{out}' is the name of a file, and timm's format is a directory. Give --out {out.with_suffix('')}, "
             "or --format dune for one .pth file"
         )
-    from train.export import export_run
+    if format == "dune" and (onnx or licences or image_size):
+        raise InvalidInput("--onnx, --licences and --image-size go with --format timm. Leave them out, or export twice")
+    from train.export.licences import parse_given
+    from train.export.run import export_run
     from train.run.load import load
 
-    export_run(load(run, step=step), out, kind=format, image_size=image_size)
+    given = parse_given(names_of(licences) or [])
+    export_run(load(run, step=step), out, kind=format, image_size=image_size, onnx=onnx, given_licences=given)
     use = f'timm.create_model("local-dir:{out}", pretrained=True)' if format == "timm" else "naver/dune's loader"
     print(f"exported to '{out}'. Use: {use}")
 

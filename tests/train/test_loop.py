@@ -23,7 +23,7 @@ from tests.train.builders import DATASETS, build_cache, tiny
 from tests.train.children import HoldAtStep, KillAtStep, start_command
 from tests.train.stories import assert_close, same_run, stop_after, weights
 from train.__main__ import main
-from train.export import export_run
+from train.export.run import export_run
 from train.loop import train as run_training
 from train.model.encoder import resized_to_grid
 from train.run import checkpoints, log

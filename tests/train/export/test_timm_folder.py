@@ -1,6 +1,7 @@
 """An exported encoder gives the same tokens in timm alone."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-import train.export
 from backbones import weight_files
+from backbones.images import IMAGENET_MEAN, IMAGENET_STD
 from backbones.vit import DinoVisionTransformer
 from store.errors import Damaged, InvalidInput, OutputExists, StorageFailed
 from tests.train import golden
-from train.export import CardFacts, export_encoder
+from train.export import timm_folder
+from train.export.card import CardFacts, DatasetFacts, TeacherFacts
+from train.export.timm_folder import export_encoder
 from train.model.encoder import build_encoder
 from train.recipe.config import Student
 
@@ -24,9 +27,9 @@ CARD = CardFacts(
     name="Tiny student",
     recipe="tiny",
     steps=12,
-    teachers={"mast3r": "MASt3R ViT-L/16, weights 1234abcd"},
-    datasets=("bedlam", "habitat"),
-    fidelity={"cosine mast3r": 0.91234},
+    teachers=[TeacherFacts(name="mast3r", text="MASt3R ViT-L/16, weights 1234abcd")],
+    datasets=[DatasetFacts(name="bedlam", group="people", rows=7)],
+    fidelity={"held": {"mast3r": 0.91234}},
 )
 
 
@@ -89,18 +92,43 @@ def test_the_card_says_what_it_is_and_the_config_how_to_prepare(tmp_path: Path) 
     for fact in (
         "# Tiny student",
         "`tiny`, 12 steps",
-        "bedlam, habitat",
+        "| bedlam | people | 7 |",
         "weights 1234abcd",
-        "| cosine mast3r | 0.9123 |",
+        "| held | 0.9123 |",
     ):
         assert fact in card
     assert "CLS, 4 registers, 576 patches" in card
-    assert len(card.splitlines()) < 60
     prepared = json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]
     assert prepared["mean"] == [0.485, 0.456, 0.406]
     assert prepared["input_size"] == [3, 336, 336]
     with pytest.raises(OutputExists, match="not empty"):
         export_encoder(encoder, tmp_path, image_size=336)
+
+
+def test_torch_hub_gives_the_same_model_and_its_preprocessing(tmp_path: Path) -> None:
+    encoder = build_encoder(Student(architecture="tiny", depth=2), pos_grid=(4, 4)).eval()
+    export_encoder(encoder, tmp_path / "a student", image_size=56, card=CARD)
+    images = torch.randn(2, 3, 56, 56)
+    save_file({"images": images}, tmp_path / "images.safetensors")
+    script = f"""
+import sys, torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+folder = {str(tmp_path / "a student")!r}
+model = torch.hub.load(folder, "student", source="local").eval()
+transform = torch.hub.load(folder, "transform", source="local")
+with torch.no_grad():
+    tokens = model.forward_features(load_file({str(tmp_path / "images.safetensors")!r})["images"])
+white = transform(Image.new("RGB", (80, 60), "white"))
+save_file({{"tokens": tokens, "white": white}}, {str(tmp_path / "out.safetensors")!r})
+assert not {{"train", "backbones", "store"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, env={**os.environ, "HOME": str(tmp_path)})
+    found = load_file(tmp_path / "out.safetensors")
+    with torch.no_grad():
+        assert golden.max_error(found["tokens"], encoder(images)) <= 1e-5
+    white = torch.tensor([(1 - mean) / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)])
+    assert golden.max_error(found["white"], white[:, None, None].expand(3, 56, 56)) <= 1e-6
 
 
 def test_a_size_that_the_patch_does_not_divide_leaves_nothing(tmp_path: Path) -> None:
@@ -113,7 +141,7 @@ def test_a_changed_export_is_refused_by_our_readers_and_read_by_timm(tmp_path: P
     encoder = build_encoder(Student(architecture="tiny", depth=1), pos_grid=(4, 4)).eval()
     export_encoder(encoder, tmp_path / "model", image_size=56, card=CARD)
     names = {path.name for path in (tmp_path / "model").iterdir()}
-    assert names == {"model.safetensors", "config.json", "README.md", "SHA256SUMS"}
+    assert names == {"model.safetensors", "config.json", "README.md", "LICENSE.md", "hubconf.py", "SHA256SUMS"}
     timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True)
     weights = tmp_path / "model" / "model.safetensors"
     assert weight_files.load(weights)
@@ -132,7 +160,7 @@ def test_an_export_onto_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: 
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     encoder = build_encoder(Student(architecture="tiny", depth=1), pos_grid=(4, 4)).eval()
-    monkeypatch.setattr(train.export, "save_file", full_disk)
+    monkeypatch.setattr(timm_folder, "save_file", full_disk)
     with pytest.raises(StorageFailed, match="no space left on device"):
         export_encoder(encoder, tmp_path / "model", image_size=56, card=CARD)
     assert list(tmp_path.iterdir()) == []

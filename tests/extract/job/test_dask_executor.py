@@ -31,8 +31,9 @@ from tests.extract.builders import run_extract, small_catalogue, tree_of
 from tests.extract.children import finish, made, start
 from tests.extract.dask_children import Death, HoldWorkers, KillWorkers, listen, next_pid
 from tests.points import WRITE
+from tests.thoroughness import cases
 
-SHARDS = 26
+SHARDS = cases(thorough=26, usual=12)
 
 
 @pytest.fixture

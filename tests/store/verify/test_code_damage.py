@@ -21,12 +21,13 @@ from store.verify.verify import verify
 from tests.store import bit_flips, caches, fake_recomputer
 from tests.store.caches import CODED, CODED_TEACHERS, DATASETS, contents
 from tests.store.damage import INDEX_BYTES, flip, overwrite
+from tests.thoroughness import cases
 
 FLOWERS = "features.zarr/flowers"
 STRIDE = 57 + 4
-FLIPS_OF_A_KIND = 3
+FLIPS_OF_A_KIND = cases(thorough=10, usual=1)
 SHARD_FLIPS = 12
-ROUNDS = 12
+ROUNDS = cases(thorough=12, usual=6)
 
 
 @pytest.fixture(scope="module")
@@ -275,8 +276,8 @@ def test_flips_in_any_file_are_found_never_read_as_good_and_undone(root: Path, w
         if kind not in ("images", "pixels", "manifest")
     }
     assert {"codes", "mean", "decoder", "signs", "distortion", "cosine", "floor", "zarr.json of code"} <= set(kinds)
-    for kind, paths in kinds.items():
-        for number in range(FLIPS_OF_A_KIND):
+    for first, (kind, paths) in enumerate(kinds.items()):
+        for number in range(first, first + FLIPS_OF_A_KIND):
             path, mask = generator.choice(paths), 1 << generator.randrange(8)
             offset = generator.randrange(path.stat().st_size)
             flip(path, offset, mask)

@@ -22,9 +22,10 @@ from store.verify.verify import VerifyReport, verify
 from tests.store import caches, damage, fake_recomputer
 from tests.store.caches import contents, same_rows
 from tests.store.damage import DINO, RECOMPUTED, REPAIRED, REPORTED, shard_path
+from tests.thoroughness import cases
 
 FLIPS_A_ROUND = 12
-ROUNDS = 25
+ROUNDS = cases(thorough=25, usual=10)
 
 
 @pytest.fixture(scope="module")

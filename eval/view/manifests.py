@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pads
 
 import store
 from eval.view.opened import Opened
@@ -43,6 +42,8 @@ def manifest_of(opened: Opened, dataset: store.Dataset) -> Manifest:
         errors.NotSealed: so many shards are not sealed that sealing is the quicker way to know their rows.
         errors.Damaged: the sealed manifest does not end as it was sealed.
     """
+    import pyarrow.dataset as pads  # slow to import, and nothing else needs it
+
     sealed = _sealed(dataset)
     unsealed = unsealed_shards(opened, dataset, PIXELS)
     if len(unsealed) > MOST_UNSEALED_SHARDS:
@@ -73,6 +74,8 @@ def unsealed_shards(opened: Opened, dataset: store.Dataset, array: str) -> list[
 
 def _sealed(dataset: store.Dataset) -> Any | None:
     """Return the sealed manifest as a pyarrow dataset; None without a seal."""
+    import pyarrow.dataset as pads
+
     _check_mark(dataset)
     try:
         source = dataset.storage.arrow_file(manifest_key(dataset.name))

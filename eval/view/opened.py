@@ -36,6 +36,7 @@ class Opened:
         images: folder of source images by dataset; the one under the empty name is for all others.
         memory: rows and pictures.
         jobs: work in the background.
+        warmed: whether what later pages need is being made ready.
     """
 
     cache: store.Cache
@@ -43,6 +44,7 @@ class Opened:
     images: Mapping[str, Path] = field(default_factory=dict)
     memory: Memory = field(default_factory=lambda: Memory(MEMORY_BYTES))
     jobs: Jobs = field(default_factory=lambda: Jobs(RESULT_BYTES))
+    warmed: bool = False
     _listing: Listing | None = None
     _lock: Any = field(default_factory=threading.Lock)
 

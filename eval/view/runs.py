@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import safetensors
 
 import store
 from eval.view import tokens
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from train.run.load import Run
 
 COMPUTED_TOGETHER = 4
-DESCRIPTION = "cache.json"
+DESCRIPTION, CHECKPOINTS, MODEL = "cache.json", "checkpoints", "model.safetensors"  # in a run directory
+WIDTH_OF = "distiller.encoder.norm.weight"
 
 
 class ShownRun:
@@ -67,7 +69,7 @@ class ShownRun:
         self._check_fits(dataset)
         if not teacher:
             one = next(iter(self._description["teachers"].values()))
-            return ArrayShape(grid=tuple(one["patch_grid"]), prefix_tokens=1, channels=self._load().encoder.channels)
+            return ArrayShape(grid=tuple(one["patch_grid"]), prefix_tokens=1, channels=self._channels)
         known = self._teacher(teacher)
         return ArrayShape(
             grid=tuple(known["patch_grid"]), prefix_tokens=known["prefix_tokens"], channels=known["channels"]
@@ -109,6 +111,22 @@ class ShownRun:
         loaded = self._load()
         vectors = [tokens.unit(loaded.standardised(values, teacher)) for values in (predicted, target)]
         return np.asarray(1.0 - np.einsum("nc,nc->n", *vectors).astype(np.float64))
+
+    def load(self) -> None:
+        """Load its modules, and torch, before something of it is drawn."""
+        self._load()
+
+    @cached_property
+    def _channels(self) -> int:
+        """Width of the student, from the end of its encoder in the newest checkpoint: without loading it."""
+        files = sorted(self.directory.glob(f"{CHECKPOINTS}/step-*/{MODEL}"))
+        if not files:
+            raise errors.MissingFile(f"run '{self.directory}' has no checkpoint. Train it, or give another run")
+        try:
+            with safetensors.safe_open(files[-1], "numpy") as file:
+                return int(file.get_slice(WIDTH_OF).get_shape()[0])
+        except (OSError, safetensors.SafetensorError) as error:
+            raise errors.Damaged(f"'{files[-1]}' cannot be read: {error}. Give another run") from error
 
     def _teacher(self, name: str) -> dict[str, Any]:
         if name not in self._description["teachers"]:

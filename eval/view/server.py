@@ -22,6 +22,7 @@ from eval.view.parameters import Parameters
 from eval.view.records import records
 from eval.view.security import Access, Guard
 from eval.view.statistics import statistics_of
+from eval.view.warm import warm
 from store import errors
 
 STATIC = Path(__file__).parent / "static"
@@ -53,7 +54,11 @@ def application(opened: Opened, access: Access, *, static: Path = STATIC) -> Gua
 
 
 def _overview(opened: Opened, query: Parameters) -> Any:
-    return overview(opened)
+    answer = overview(opened)
+    if not opened.warmed:
+        opened.warmed = True
+        warm(opened)
+    return answer
 
 
 def _row(opened: Opened, query: Parameters) -> Any:

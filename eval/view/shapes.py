@@ -41,6 +41,10 @@ class StudentRun(Protocol):
         """Teachers that it was trained on."""
         ...
 
+    def load(self) -> None:
+        """Load its modules before something of it is drawn."""
+        ...
+
     def shape(self, dataset: store.Dataset, teacher: str) -> ArrayShape:
         """Return the shape of its projection to a teacher, or of its own tokens if `teacher` is empty."""
         ...

@@ -1,10 +1,11 @@
 # make demo: the whole pipeline on real photographs.   make test: every check.   Both set up .venv by themselves.
+# make test-thorough: every case of the tests that kill and damage again and again; make test tries some of them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-thorough lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -15,6 +16,9 @@ demo: $(VENV)/.installed-demo
 
 test: $(VENV)/.installed-test
 	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+
+test-thorough: export CODISTILL_TESTS = thorough
+test-thorough: test
 
 lint: $(VENV)/.installed-test
 	@$(BIN)/ruff check .

@@ -9,11 +9,12 @@ import { SIZES, captionOf, cell, overlay } from "./thumbs.js";
 
 const PAGE_ROWS = 120;
 const PAGES_KEPT = 40;
-const LIST = ["from", "group", "status", "view", "where", "sql", "sort", "order", "sample", "seed"];
+const LIST = ["from", "group", "status", "reason", "view", "where", "sql", "sort", "order", "sample", "seed"];
 
 /** The question for some rows of a state's list. */
 export const listQuestion = (state, offset, limit) => ({
-  dataset: state.from, where: state.where, sql: state.sql, group: state.group, status: state.status, view: state.view,
+  dataset: state.from, where: state.where, sql: state.sql, group: state.group, status: state.status,
+  reason: state.reason, view: state.view,
   sort: state.sort, order: state.sort === "" ? "" : state.order, sample: state.sample, seed: state.seed, offset, limit,
 });
 

@@ -6,7 +6,8 @@ export const DEFAULTS = {
   // Which rows the grid lists, and `from` also of which dataset the statistics are.
   from: "",
   group: "",
-  status: "",
+  status: "", // ok | failed | missing, in all or any arrays; or of one, as "dinov2:failed"
+  reason: "", // kind of reason why a row failed, with a status of one array
   view: "",
   where: "",
   sql: "",
@@ -26,6 +27,7 @@ export const DEFAULTS = {
   run: "",
   patches: "", // numbers of patches, as "5,6,7"
   source: "", // the array in whose grid `patches` count
+  of: "", // the row beside that they are of, as "dataset:row"; empty: the open row
   beside: "", // rows put beside, as "dataset:row,dataset:row"
   range: "full", // of cosines: full, 0 to 1 | own, of each map
   // Searching.
@@ -95,10 +97,13 @@ export function listen(listener) {
 
 /** A link to open a row; from a list with its place in it. */
 export const rowLink = (dataset, row, index = "") =>
-  link({ page: "row", dataset, row, index, patches: "", source: "", mode: keptMode() });
+  link({ page: "row", dataset, row, index, ...UNCHOSEN, mode: keptMode() });
+
+/** No patch chosen. */
+export const UNCHOSEN = { patches: "", source: "", of: "" };
 
 /** A row opens with no patch chosen, so not in the mode that draws their cosines. */
-const keptMode = () => (current().mode === "cosine" ? DEFAULTS.mode : current().mode);
+export const keptMode = () => (current().mode === "cosine" ? DEFAULTS.mode : current().mode);
 
 export const numbers = (text) => (text === "" ? [] : text.split(",").map(Number).filter(Number.isInteger));
 

@@ -70,4 +70,4 @@ export const strip = (rows) =>
 
 /** A link to the grid that shows some rows only; other conditions are taken away. */
 export const gridLink = (conditions) =>
-  link({ page: "grid", from: "", group: "", status: "", view: "", where: "", sql: "", sample: "", at: "", index: "", ...conditions });
+  link({ page: "grid", from: "", group: "", status: "", reason: "", view: "", where: "", sql: "", sample: "", at: "", index: "", ...conditions });

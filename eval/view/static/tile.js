@@ -1,20 +1,24 @@
 // One picture of a row: the photograph, the stored pixels, or an array's map; with what lies upon it and stands below it.
 
-import { el, svg } from "./dom.js";
+import { el, figure, svg } from "./dom.js";
 import { draw, outline, patchAt } from "./maps.js";
 import { legend } from "./colours.js";
 
 /** A figure with a stack of layers: pixels below, a map upon them, outlines on top. */
 export class Tile {
-  /** `name` heads the tile; `grid` [h, w] is that of its patches, null for a photograph. */
-  constructor({ name, detail = "", grid = null, under = null, head = [] }) {
+  /** `name` heads the tile; `grid` [h, w] is that of its patches, null for a photograph; `map` says if one is drawn. */
+  constructor({ name, title = name, detail = "", grid = null, under = null, map = true, onname = null }) {
     Object.assign(this, { name, grid });
-    this.canvas = grid === null ? null : el("canvas", { class: "map", data: { array: name } });
+    this.canvas = map ? el("canvas", { class: "map", data: { array: name } }) : null;
+    this.value = el("output", { class: "value" });
+    const heading = onname === null
+      ? el("b", { title }, title)
+      : el("button", { type: "button", class: "name", title: `choose ${title}`, "data-value": name, onclick: onname }, title);
     this.marks = svg("svg", { class: "marks", "aria-hidden": "true", preserveAspectRatio: "none" });
     this.stack = el("div", { class: "stack" }, under, this.canvas, this.marks);
     this.below = el("div", { class: "below" });
     this.node = el("figure", { class: "tile", data: { tile: name } },
-      el("figcaption", {}, el("b", { title: name }, name), el("span", {}, detail), head), this.stack, this.below);
+      el("figcaption", {}, heading, el("span", { class: "detail" }, detail), this.value), this.stack, this.below);
     if (grid !== null) this.selectable(grid);
   }
 
@@ -57,7 +61,11 @@ export class Tile {
     this.marks.querySelector(".chosen")?.setAttribute("d", outline(patches, this.grid));
   }
 
+  /** Outline the patch under the pointer and tell its value. */
   hover(patch) {
+    if (this.grid === null) return;
+    const value = patch === null ? null : this.valueOf(patch);
+    this.value.textContent = value === null ? "" : figure(value);
     this.marks.querySelector(".hovered")?.setAttribute("d", patch === null ? "" : outline([patch], this.grid));
   }
 
@@ -77,7 +85,7 @@ export class Tile {
 /** The outline of the stored view in the photograph: `crop` in pixels of the source, its size [height, width] known. */
 export function cropMarks(tile, crop, [height, width]) {
   tile.marks.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  tile.stack.style.setProperty("aspect-ratio", `${width} / ${height}`);
+  tile.marks.setAttribute("preserveAspectRatio", "xMidYMid meet"); // as the photograph itself lies in its square
   tile.marks.append(svg("path", { class: "shade", d: `M0 0H${width}V${height}H0Z M${crop.left} ${crop.top}v${crop.height}h${crop.width}v${-crop.height}Z` }),
     svg("rect", { class: "crop", x: crop.left, y: crop.top, width: crop.width, height: crop.height }));
 }

@@ -9,7 +9,7 @@ if __name__ == "__main__":
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from store.common.constraints import AtLeast, Device, NotNegative, OutputFile
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from extract.catalogue import DatasetEntry
     from extract.job.executor import Executor
     from extract.job.summary import RunReport
     from extract.job.worker import Settings
@@ -57,6 +58,7 @@ def run(
     summary: Annotated[Path | None, OutputFile()] = None,
     events: Annotated[Path | None, OutputFile()] = None,
     dry_run: bool = False,
+    append: bool = False,
     overwrite: bool = False,
 ) -> int:
     """Run what is left of a catalogue's extraction into a cache. Stop it at any time, and run it again to go on.
@@ -82,6 +84,8 @@ def run(
         summary: JSON file for the figures of the job.
         events: file to which one line of JSON is added for each event, such as a finished shard.
         dry_run: only print what is left to do; writes nothing.
+        append: take in images that were added to the datasets' folders since they were indexed, as a further part of
+            each; nothing stored is changed.
         overwrite: delete the datasets in --datasets (without stages index and views: only their tokens) and start over.
     """
     from extract.catalogue import load_catalogue, narrowed
@@ -99,6 +103,7 @@ def run(
         limit=FailureLimit.parse(max_failed),
         part=Part.parse(shards),
         events=events,
+        append=append,
     )
     if overwrite:
         require_datasets(asked)
@@ -114,6 +119,8 @@ def run(
     if dry_run:
         chosen = narrowed(asked.catalogue, datasets=selection.datasets, teachers=selection.teachers)
         show_plan(_console(), chosen, asked.cache)
+        if append:
+            _show_appendable(asked.cache, selection.dataset_entries)
         print("dry run: nothing was written")
         return 0
     settings = Settings(
@@ -173,6 +180,17 @@ def calibrate(
         device=device,
         threads=threads,
     )
+
+
+def _show_appendable(location: str, entries: "Sequence[DatasetEntry]") -> None:
+    """Print how many images of each dataset an append would take in."""
+    from extract.job.index import would_append
+    from extract.job.selection import existing_cache
+    from extract.sources import open_source
+
+    cache = existing_cache(location)
+    for entry in entries:
+        print(would_append(cache, entry, open_source(entry)))
 
 
 def _show_report(report: "RunReport", summary: Path | None) -> int:

@@ -45,7 +45,7 @@ class CatalogueRecomputer:
 
     def pixels(self, dataset: Dataset, rows: Sequence[int]) -> Iterator[PixelsRow]:
         """See `Recomputer.pixels`."""
-        preflight.refuse(preflight.stored_problems(self._cache, [self._worker.entry_of(dataset.name)]))
+        preflight.refuse(preflight.stored_problems(self._cache, [self._worker.entry_of(dataset.whole_name)]))
         maker = self._worker.view_maker(dataset.name)
         for image, image_rows in groupby(rows, key=lambda row: int(row) // dataset.views):
             wanted = [int(row) for row in image_rows]

@@ -69,7 +69,7 @@ def ignore(rows: int, wanted: int) -> None:
 
 def coded_datasets(cache: Cache, entry: TeacherEntry, datasets: Iterable[str]) -> list[str]:
     """Return which of these datasets hold codes of a teacher: those of split "train", if it has a ratio."""
-    return [] if entry.ratio is None else [name for name in datasets if cache[name].split == "train"]
+    return [] if entry.ratio is None else [name for name in datasets if cache.part(name).split == "train"]
 
 
 def calibrate(
@@ -104,7 +104,9 @@ def calibrate(
     if code is None:
         code, notes = _fit(cache, entry, datasets, runner=runner, pool=pool, on_advance=on_advance)
     for name in sorted(datasets):
-        code = freeze(cache[name], code, entry.name, describe(cache[name]), first=fitted and name == min(datasets))
+        code = freeze(
+            cache.part(name), code, entry.name, describe(cache.part(name)), first=fitted and name == min(datasets)
+        )
     held_out = code.spec.calibration.get("held_out", {}).get("patch", {})
     return CalibrationReport(
         teacher=entry.name,
@@ -129,16 +131,16 @@ def _fit(
 ) -> tuple[Code, tuple[str, ...]]:
     assert entry.ratio is not None
     teacher = runner.teacher
-    grid = teacher.patch_grid(*(cache[datasets[0]].image_size,) * 2)
+    grid = teacher.patch_grid(*(cache.part(datasets[0]).image_size,) * 2)
     wanted = rows_wanted(channels=teacher.channels, patches=grid[0] * grid[1])
-    there = sum(cache[name].rows for name in datasets)
+    there = sum(cache.part(name).rows for name in datasets)
 
     def compute(name: str, rows: Sequence[int]) -> list[np.ndarray | None]:
-        parts = stored_rows_tokens(cache[name], rows, runner, pool=pool)
+        parts = stored_rows_tokens(cache.part(name), rows, runner, pool=pool)
         return list(told(parts, lambda count: on_advance(count, min(wanted, there))))
 
     draw = draw_sample(
-        [_drawable(cache[name]) for name in datasets],
+        [_drawable(cache.part(name)) for name in datasets],
         teacher=entry.name,
         wanted=wanted,
         prefix_tokens=teacher.prefix_tokens,

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TextIO
 
-from extract.job import preflight, stages
+from extract.job import preflight
 from extract.job.calibration import CalibrationReport, coded_datasets
 from extract.job.executor import Executor
 from extract.job.failure_limit import JobWatch
 from extract.job.folder_sizes import many_shards_note
+from extract.job.index import index
 from extract.job.progress import CalibrationDisplay, EventLog, StageDisplay
 from extract.job.selection import Selection, existing_cache, require_datasets
 from extract.job.stages import ShardReport
@@ -144,11 +145,17 @@ class _JobRunner:
         started, images = time.perf_counter(), 0
         for name in self._datasets:
             entry = self._job.catalogue.dataset_named(name)
-            dataset, notes = stages.index(self._cache, entry, open_source(entry))
+            before = len(self._parts_of(name))
+            dataset, notes = index(self._cache, entry, open_source(entry), append=self._job.append)
+            parts = len(self._parts_of(name))
+            lacking = sorted(set(dataset.teachers) - set(self._teachers)) if 0 < before < parts else []
+            if lacking:
+                notes = (*notes, f"the new rows have no tokens of {', '.join(lacking)}, which this job does not run")
             images += dataset.images
             note = many_shards_note({name: dataset.rows}, shard_rows=dataset.shard_rows, image_size=dataset.image_size)
             told = [*notes, *([] if note is None or self._notes else [note])]
-            self._say(f"index: '{name}' has {dataset.images:,} images, {dataset.rows:,} rows", told)
+            joined = f" in {parts} parts" if parts > 1 else ""
+            self._say(f"index: '{name}' has {dataset.images:,} images, {dataset.rows:,} rows{joined}", told)
         self._finish("index", started, rows=images)
 
     def _views(self) -> None:
@@ -156,7 +163,7 @@ class _JobRunner:
 
     def _calibrate(self) -> None:
         entries = [self._job.catalogue.teacher_named(name) for name in self._teachers]
-        coded = {entry.name: coded_datasets(self._cache, entry, self._datasets) for entry in entries}
+        coded = {entry.name: coded_datasets(self._cache, entry, self._stored) for entry in entries}
         if not any(coded.values()):
             return
         if self._job.part.index:
@@ -173,10 +180,10 @@ class _JobRunner:
 
     def _features(self) -> None:
         for teacher in self._teachers:
-            batch_size = self._executor.prepare_teacher(teacher, self._datasets)
+            batch_size = self._executor.prepare_teacher(teacher, self._stored)
             ready = []
             for state in self._states([teacher]):
-                with_pixels = self._cache[state.dataset].present(PIXELS)
+                with_pixels = self._cache.part(state.dataset).present(PIXELS)
                 tasks = [replace(task, batch_size=batch_size) for task in state.missing if task.shard in with_pixels]
                 if len(tasks) < len(state.missing):
                     without = len(state.missing) - len(tasks)
@@ -191,7 +198,7 @@ class _JobRunner:
         started = time.perf_counter()
         report = seal(self._cache)
         for array in report.arrays:
-            if array.dataset in self._datasets and array.array in (PIXELS, *self._teachers) and array.failed:
+            if array.dataset in self._stored and array.array in (PIXELS, *self._teachers) and array.failed:
                 self._failed.setdefault(array.array, Counter()).update(array.reasons)
         self._say("seal: done", report.warnings)
         self._finish("seal", started)
@@ -256,7 +263,15 @@ class _JobRunner:
         self._log.write("stage", **report.as_json())
 
     def _states(self, arrays: Sequence[str]) -> list[ArrayState]:
-        return list(array_states(self._cache, self._datasets, arrays, self._job.part))
+        return list(array_states(self._cache, self._stored, arrays, self._job.part))
+
+    @property
+    def _stored(self) -> list[str]:
+        """Names under which the datasets of the job and their parts are stored."""
+        return [name for dataset in self._datasets for name in self._parts_of(dataset)]
+
+    def _parts_of(self, dataset: str) -> list[str]:
+        return [part.name for part in self._cache.parts(dataset)] if dataset in self._cache.datasets else []
 
     def _report(self, problem: str | None) -> RunReport:
         arrays = [PIXELS] if "views" in self._job.stages else []
@@ -264,9 +279,10 @@ class _JobRunner:
         states = self._states(arrays) if set(self._datasets) <= set(self._cache.datasets) else []
         sizes = {}
         for array in arrays:
-            holders = [d for d in self._datasets if states and (array == PIXELS or array in self._cache[d].teachers)]
+            stored = self._stored if states else []
+            holders = [d for d in stored if array == PIXELS or array in self._cache.part(d).teachers]
             if holders:
-                training = [name for name in holders if self._cache[name].split == "train"]
+                training = [name for name in holders if self._cache.part(name).split == "train"]
                 sizes[array] = self._row_bytes((training or holders)[0], array)
         return RunReport(
             cache=self._cache.location,
@@ -281,7 +297,7 @@ class _JobRunner:
 
     def _row_bytes(self, dataset: str, array: str) -> int:
         """Bytes of a row in the cache, its checksum included; of JPEG pixels an estimate until there are some."""
-        stored = self._cache[dataset].stored_row_bytes(array)
+        stored = self._cache.part(dataset).stored_row_bytes(array)
         recipe = self._job.catalogue.recipe
         return stored or (pixels_row_bytes(recipe.image_size, recipe.pixels) if array == PIXELS else 0)
 

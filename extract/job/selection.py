@@ -26,6 +26,7 @@ class Job:
         limit: limit of failed rows.
         part: this job's part of the shards.
         events: file of the event log; None for none.
+        append: take in images that were added to the datasets' folders, as further parts.
     """
 
     catalogue: Catalogue
@@ -36,6 +37,7 @@ class Job:
     limit: FailureLimit = field(default_factory=lambda: FailureLimit(share=0.01))
     part: Part = field(default_factory=Part)
     events: Path | None = None
+    append: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,10 @@ def check(job: Job, *, overwrite: bool = False) -> Selection:
     teachers, more = choose_names(job.teachers, [t.name for t in catalogue.teacher], option="--teachers")
     _, unknown_stages = choose_names(job.stages, STAGES, option="--stages")
     problems += more + unknown_stages
+    if job.append and overwrite:
+        problems.append("--append keeps what is stored and --overwrite deletes it: pass one of them")
+    if job.append and "index" not in job.stages:
+        problems.append("--append: the stage index takes in new images. Add it to --stages")
     selection = Selection(job=job, datasets=datasets, teachers=teachers)
     weights = preflight.weight_problems(selection.teacher_entries)
     if "index" in job.stages:

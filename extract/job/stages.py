@@ -1,4 +1,4 @@
-"""Stages of a job: index a dataset, make one shard of views, make one shard of features.
+"""Stages of a job that make shards: one shard of views, one shard of features.
 
 One call makes one shard: the unit of work, of publication, of retry and of distribution. Nothing in here depends on
 other shards, progress displays or clusters.
@@ -12,18 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from extract.catalogue import DatasetEntry
 from extract.job.failure_limit import UNWATCHED, Watch
-from extract.sources import Listing, Source
 from extract.teachers.batching import Batching, Row
 from extract.teachers.encoding import TokenEncoder
 from extract.teachers.runner import TeacherRunner
 from extract.views.maker import ViewMaker, manifest_table
-from store import Cache, Dataset, errors
+from store import Dataset
 from store.common.threads import ordered_map
 from store.format.manifest import PixelsRow
 from store.format.schema import OK, PIXELS
@@ -56,39 +50,6 @@ class ShardReport:
     published: bool
     reasons: Mapping[str, int] = field(default_factory=dict)
     noted: Mapping[str, Sequence[int]] = field(default_factory=dict)
-
-
-def index(cache: Cache, entry: DatasetEntry, source: Source) -> tuple[Dataset, tuple[str, ...]]:
-    """List a dataset's images and create it in the cache; if it exists, check that nothing differs.
-
-    Returns:
-        The dataset, and notes on the listing for people.
-
-    Raises:
-        errors.Conflict: the dataset exists with other images or settings.
-        errors.MissingFile: the source of the images does not exist.
-        errors.InvalidInput: there are no images.
-    """
-    listing = source.enumerate()
-    notes, remark = list(listing.notes), entry.note
-    if entry.name in cache.datasets:
-        _refuse_other_images(cache[entry.name], listing)
-        remark = cache[entry.name].source.get("note", "")  # another remark makes no other dataset
-    if entry.expected_images not in (None, len(listing)):
-        notes.append(f"{len(listing):,} images, expected {entry.expected_images:,}")
-    numbers = pa.array(np.arange(len(listing)), pa.int64())
-    images = listing.table.add_column(0, "image_index", numbers)
-    dataset = cache.create_dataset(
-        entry.name,
-        images=images,
-        group=entry.group,
-        split=entry.split,
-        mode=entry.mode,
-        views=entry.views,
-        first_view=entry.first_view,
-        source=source.describe() | entry.decoding() | ({"note": remark} if remark else {}),
-    )
-    return dataset, tuple(notes)
 
 
 def views_shard(
@@ -196,27 +157,6 @@ def features_shard(
         published = writer.finish()
     absent = len(reasons) + int((pixels.status != OK).sum())
     return _report(dataset, runner.name, shard, reasons=reasons, absent=absent, started=started, published=published)
-
-
-def _refuse_other_images(dataset: Dataset, listing: Listing) -> None:
-    """Raise errors.Conflict that names the images that differ; the store could only tell that the lists do."""
-    stored, listed = dataset.image_list().select(["path", "bytes"]), listing.table
-    stored = stored.cast(listed.schema)
-    if stored.equals(listed):
-        return
-    known, here = pc.is_in(listed["path"], stored["path"]), pc.is_in(stored["path"], listed["path"])
-    both_stored, both_listed = stored.filter(here), listed.filter(known)
-    kinds = {
-        "gone": stored.filter(pc.invert(here)),
-        "new": listed.filter(pc.invert(known)),
-        "of another size": both_stored.filter(pc.not_equal(both_stored["bytes"], both_listed["bytes"])),
-    }
-    differences = [f"{len(t)} {kind} (first '{t['path'][0].as_py()}')" for kind, t in kinds.items() if len(t)]
-    raise errors.Conflict(
-        f"dataset '{dataset.name}' was indexed with {len(stored)} images, now there are {len(listed)}: "
-        f"{', '.join(differences)}. Restore them; or go on with the list as it was, where images that are gone or "
-        "changed fail: --stages views,features,seal; or start over: --overwrite; or use another name"
-    )
 
 
 def _report(

@@ -78,13 +78,15 @@ class ArrayState:
 def array_states(cache: Cache, datasets: Sequence[str], arrays: Sequence[str], part: Part) -> Iterator[ArrayState]:
     """Yield the state of these arrays, by one listing each, array by array so that a teacher is loaded once.
 
+    Datasets and their parts are named as they are stored.
+
     All shards of an array that does not exist yet are missing. Shards are assigned to parts by a number that goes on
     from dataset to dataset, so that each part also gets its share of many small datasets.
     """
     for array in arrays:
         shards_before = 0
         for name in datasets:
-            dataset = cache[name]
+            dataset = cache.part(name)
             in_part = [shard for shard in range(dataset.shards) if (shards_before + shard) % part.count == part.index]
             shards_before += dataset.shards
             exists = array == PIXELS or array in dataset.teachers

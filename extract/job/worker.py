@@ -85,7 +85,7 @@ class Worker:
 
     def make(self, task: Task, watch: Watch) -> ShardReport:
         """Make one shard; raises as the functions of `extract.job.stages`."""
-        dataset = self.cache[task.dataset]
+        dataset = self.cache.part(task.dataset)
         if task.array == PIXELS:
             return stages.views_shard(
                 dataset,
@@ -142,7 +142,7 @@ class Worker:
                 f"teacher '{name}' has ratio {entry.ratio:g} and no code in {self.settings.location} yet. Run once: "
                 f"codistill extract calibrate CATALOGUE.toml --cache {self.settings.location} --teachers {name}"
             )
-        for dataset in (self.cache[dataset_name] for dataset_name in datasets):
+        for dataset in (self.cache.part(dataset_name) for dataset_name in datasets):
             described = description(entry, runner.teacher, image_size=dataset.image_size)
             dataset.create_teacher(name, **described, code=code if dataset.name in coded else None)
         return self._batch_size(runner.teacher)
@@ -182,15 +182,17 @@ class Worker:
         return self.settings.catalogue.dataset_named(dataset)
 
     def view_maker(self, name: str) -> ViewMaker:
-        """Return the view maker of this dataset; its image list is read once."""
+        """Return the view maker of a dataset or part by its stored name; its image list is read once."""
         with self._lock:
             if name not in self._makers:
-                entry = self.entry_of(name)
+                part = self.cache.part(name)
+                entry = self.entry_of(part.whole_name)
                 self._makers[name] = ViewMaker(
                     entry=entry,
                     recipe=self.settings.catalogue.recipe,
-                    images=self.cache[name].image_list().combine_chunks(),
+                    images=part.image_list().combine_chunks(),
                     source=open_source(entry),
+                    stored_name=name,
                 )
             return self._makers[name]
 

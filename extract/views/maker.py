@@ -38,12 +38,15 @@ class ViewMaker:
         recipe: view recipe of the cache.
         images: image list of the dataset, as the cache stores it.
         source: source of the images.
+        stored_name: name under which the rows are stored, that of a part; None for the dataset's own. Views do not
+            depend on it.
     """
 
     entry: DatasetEntry
     recipe: ViewRecipe
     images: pa.Table
     source: Source
+    stored_name: str | None = None
 
     def make(self, image: int, rows: range) -> list[ViewRow]:
         """Decode one image and render those of its views that lie within `rows`.
@@ -61,7 +64,7 @@ class ViewMaker:
         keys = [
             {
                 "row": row,
-                "dataset": self.entry.name,
+                "dataset": self.stored_name or self.entry.name,
                 "image_index": image,
                 "path": path,
                 "view": self.entry.first_view + row - first,
@@ -91,7 +94,7 @@ class ViewMaker:
         if self.entry.mode == "center":
             return center_view(self.recipe.image_size, width=width, height=height)
         return sample_view(
-            self.recipe, dataset=key["dataset"], path=key["path"], view=key["view"], width=width, height=height
+            self.recipe, dataset=self.entry.name, path=key["path"], view=key["view"], width=width, height=height
         )
 
 

@@ -11,7 +11,7 @@ import torch
 
 import store
 from extract.__main__ import main
-from extract.job import stages
+from extract.job import job, stages
 from extract.teachers.loading import load
 from store.verify.report import check_and_repair
 from tests.extract import builders
@@ -141,7 +141,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 def test_ratios_are_refused_before_the_first_view(
     made: Path, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, "index", None)  # is not reached
+    monkeypatch.setattr(job, "index", None)  # is not reached
     monkeypatch.setattr(stages, "views_shard", None)
     new, whole = ("--cache", folder / "new"), ("--cache", made / "cache")
     catalogue = catalogue_of(folder, options="ratio = 40")

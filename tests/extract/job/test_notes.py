@@ -4,7 +4,7 @@ from pathlib import Path
 
 import store
 from extract.catalogue import load_catalogue
-from extract.job import stages
+from extract.job.index import index as index_dataset
 from extract.sources import open_source
 from tests.extract.builders import image_folder, small_catalogue
 
@@ -28,7 +28,7 @@ def index(folder: Path, note: str) -> dict[str, object]:
     catalogue = load_catalogue(path)
     cache = store.create(folder / "cache", catalogue.recipe.stored())
     for entry in catalogue.dataset:
-        stages.index(cache, entry, open_source(entry))
+        index_dataset(cache, entry, open_source(entry))
     return {dataset.name: dataset.source.get("note") for dataset in store.open(folder / "cache")}
 
 

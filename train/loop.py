@@ -17,7 +17,7 @@ from train.distributed import join_ranks
 from train.memory import too_many
 from train.objective.target_statistics import note_on_codes, set_exact
 from train.recipe.config import Recipe
-from train.run import checkpoints, curves, directory, load, log
+from train.run import checkpoints, curves, directory, load, log, trackers
 from train.run.checkpoints import Checkpoint
 from train.run.interrupt import StopRequest
 from train.run.lock import RunLock
@@ -132,7 +132,9 @@ def train(
             del saved
         elif recipe.targets.norm == "exact":
             set_exact(norms, mixture, over_subset=recipe.targets.statistics == "subset")
+        followers = None
         if ranks.first:
+            followers = trackers.open_trackers(recipe, out)
             log.truncate(out, after_step=first_step if first_step else -1)
 
         # The batches of this rank, and the log.
@@ -157,6 +159,7 @@ def train(
             silent=not ranks.first,
             quiet=quiet,
             listener=listener,
+            follower=followers,
         )
         parameters = sum(parameter.numel() for parameter in distiller.parameters())
         for text in (lock.note, note, slow_bf16(recipe, ranks.device), note_on_codes(forms, recipe)):
@@ -218,9 +221,9 @@ def train(
                 if result.stop:
                     break
 
-        # The end: curves for people.
-        if ranks.first and step == recipe.steps:
-            curves.plot_curves(out)
+            # The end: curves for people.
+            if ranks.first and step == recipe.steps:
+                run_logger.picture("curves", curves.plot_curves(out), step=step)
         return Outcome(step=step, steps=recipe.steps, first=ranks.first)
 
 

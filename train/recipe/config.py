@@ -238,10 +238,18 @@ class Log(Section):
     Attributes:
         fidelity_every_steps: steps between measurements on held-out rows; 0 measures at the end alone.
         tensorboard: write TensorBoard event files too.
+        wandb: send the log to Weights & Biases too; without a login it is written below the run, for `wandb sync`.
+        trackio: send the log to trackio too, a local project unless its own settings say otherwise.
+        project: project of these trackers.
+        run_name: name of the run in them; empty makes one of the run directory.
     """
 
     fidelity_every_steps: CountOrNone = 2502
     tensorboard: bool = True
+    wandb: bool = False
+    trackio: bool = False
+    project: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")] = "codistill"
+    run_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_. -]{0,128}$")] = ""
 
 
 class Machine(Section):

@@ -6,6 +6,7 @@ rows.npz         rows that it uses of each dataset, as bits, and digests of thei
 log.jsonl        one record per step (`kind` step) and per held-out measurement (`kind` fidelity)
 checkpoints/     step-00000100/{model,optimizer}.safetensors, state.json, SHA256SUMS
 tensorboard/     event files
+trackers.json    identity of the run in experiment trackers; wandb/ beside it
 curves.png
 .lock            locked while the run is trained; who did so last
 """

@@ -21,6 +21,7 @@ from train.recipe.config import Recipe
 from train.run import checkpoints, dune_checkpoint, log
 from train.run.directory import read_description, read_recipe
 from train.run.output import CHECKPOINTS, RECIPE
+from train.run.trackers import missing as missing_trackers
 
 DISTILLER, NORMS = "distiller.", "norms."  # prefixes in a checkpoint
 _NO_START = "start.checkpoint: this recipe fine-tunes. Name what to start from: --start.checkpoint RUN_OR_DUNE_FILE"
@@ -99,7 +100,7 @@ def recipe_problems(recipe: Recipe, *, begins: bool = True) -> list[str]:
         recipe: recipe to check.
         begins: the run begins, so that `start.checkpoint` must be there; False for a run that is resumed.
     """
-    problems = []
+    problems = missing_trackers(recipe.log)
     start = recipe.start.checkpoint
     if begins and recipe.start.required and not start:
         problems.append(_NO_START)

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
@@ -20,6 +20,26 @@ LOG_FILE_INTERVAL_S = 15.0  # between progress lines where stderr is not a termi
 
 Record = dict[str, Any]
 Listener = Callable[[str, Any], None]  # gets ("step", record of the step) or ("show", line of text)
+
+
+class Follower(Protocol):
+    """Somebody else who gets what the log gets: `train.run.trackers.Trackers`."""
+
+    def begin(self, show: Callable[[str], None], *, done: int) -> None:
+        """Begin after `done` steps; `show` shows a line to people."""
+        ...
+
+    def record(self, record: Record) -> None:
+        """Take a record."""
+        ...
+
+    def picture(self, name: str, path: Path, *, step: int) -> None:
+        """Take a PNG file."""
+        ...
+
+    def end(self, *, failed: bool) -> None:
+        """End, after an error or without one."""
+        ...
 
 
 def read(run: Path, kind: str | None = None) -> list[Record]:
@@ -104,6 +124,7 @@ class RunLogger:
         silent: bool = False,
         quiet: bool = False,
         listener: Listener | None = None,
+        follower: Follower | None = None,
     ) -> None:
         """Open the log for appending; use as a context manager, which closes it.
 
@@ -115,6 +136,7 @@ class RunLogger:
             silent: write and show nothing, for ranks other than the first.
             quiet: show no progress bar.
             listener: told of each step and each line instead of a progress bar.
+            follower: gets every record too.
 
         Raises:
             MissingExtra: TensorBoard is not installed.
@@ -122,6 +144,8 @@ class RunLogger:
         self._file = None if silent else (run / LOG).open("a", encoding="utf-8")
         self._events = _event_writer(run, purge_step=done + 1) if tensorboard and not silent else None
         self._listener = None if silent else listener
+        self._follower = None if silent else follower
+        self._done = done
         self._bar = tqdm(
             total=steps,
             initial=done,
@@ -133,9 +157,13 @@ class RunLogger:
         )
 
     def __enter__(self) -> "RunLogger":
+        if self._follower is not None:
+            self._follower.begin(self.show, done=self._done)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if self._follower is not None:
+            self._follower.end(failed=error is not None)
         self._bar.close()
         if self._file is not None:
             self._file.close()
@@ -164,6 +192,11 @@ class RunLogger:
             cosines = ", ".join(f"{name} {_cosine(values)}" for name, values in teachers.items())
             self.show(f"step {record['step']}, held-out '{dataset}': cosine {cosines}")
 
+    def picture(self, name: str, path: Path, *, step: int) -> None:
+        """Give a PNG file to whoever follows the log."""
+        if self._follower is not None:
+            self._follower.picture(name, path, step=step)
+
     def show(self, text: str) -> None:
         """Show a line without breaking the bar."""
         if self._listener is not None:
@@ -180,6 +213,8 @@ class RunLogger:
             step = record["step"]
             for name, value in flat({key: value for key, value in record.items() if key != "step"}).items():
                 self._events.add_scalar(f"{record['kind']}/{name}", value, step)
+        if self._follower is not None:
+            self._follower.record(record)
 
 
 def _cosine(values: Mapping[str, float]) -> str:

@@ -15,7 +15,6 @@ from train.model.encoder import Encoder, build_encoder
 from train.recipe.config import Student
 
 
-
 def encoder(architecture: str = "tiny", **values: int) -> Encoder:
     torch.manual_seed(0)
     return build_encoder(Student(architecture=architecture, **values), pos_grid=(3, 3)).eval()

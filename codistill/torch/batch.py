@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from backbones.images import IMAGENET_MEAN, IMAGENET_STD, normalise
+from codistill.torch.memory import Piece, received
 from store.common.stateless_random import Int64
 from store.format.schema import PIXELS
 from train.data.buffers import ROW_NUMBERS, BatchLayout, codes_of, patches_of
@@ -24,7 +25,7 @@ def eligible_of(teacher: str) -> str:
     return f"{teacher}/eligible"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Batch:
     """Images and what the teachers made of them, as stored; `CacheDataset.targets` makes targets of it.
 
@@ -40,6 +41,7 @@ class Batch:
         datasets: int64 (B,), positions of the datasets in `CacheDataset.datasets`.
         sources: the same in host memory, NumPy.
         step: number of the step, from 0, where one of our samplers made the batch; else None.
+        memory, layout: the piece of memory with all arrays, uint8, and where they lie in it.
     """
 
     memory: Tensor
@@ -47,6 +49,7 @@ class Batch:
     teachers: tuple[str, ...]
     sources: Int64
     step: int | None = None
+    piece: Piece | None = None
     pixels: Tensor = field(init=False)
     tokens: Mapping[str, Tensor] = field(init=False)
     codes: Mapping[str, Tensor] = field(init=False)
@@ -74,7 +77,10 @@ class Batch:
             object.__setattr__(self, name, value)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuilt, (self.memory, self.layout, self.teachers, self.sources, self.step)
+        described = (self.layout, self.teachers, self.sources, self.step)
+        if self.piece is not None and self.piece.shared is not None:
+            return _received, (self.piece.send(), *described)
+        return _rebuilt, (self.memory, *described)
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -113,6 +119,10 @@ class Batch:
 
 def _rebuilt(memory: Tensor, layout: BatchLayout, teachers: tuple[str, ...], sources: Int64, step: int | None) -> Batch:
     return Batch(memory=memory, layout=layout, teachers=teachers, sources=sources, step=step)
+
+
+def _received(shared: Tensor, *described: Any) -> Batch:
+    return _rebuilt(received(shared), *described)
 
 
 class Samples(Sequence[dict[str, Any]]):

@@ -263,7 +263,7 @@ class _Opened:
         """Read a batch."""
         sources, rows = self.locate(indices)
         layout = self._layout(len(rows))
-        memory = self._memory.take(layout.bytes)
+        memory, piece = self._memory.take(layout.bytes)
         arrays = numpy_arrays(layout, memory)
         for number in np.unique(sources).tolist():
             places: Any = np.flatnonzero(sources == number)
@@ -274,7 +274,7 @@ class _Opened:
         for name in self.selection.mixture.teachers:
             arrays[eligible_of(name)][:] = self._reader.reads(name, sources)
         teachers = tuple(self.selection.mixture.teachers)
-        return Batch(memory=memory, layout=layout, teachers=teachers, sources=sources, step=step)
+        return Batch(memory=memory, layout=layout, teachers=teachers, sources=sources, step=step, piece=piece)
 
     def decoded(self, batch: Batch) -> dict[str, Tensor]:
         """Return the float16 tokens (B, N, C) of a batch in host memory, NaN where there are none."""

@@ -16,14 +16,14 @@ import store
 from store import Cache, Dataset, TeacherInfo
 from store.cache.row_selection import Rows, as_row_numbers
 from store.common.config import near_miss
+from store.common.row_filter import Expression
+from store.common.row_filter import parse as parse_subset
 from store.errors import InvalidConfig, InvalidInput
 from store.format import manifest
 from store.format.schema import PIXELS
 from store.storage.base import Location
 from train.data.mixture import Mixture, RowList, Source, cached_forms
 from train.data.open_caches import by_group, compact, usable_rows
-from train.data.row_filter import Expression
-from train.data.row_filter import parse as parse_subset
 from train.data.teacher_sharing import SharingMode, eligibility_table
 
 Sharing = SharingMode | Literal["available"]

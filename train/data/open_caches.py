@@ -12,14 +12,14 @@ import pyarrow as pa
 import store
 from store import Cache, Dataset, TeacherInfo
 from store.common.config import near_miss
+from store.common.row_filter import Expression
+from store.common.row_filter import parse as parse_subset
 from store.common.stateless_random import Int64
 from store.errors import InvalidConfig, InvalidInput
 from store.format import manifest
 from store.format.code import CodeSpec
 from store.format.schema import CODES, PIXELS
 from train.data.mixture import Mixture, RowList, Source, different_codes, stored_codes
-from train.data.row_filter import Expression
-from train.data.row_filter import parse as parse_subset
 from train.data.teacher_sharing import eligibility_table
 from train.recipe.config import Recipe
 

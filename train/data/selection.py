@@ -12,6 +12,8 @@ import numpy as np
 
 import store
 from store import Cache, Dataset
+from store.common.row_filter import Expression
+from store.common.row_filter import parse as parse_subset
 from store.common.text import some, some_rows
 from store.errors import Conflict, MissingName
 from store.format import manifest
@@ -28,8 +30,6 @@ from train.data.open_caches import (
     status_digest,
     usable_rows,
 )
-from train.data.row_filter import Expression
-from train.data.row_filter import parse as parse_subset
 from train.recipe.config import Recipe
 
 LISTED = 5  # rows or shards named in a message

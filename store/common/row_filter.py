@@ -30,7 +30,7 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Expression, Any], Expression]] =
 }
 
 
-def parse(text: str, schema: pa.Schema) -> Expression:
+def parse(text: str, schema: pa.Schema, *, subject: str = "data.subset") -> Expression:
     """Translate `text` into a pyarrow expression that is true or false for a row; no part of it is executed.
 
     It may use column names, numbers, strings, True, False, lists of these after `in`, the comparisons, `+ - * /`,
@@ -40,11 +40,12 @@ def parse(text: str, schema: pa.Schema) -> Expression:
     Args:
         text: condition to translate.
         schema: columns of the manifest and their types.
+        subject: option that the text was given for, for errors.
 
     Raises:
         InvalidConfig: naming the part that is not understood, or that cannot be compared.
     """
-    subject = f"data.subset {text!r}"
+    subject = f"{subject} {text!r}"
     try:
         tree = ast.parse(text.strip(), mode="eval")
     except SyntaxError as error:

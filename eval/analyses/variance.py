@@ -20,6 +20,7 @@ from backbones.images import normalise
 from eval.fidelity.predictors import statistics
 from eval.fidelity.scores import PATCH
 from store.cache.dataset import Dataset, open_dataset
+from store.cache.joined_dataset import parts_of
 from store.common.config import near_miss
 from store.errors import InvalidInput, MissingName
 from store.format.schema import OK, PIXELS
@@ -248,7 +249,7 @@ def _datasets(mixture: Mixture, names: Sequence[str]) -> dict[str, list[Dataset]
     sources = mixture.held_out if not names else (*mixture.held_out, *mixture.sources)
     known: dict[str, list[Dataset]] = {}
     for source in sources:
-        known.setdefault(source.dataset.name, []).append(source.dataset)
+        known.setdefault(source.dataset.name, []).extend(parts_of(source.dataset))
     if not known:
         raise InvalidInput(
             f"nothing is held out. Choose datasets with --datasets; there are: "

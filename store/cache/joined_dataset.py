@@ -235,7 +235,7 @@ class JoinedDataset(Dataset):
         def read(part: Dataset) -> pa.Table:
             if part.part is None:
                 return part.manifest(columns, filter)
-            table = _numbered(part.manifest(None if counted else columns, None if counted else filter), part)
+            table = in_whole(part.manifest(None if counted else columns, None if counted else filter), part)
             if counted:
                 table = table.filter(filter)
             return table.select(list(columns)) if columns is not None else table
@@ -305,6 +305,28 @@ class JoinedDataset(Dataset):
         return errors.InvalidInput(f"'{self.name}' has {len(self.parts)} parts, {names}: open one by Cache.part(name)")
 
 
+def parts_of(dataset: Dataset) -> tuple[Dataset, ...]:
+    """Return the parts of a dataset in order; itself if it is one."""
+    return dataset.parts if isinstance(dataset, JoinedDataset) else (dataset,)
+
+
+def by_part(
+    dataset: Dataset, rows: Sequence[int] | npt.NDArray[np.int64]
+) -> Iterator[tuple[Dataset, npt.NDArray[np.int64]]]:
+    """Yield each part that holds some of the rows, and the positions of these among `rows`, ascending.
+
+    A row's number in its part is its number in the dataset less the part's `first_row`.
+
+    Args:
+        dataset: dataset of the rows.
+        rows: row numbers [B], within bounds.
+    """
+    parts = parts_of(dataset)
+    owner = np.searchsorted(np.cumsum([part.rows for part in parts]), np.asarray(rows), side="right")
+    for number in np.unique(owner).tolist():
+        yield parts[number], np.flatnonzero(owner == number)
+
+
 def open_part(storage: Storage, name: str, cache: CacheAttributes) -> Dataset:
     """Open a dataset or one of its parts by the name under which it is stored.
 
@@ -371,9 +393,10 @@ def _refuse_misfit(first: Dataset, before: Dataset, part: Dataset) -> None:
         )
 
 
-def _numbered(table: pa.Table, part: Dataset) -> pa.Table:
+def in_whole(table: pa.Table, part: Dataset) -> pa.Table:
     """Return manifest rows of a part with the numbers and the name of the whole dataset."""
-    assert part.part is not None
+    if part.part is None:
+        return table
     added = {"row": part.part.first_row, "image_index": part.part.first_image}
     for place, field in enumerate(table.schema):
         if field.name in added:

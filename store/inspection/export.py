@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from store import errors
 from store.cache.dataset import Dataset
+from store.cache.joined_dataset import by_part, in_whole
 from store.cache.row_status import RowStatus
 from store.common import atomic
 from store.common.text import some_rows
@@ -117,12 +118,16 @@ def _rows_to_write(dataset: Dataset, rows: Sequence[int], names: Sequence[str], 
 
 def _ok(dataset: Dataset, name: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Return whether rows are ok, by trailers: exact without a seal and after one."""
-    if dataset.array(name).layout is None:
-        return np.ones(len(rows), np.bool_)
-    status = RowStatus(dataset, name)
+    ok = np.ones(len(rows), np.bool_)
     with closing(ThreadTeam(dataset.storage.read_threads)) as team:
-        status.read_shards(np.unique(rows // dataset.shard_rows).tolist(), team)
-    return np.asarray(status.values[rows] == OK)
+        for part, places in by_part(dataset, rows):
+            if name != PIXELS and name not in part.teachers:
+                ok[places] = False  # a part that was added later
+            elif part.array(name).layout is not None:
+                status, numbers = RowStatus(part, name), rows[places] - part.first_row
+                status.read_shards(np.unique(numbers // part.shard_rows).tolist(), team)
+                ok[places] = status.values[numbers] == OK
+    return ok
 
 
 def _metadata(dataset: Dataset, names: Sequence[str]) -> dict[str, Any]:
@@ -144,9 +149,12 @@ def _manifest(dataset: Dataset, rows: npt.NDArray[np.int64]) -> pa.Table:
     """Return the manifest rows, by trailers; only row and dataset where codistill did not write the pixels."""
     if dataset.array(PIXELS).layout is None:
         return pa.table({"row": rows, "dataset": [dataset.name] * len(rows)})
-    shards = np.unique(rows // dataset.shard_rows).tolist()
-    parts = [SCHEMA.empty_table(), *(dataset.read_trailer(PIXELS, shard).manifest() for shard in shards)]
-    table = pa.concat_tables(part.replace_schema_metadata(None) for part in parts if part is not None)
+    tables = [SCHEMA.empty_table()]
+    for part, places in by_part(dataset, rows):
+        shards = np.unique((rows[places] - part.first_row) // part.shard_rows).tolist()
+        of_part = [part.read_trailer(PIXELS, shard).manifest() for shard in shards]
+        tables += [in_whole(table.replace_schema_metadata(None), part) for table in of_part if table is not None]
+    table = pa.concat_tables(tables)
     known = table["row"].to_numpy()
     return table.take(pa.array(np.searchsorted(known, rows)))
 

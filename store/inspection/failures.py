@@ -16,6 +16,7 @@ from rich.text import Text
 from store import errors
 from store.cache.cache import Cache
 from store.cache.dataset import Dataset
+from store.cache.joined_dataset import parts_of
 from store.cache.row_status import RowStatus
 from store.common import atomic
 from store.common.threads import ThreadTeam
@@ -120,9 +121,15 @@ def render(table: pa.Table, console: Console, *, limit: int) -> None:
 
 def _reasons(dataset: Dataset, array: str, *, team: ThreadTeam) -> dict[int, str]:
     """Return the reasons of an array's failed rows, by row, ascending."""
-    if dataset.array(array).layout is None:
-        return {}  # no trailers: not written by codistill
-    return RowStatus(dataset, array).read_shards(_shards_to_read(dataset, array), team)
+    reasons: dict[int, str] = {}
+    for part in parts_of(dataset):
+        if array != PIXELS and array not in part.teachers:
+            continue  # a part that was added later
+        if part.array(array).layout is None:
+            continue  # no trailers: not written by codistill
+        of_part = RowStatus(part, array).read_shards(_shards_to_read(part, array), team)
+        reasons |= {part.first_row + row: reason for row, reason in of_part.items()}
+    return reasons
 
 
 def _shards_to_read(dataset: Dataset, array: str) -> list[int]:

@@ -1,6 +1,6 @@
 """Rows for `codistill store show`: read from shards, with the source photographs where these can be read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from store import errors
 from store.cache.dataset import Dataset
+from store.cache.joined_dataset import by_part, in_whole
 from store.cache.metadata import TeacherInfo
 from store.cache.row_status import RowStatus
 from store.common.regular_files import open_below
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 64
 LONGEST_SIDE_PX = 1024
+NOT_MADE = "missing: not made yet"
 INSPECT_EXTRA = "pip install 'codistill[inspect]'"
 
 
@@ -199,13 +201,25 @@ def _read(dataset: Dataset, array: str, rows: Sequence[int]) -> list[npt.NDArray
 
 
 def _reasons_not_ok(dataset: Dataset, array: str, rows: Sequence[int]) -> dict[int, str]:
-    if dataset.array(array).layout is None:
-        return {}  # no trailers: not written by codistill
-    status = RowStatus(dataset, array)
+    reasons: dict[int, str] = {}
     with closing(ThreadTeam(dataset.storage.read_threads)) as team:
-        failed = status.read_shards({row // dataset.shard_rows for row in rows}, team)
-    reasons = {row: f"failed: {failed.get(row, 'no reason recorded')}" for row in rows if status.values[row] == FAILED}
-    return reasons | {row: "missing: not made yet" for row in rows if status.values[row] == MISSING}
+        for part, places in by_part(dataset, rows):
+            here = [rows[place] - part.first_row for place in places]
+            if array != PIXELS and array not in part.teachers:  # a part that was added later
+                reasons |= dict.fromkeys((row + part.first_row for row in here), NOT_MADE)
+            elif part.array(array).layout is not None:  # without trailers it was not written by codistill
+                reasons |= {row + part.first_row: reason for row, reason in _reasons_of(part, array, here, team)}
+    return reasons
+
+
+def _reasons_of(part: Dataset, array: str, rows: Sequence[int], team: ThreadTeam) -> Iterator[tuple[int, str]]:
+    status = RowStatus(part, array)
+    failed = status.read_shards({row // part.shard_rows for row in rows}, team)
+    for row in rows:
+        if status.values[row] == FAILED:
+            yield row, f"failed: {failed.get(row, 'no reason recorded')}"
+        elif status.values[row] == MISSING:
+            yield row, NOT_MADE
 
 
 def _split(values: npt.NDArray[Any] | str, info: TeacherInfo) -> Tokens | str:
@@ -229,9 +243,13 @@ def _record(dataset: Dataset, row: int) -> dict[str, Any]:
     """Return the manifest row; empty where there is none."""
     if dataset.array(PIXELS).layout is None:
         return {}
+    ((part, _),) = by_part(dataset, [row])
+    number = row - part.first_row
     try:
-        trailer = dataset.read_trailer(PIXELS, row // dataset.shard_rows)
+        trailer = part.read_trailer(PIXELS, number // part.shard_rows)
     except errors.MissingShard:
         return {}
     table = trailer.manifest()
-    return {} if table is None else dict(table.slice(row - trailer.rows.start, 1).to_pylist()[0])
+    if table is None:
+        return {}
+    return dict(in_whole(table.slice(number - trailer.rows.start, 1), part).to_pylist()[0])

@@ -118,7 +118,11 @@ def describe(mixture: Mixture) -> Description:
     if mixture.reference is not mixture.groups:
         for source in chain.from_iterable(mixture.reference.values()):
             references = by_cache[source.cache].setdefault("reference", {})
-            references[source.dataset.name] = {"group": source.dataset.group, "reads": list(source.reads)}
+            references[source.dataset.name] = {
+                "group": source.dataset.group,
+                "rows": source.dataset.rows,
+                "reads": list(source.reads),
+            }
     teachers = {name: described_teacher(teacher) for name, teacher in mixture.teachers.items()}
     found = (source.dataset.source.get("note") for source in (*mixture.sources, *mixture.held_out))
     notes = [note for note in dict.fromkeys(found) if isinstance(note, str) and note]

@@ -12,6 +12,7 @@ import numpy as np
 
 import store
 from store import Cache, Dataset
+from store.cache.joined_dataset import by_part, parts_of
 from store.common.row_filter import Expression
 from store.common.row_filter import parse as parse_subset
 from store.common.text import some, some_rows
@@ -137,7 +138,8 @@ def left_out(mixture: Mixture, *, recipe: Recipe) -> str:
         new += [f"teacher '{name}'" for name in sorted(available - set(mixture.teachers))]
     if not recipe.data.subset:
         for source in (*mixture.sources, *mixture.held_out):
-            more = len(source.dataset.valid_rows(source.reads)) - len(source.rows)
+            whole = mixture.caches[source.cache][source.dataset.name]
+            more = len(whole.valid_rows(source.reads)) - len(source.rows)
             new += [f"{more:,} rows of '{source.dataset.name}'"] if more else []
     if not new:
         return ""
@@ -175,7 +177,7 @@ class _Finder:
         problems = differences({"image_size": stored}, {"image_size": size})
         for number, name, entry in self._recorded():
             try:
-                dataset = self.caches[number][name]
+                dataset = self._dataset(number, name, entry)
                 changed = self._changes(dataset, entry)
                 problems += changed or self._rows_changed(number, dataset, entry)
             except MissingName as error:
@@ -193,7 +195,7 @@ class _Finder:
         found = []
         for number, name, entry in self._recorded():
             if entry["split"] == split:
-                dataset, reads = self.caches[number][name], _reads(entry)
+                dataset, reads = self._dataset(number, name, entry), _reads(entry)
                 rows = self._rows(number, dataset, entry)
                 found.append(Source(cache=number, dataset=dataset, rows=rows, reads=reads))
         return sorted(found, key=lambda source: (source.dataset.name, source.cache))
@@ -204,7 +206,8 @@ class _Finder:
         for number, cache in enumerate(self.selection.description["caches"]):
             for name, entry in cache.get("reference", {}).items():
                 if name in self.caches[number].datasets:
-                    found.append(_whole(number, self.caches[number][name], tuple(entry["reads"])))
+                    dataset = self._dataset(number, name, {**cache["datasets"].get(name, {}), **entry})
+                    found.append(_whole(number, dataset, tuple(entry["reads"])))
         return sorted(found, key=lambda source: (source.dataset.name, source.cache))
 
     def all_references(self, mixture: Mixture) -> list[Source]:
@@ -216,6 +219,11 @@ class _Finder:
             if dataset.split == "train"
         ]
         return sorted(found, key=lambda source: (source.dataset.name, source.cache))
+
+    def _dataset(self, number: int, name: str, entry: Mapping[str, Any]) -> Dataset:
+        """Return a dataset with the parts that it had when the run began: others may have been added since."""
+        cache = self.caches[number]
+        return cache.as_of(name, rows=entry["rows"]) if "rows" in entry else cache[name]
 
     def _recorded(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
         for number, cache in enumerate(self.selection.description["caches"]):
@@ -266,16 +274,19 @@ class _Finder:
         pixels_ok = self._bits("pixels_ok", number, dataset)
         if stored is None or now is None or pixels_ok is None or stored.shape != now.shape:
             return []
-        used = np.zeros(dataset.shards, np.bool_)
-        used[np.unique(np.asarray(rows) // dataset.shard_rows)] = True
-        changed = []
-        for shard in np.flatnonzero((stored != now).any(axis=1) & used).tolist():
-            # More rows of the shard may be ok by now: the digest of those that were ok then decides.
-            trailer = dataset.read_trailer(PIXELS, shard)
-            then = np.where(pixels_ok[trailer.rows.start : trailer.rows.stop], trailer.status, 0).astype(np.uint8)
-            digest = digest_of(trailer.rows, then, trailer.crc32c)
-            if digest != stored[shard].tobytes().hex():
-                changed.append(f"shard {shard}: stored {stored[shard].tobytes().hex()[:12]}, now {digest[:12]}")
+        numbers, changed = np.asarray(rows), []
+        differing = (stored != now).any(axis=1)
+        for part, places in by_part(dataset, numbers):
+            first = sum(other.shards for other in parts_of(dataset) if other.first_row < part.first_row)
+            used = np.unique((numbers[places] - part.first_row) // part.shard_rows)
+            for shard in used[differing[first + used]].tolist():
+                # More rows of the shard may be ok by now: the digest of those that were ok then decides.
+                trailer = part.read_trailer(PIXELS, shard)
+                ok = pixels_ok[part.first_row + trailer.rows.start : part.first_row + trailer.rows.stop]
+                digest = digest_of(trailer.rows, np.where(ok, trailer.status, 0).astype(np.uint8), trailer.crc32c)
+                before = stored[first + shard].tobytes().hex()
+                if digest != before:
+                    changed.append(f"shard {shard}: stored {before[:12]}, now {digest[:12]}")
         return [f"pixels of '{dataset.name}': {some(changed, limit=LISTED, separator='; ')}"] if changed else []
 
     def _rows(self, number: int, dataset: Dataset, entry: Mapping[str, Any]) -> RowList:

@@ -32,7 +32,7 @@ NameList = Annotated[str, COMMAS, tyro.conf.arg(metavar="A,B", help_behavior_hin
 
 
 def info(cache: CacheArgument, /, *, identities: bool = False, json: bool = False) -> None:
-    """Show datasets and teachers of a cache: rows done, failed and missing per array, and bytes stored.
+    """Say whether all is well with a cache, and show its datasets and teachers: rows done, failed, missing, and bytes.
 
     example: codistill store info demo/cache
 
@@ -45,12 +45,13 @@ def info(cache: CacheArgument, /, *, identities: bool = False, json: bool = Fals
 
     from store.cache.cache import open as open_cache
     from store.format.schema import json_bytes
+    from store.inspection.health import sentence
     from store.inspection.info import inspect
     from store.inspection.info_table import render
 
     summary = inspect(open_cache(cache))
     if json:
-        print(json_bytes(asdict(summary), indent=2).decode())
+        print(json_bytes({"sentence": sentence(summary), **asdict(summary)}, indent=2).decode())
     else:
         render(summary, _console(), identities=identities)
 

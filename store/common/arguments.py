@@ -24,6 +24,14 @@ COMMAS = _Separated()
 """In `Annotated[str, COMMAS, ...]`: a text of items; parsed by `names_of`."""
 
 
+class _Whole:
+    """Mark of positional arguments that stay as they were typed, such as names of files that may hold commas."""
+
+
+WHOLE = _Whole()
+"""In `Annotated[tuple[str, ...], WHOLE, ...]`: texts that the command itself takes apart."""
+
+
 class _Kind(Enum):
     FLAG = "takes no value"
     ONE = "takes one value"
@@ -185,6 +193,8 @@ def _kind(hint: Any) -> _Kind:
     choices = [hint, *get_args(hint)]
     if any(isinstance(mark, _Separated) for mark in marks):
         return _Kind.TEXT
+    if any(isinstance(mark, _Whole) for mark in marks):
+        return _Kind.ONE
     if any(get_origin(choice) in (tuple, list) and ... in get_args(choice) for choice in choices):
         return _Kind.MANY_PATHS if any(Path in get_args(choice) for choice in choices) else _Kind.MANY
     return _Kind.FLAG if hint is bool else _Kind.ONE

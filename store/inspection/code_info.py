@@ -70,7 +70,7 @@ def code_info(dataset: Dataset, array: str) -> CodeInfo | None:
     """Return what is known of the code of an array; None for pixels and float16 tokens."""
     try:
         info = dataset.teacher(array)
-    except (errors.MissingName, errors.UnsupportedFormat):  # pixels, or not written by codistill
+    except (errors.MissingName, errors.UnsupportedFormat, errors.Conflict):  # pixels, others' arrays, two networks
         return None
     if info.code is None:
         return None

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from store import errors
 from store.cache.cache import Cache
 from store.cache.dataset import Dataset
+from store.cache.joined_dataset import parts_of
 from store.cache.metadata import TeacherInfo
 from store.cache.row_status import RowStatus
 from store.common.threads import ThreadTeam
@@ -58,6 +59,8 @@ class ArrayInfo:
         bar: completeness of the rows in order, cut into cells.
         notes: sentences about anything unusual.
         code: code that the tokens are stored in; None where they are float16.
+        damaged: shards and sealed tables that have gone or cannot be read, as far as was looked.
+        foreign: whether something else than codistill wrote it.
     """
 
     name: str
@@ -74,6 +77,8 @@ class ArrayInfo:
     bar: tuple[Cell, ...]
     notes: tuple[str, ...]
     code: CodeInfo | None = None
+    damaged: int = 0
+    foreign: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +157,8 @@ def _teachers(datasets: Iterable[Dataset]) -> tuple[TeacherSummary, ...]:
         for name in dataset.teachers:
             try:
                 info = dataset.teacher(name)
-            except errors.UnsupportedFormat:
-                continue  # not written by codistill: noted beside its rows
+            except (errors.UnsupportedFormat, errors.Conflict):
+                continue  # not written by codistill, or in several forms: noted beside its rows
             key = (name, info.identity_digest)
             dataset_names.setdefault(key, []).append(dataset.name)
             if key not in infos or info.code is not None:  # held-out datasets have float16 tokens of the same teacher
@@ -163,50 +168,38 @@ def _teachers(datasets: Iterable[Dataset]) -> tuple[TeacherSummary, ...]:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Stored:
+    """What is stored of one array in one part of a dataset.
+
+    Attributes:
+        status: status of the rows.
+        unknown: whether a row is stored in a shard of unknown status.
+        shards, present: shards of the part, and those that exist.
+        stored_bytes: size of the shards that exist.
+        sealed: whether sealed tables cover all shards that exist; None where none does.
+        damaged: shards and tables that have gone or cannot be read.
+        notes: sentences about anything unusual.
+        foreign: not written by codistill.
+    """
+
+    status: npt.NDArray[np.uint8]
+    unknown: npt.NDArray[np.bool_]
+    shards: int
+    present: int
+    stored_bytes: int
+    sealed: bool | None
+    damaged: int
+    notes: tuple[str, ...]
+    foreign: bool = False
+
+
 def _array_info(dataset: Dataset, name: str) -> ArrayInfo:
-    node = dataset.array(name)
-    if node.layout is None:
-        return _foreign_info(dataset, name)
-    sizes = {entry.name: entry.size_bytes for entry in dataset.storage.list_objects(node.path)}
-    stored = [sizes.get(shard_name(shard, len(node.shape)), -1) for shard in range(dataset.shards)]
-    present = np.array(stored) >= 0
-    status, notes = _sealed_status(dataset, name)
-    sealed = any_in_shard(status != MISSING, dataset.shard_rows)
-    gone = int((sealed & ~present).sum())
-    if gone:
-        notes.append(f"{gone} sealed shards have gone. Run: codistill store verify {dataset.storage.location}")
-        status = np.where(np.repeat(present, dataset.shard_rows)[: dataset.rows], status, MISSING)
-    unsealed = present & ~sealed
-    if 0 < unsealed.sum() <= TRAILERS_READ:
-        status, unreadable = _with_trailers(dataset, name, status, np.flatnonzero(unsealed).tolist())
-        notes += unreadable
-    unknown = np.repeat(unsealed, dataset.shard_rows)[: dataset.rows] & (status == MISSING)
+    stored = [_stored(part, name) for part in parts_of(dataset)]
+    status = np.concatenate([part.status for part in stored])
+    unknown = np.concatenate([part.unknown for part in stored])
     states = np.bincount(status, minlength=3)
-    return ArrayInfo(
-        name=name,
-        rows=dataset.rows,
-        ok=int(states[OK]),
-        failed=int(states[FAILED]),
-        missing=int(states[MISSING] - unknown.sum()),
-        unsealed=int(unknown.sum()),
-        shards=dataset.shards,
-        shards_present=int(present.sum()),
-        stored_bytes=sum(size for size in stored if size > 0),
-        sealed=not unsealed.any() and bool(present.any()),
-        identity_digest=dataset.identity_digest(name),
-        bar=_bar(status, unknown),
-        notes=tuple(notes),
-        code=code_info(dataset, name),
-    )
-
-
-def _foreign_info(dataset: Dataset, name: str) -> ArrayInfo:
-    """Describe an array that codistill did not write: its rows are known only if it has a status."""
-    entries = [entry for entry in dataset.storage.list_objects(dataset.array(name).path) if entry.name != "zarr.json"]
-    status, notes = _sealed_status(dataset, name)
-    states = np.bincount(status, minlength=3)
-    known = bool((status != MISSING).any())
-    unknown = np.full(dataset.rows, not known)
+    sealed = [part.sealed for part in stored if part.sealed is not None]
     try:
         digest = dataset.identity_digest(name)
     except errors.UnsupportedFormat:
@@ -216,15 +209,92 @@ def _foreign_info(dataset: Dataset, name: str) -> ArrayInfo:
         rows=dataset.rows,
         ok=int(states[OK]),
         failed=int(states[FAILED]),
-        missing=int(states[MISSING]) if known else 0,
-        unsealed=0 if known else dataset.rows,
-        shards=len(entries),
-        shards_present=len(entries),
-        stored_bytes=sum(entry.size_bytes for entry in entries),
-        sealed=known,
+        missing=int(states[MISSING] - unknown.sum()),
+        unsealed=int(unknown.sum()),
+        shards=sum(part.shards for part in stored),
+        shards_present=sum(part.present for part in stored),
+        stored_bytes=sum(part.stored_bytes for part in stored),
+        sealed=bool(sealed) and all(sealed),
         identity_digest=digest,
         bar=_bar(status, unknown),
-        notes=(*notes, ARCHIVED if is_archive(dataset.array(name)) else FOREIGN),
+        notes=(*(note for part in stored for note in part.notes), *_disagreement(dataset, name)),
+        code=code_info(dataset, name),
+        damaged=sum(part.damaged for part in stored),
+        foreign=any(part.foreign for part in stored),
+    )
+
+
+def _disagreement(dataset: Dataset, name: str) -> tuple[str, ...]:
+    """Return a note if the parts of a dataset have tokens of two networks under one name, or in two forms."""
+    try:
+        if name != PIXELS:
+            dataset.teacher(name)
+    except errors.Conflict as error:
+        return (str(error),)
+    except errors.UnsupportedFormat:
+        pass  # noted as not written by codistill
+    return ()
+
+
+def _stored(part: Dataset, name: str) -> _Stored:
+    if name != PIXELS and name not in part.teachers:  # a part that was added later
+        nothing = np.full(part.rows, MISSING, np.uint8)
+        unknown = np.zeros(part.rows, np.bool_)
+        return _Stored(
+            status=nothing,
+            unknown=unknown,
+            shards=part.shards,
+            present=0,
+            stored_bytes=0,
+            sealed=None,
+            damaged=0,
+            notes=(),
+        )
+    node = part.array(name)
+    if node.layout is None:
+        return _stored_by_others(part, name)
+    sizes = {entry.name: entry.size_bytes for entry in part.storage.list_objects(node.path)}
+    stored = [sizes.get(shard_name(shard, len(node.shape)), -1) for shard in range(part.shards)]
+    present = np.array(stored) >= 0
+    status, notes = _sealed_status(part, name)
+    damaged = len(notes)
+    sealed = any_in_shard(status != MISSING, part.shard_rows)
+    gone = int((sealed & ~present).sum())
+    if gone:
+        notes.append(f"{gone} sealed shards have gone. Run: codistill store verify {part.storage.location}")
+        status = np.where(np.repeat(present, part.shard_rows)[: part.rows], status, MISSING)
+    unsealed = present & ~sealed
+    if 0 < unsealed.sum() <= TRAILERS_READ:
+        status, unreadable = _with_trailers(part, name, status, np.flatnonzero(unsealed).tolist())
+        notes += unreadable
+        damaged += len(unreadable)
+    return _Stored(
+        status=status,
+        unknown=np.repeat(unsealed, part.shard_rows)[: part.rows] & (status == MISSING),
+        shards=part.shards,
+        present=int(present.sum()),
+        stored_bytes=sum(size for size in stored if size > 0),
+        sealed=not unsealed.any() if present.any() else None,
+        damaged=damaged + gone,
+        notes=tuple(notes),
+    )
+
+
+def _stored_by_others(part: Dataset, name: str) -> _Stored:
+    """Describe an array that codistill did not write: its rows are known only if it has a status."""
+    entries = [entry for entry in part.storage.list_objects(part.array(name).path) if entry.name != "zarr.json"]
+    status, notes = _sealed_status(part, name)
+    known = bool((status != MISSING).any())
+    return _Stored(
+        status=status,
+        unknown=np.full(part.rows, not known),
+        shards=len(entries),
+        present=len(entries),
+        stored_bytes=sum(entry.size_bytes for entry in entries),
+        sealed=known,
+        damaged=len(notes),
+        notes=(*notes, ARCHIVED if is_archive(part.array(name)) else FOREIGN),
+        foreign=not is_archive(part.array(name)),
     )
 
 

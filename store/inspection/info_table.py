@@ -11,6 +11,7 @@ from rich.text import Text
 from store.common.text import human_bytes
 from store.format.schema import json_bytes
 from store.inspection.code_info import CodeInfo
+from store.inspection.health import is_well, sentence
 from store.inspection.info import ArrayInfo, CacheInfo, Cell, DatasetInfo
 
 SHORT_DIGEST = 12
@@ -36,12 +37,12 @@ def render(info: CacheInfo, console: Console, *, identities: bool = False) -> No
 
 def _parts(info: CacheInfo, glyphs: dict[str, str], *, ascii_only: bool, identities: bool) -> Iterator[RenderableType]:
     recipe = ", ".join(f"{key} {value}" for key, value in sorted(info.recipe.items()) if not isinstance(value, dict))
+    yield Text(sentence(info), style="bold green" if is_well(info) else "bold yellow")
     shards = sum(array.shards_present for dataset in info.datasets for array in dataset.arrays)
     size = human_bytes(info.stored_bytes)
     yield Text.from_markup(f"[bold]cache {escape(info.location)}[/bold]  {size} in {shards:,} shards  uuid {info.uuid}")
     yield Text(f"recipe: {recipe}", style="dim")
     if not info.datasets:
-        yield Text("no datasets yet. Run: codistill extract run CATALOGUE.toml --cache " + info.location)
         return
     yield _datasets(info.datasets, glyphs, ascii_only=ascii_only)
     yield Text(_legend(info, glyphs), style="dim")
@@ -170,6 +171,3 @@ def _notes(info: CacheInfo) -> Iterator[str]:
     for dataset in info.datasets:
         for array in dataset.arrays:
             yield from (f"{dataset.name}/{array.name}: {note}" for note in array.notes)
-    arrays = [array for dataset in info.datasets for array in dataset.arrays]
-    if any(array.shards_present and not array.sealed for array in arrays):
-        yield f"not all shards are sealed. Run: codistill store seal {info.location}"

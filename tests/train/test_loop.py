@@ -259,8 +259,8 @@ def test_a_run_is_handed_on_to_timm(cache: str, tmp_path: Path, capsys: pytest.C
     with torch.no_grad():
         assert torch.allclose(model.forward_features(images), encoder(images), atol=1e-5)
     card = (tmp_path / "student" / "README.md").read_text()
-    assert "patch cosine with alpha" in card
-    assert "faces, rooms" in card
+    assert "| held-out dataset | alpha | beta |" in card
+    assert "| faces | people | 10 |" in card
     assert main(command) == 2
     assert "is not empty" in capsys.readouterr().err
 

@@ -12,8 +12,8 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from extract.teachers.options import STUDENT_PATCH_PX, TeacherOptions
 from store import errors
-from store.cache.metadata import random_weights_note
 from store.common import config
+from store.common.text import random_weights_note
 from store.format import schema
 
 VIEW_RULE = 1  # raised when the view of the same recipe, image and number would change

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from store.cache.metadata import random_weights_note
+from store.common.text import random_weights_note
 from store.errors import InvalidInput
 from train.data.buffers import row_bytes
 from train.data.loader import Loader

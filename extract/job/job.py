@@ -22,8 +22,7 @@ from extract.views.stored_bytes import pixels_row_bytes
 from store import Cache, errors
 from store import create as create_cache
 from store import open as open_cache
-from store.cache.metadata import random_weights_note
-from store.common.text import human_bytes
+from store.common.text import human_bytes, random_weights_note
 from store.format.schema import PIXELS
 from store.sealing.seal import seal
 

@@ -1,7 +1,7 @@
 """Metadata of a dataset: what the `zarr.json` documents of a cache, its image list and its listings record."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -62,14 +62,6 @@ class TeacherInfo:
     def random_note(self) -> str:
         """`random weights, seed 0` for people; empty for weights of a file."""
         return f"random weights, seed {self.identity[RANDOM_SEED]}" if self.random_weights else ""
-
-
-def random_weights_note(teachers: Iterable[str]) -> str:
-    """Return the sentence that warns of the teachers with random weights, from their names; empty without any."""
-    names = [f"'{name}'" for name in sorted(teachers)]
-    if not names:
-        return ""
-    return f"random weights of {', '.join(names)}: for trials of a pipeline; what is learnt from them means nothing"
 
 
 class DatasetMetadata:

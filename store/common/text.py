@@ -39,3 +39,11 @@ def some_rows(rows: Iterable[int]) -> str:
     """Return `row 3`, `rows 3, 4` or `rows 3, 4, ... and 90 more`."""
     listed = list(rows)
     return f"row{'s' if len(listed) != 1 else ''} {some(listed)}"
+
+
+def random_weights_note(teachers: Iterable[str]) -> str:
+    """Return the sentence that warns of the teachers with random weights, from their names; empty without any."""
+    names = [f"'{name}'" for name in sorted(teachers)]
+    if not names:
+        return ""
+    return f"random weights of {', '.join(names)}: for trials of a pipeline; what is learnt from them means nothing"

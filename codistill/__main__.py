@@ -7,13 +7,14 @@ import codistill
 from codistill.shadowing import ShadowedPackage, refuse_shadowed_packages
 
 PROGRAMS = {
+    "init": "look at folders of images and write a catalogue of them",
     "extract": "run teachers over datasets, once, into a cache",
     "store": "show, seal, check, repair and export a cache",
     "train": "train students from a cache",
     "eval": "measure students, plot figures, write a report",
     "view": "look around in a cache, in a browser",
 }
-MODULES = {"view": "eval.view"}  # of programs that are no package of their own
+MODULES = {"init": "extract.init", "view": "eval.view"}  # of programs that are no package of their own
 DONE, BAD_INPUT = 0, 2
 
 

@@ -12,6 +12,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from extract.image_suffixes import IMAGE_SUFFIXES
 from extract.sources.base import UNKNOWN_BYTES, Listing, ListingBuilder, relative_name, storable
 from extract.sources.files import FolderSource
 from extract.sources.glob import compile_globs
@@ -20,7 +21,6 @@ from store.common.text import some
 from store.common.threads import ordered_map
 from store.errors import DecodeError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".jp2")
 END_OF_ARCHIVE = bytes(tarfile.BLOCKSIZE)
 SCANNING_THREADS = 16
 CACHED_TARS = 64

@@ -8,12 +8,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 import store
 from store import errors
 from store.compact.compact import compact
 from store.format.schema import FAILED, MISSING, OK
+from store.inspection.export import export
+from store.inspection.failures import failures
+from store.inspection.info import inspect
+from store.inspection.row_view import gather
 from store.verify.report import check_and_repair
 from store.verify.verify import verify
 from tests.extract.builders import dataset_entry, encoded, picture, run_extract, small_catalogue, tree_of
@@ -270,6 +275,30 @@ def test_parts_are_repaired_deleted_and_made_compact_like_any_dataset(folder: Pa
     opened.delete_dataset("pictures")
     assert store.open(cache).stored_names == ()
     assert not [name for name in tree_of(cache) if "pictures" in name]
+
+
+def test_commands_show_one_dataset(folder: Path) -> None:
+    (folder / "images" / "z.png").write_bytes(b"no picture")
+    assert run_extract(folder / "catalogue.toml", "--cache", folder / "cache", "--append", "--max-failed", "1") == 0
+    cache = store.open(folder / "cache")
+    dataset = cache["pictures"]
+    (info,) = inspect(cache).datasets
+    assert (info.name, info.rows) == ("pictures", ALL_ROWS + VIEWS)
+    assert {array.name: (array.ok, array.failed, array.missing) for array in info.arrays} == dict.fromkeys(
+        ["pixels", "plain", "quick"], (ALL_ROWS, VIEWS, 0)
+    )
+    failed = failures(cache).to_pylist()
+    assert [(one["row"], one["path"], one["view"]) for one in failed] == [(104, "z.png", 0), (105, "z.png", 1)]
+    rows = [1, ROWS + 1, ALL_ROWS + 1]
+    shown = gather(dataset, rows).rows
+    paths = dataset.image_list()["path"].to_pylist()
+    assert [(row.row, row.path) for row in shown] == [(row, paths[row // VIEWS]) for row in rows]
+    assert [row.record["row"] for row in shown] == rows
+    assert str(shown[2].pixels).startswith("failed: not an image")
+    export(dataset, range(ROWS - 2, ALL_ROWS + 2), ["pixels", "quick"], folder / "rows.parquet", skip=True)
+    table = pq.read_table(folder / "rows.parquet")
+    assert table["row"].to_pylist() == list(range(ROWS - 2, ALL_ROWS))
+    assert table["path"].to_pylist() == [paths[row // VIEWS] for row in range(ROWS - 2, ALL_ROWS)]
 
 
 def test_parts_of_another_dataset_are_not_joined(folder: Path) -> None:

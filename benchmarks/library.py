@@ -205,11 +205,10 @@ def as_markdown(report: dict[str, Any]) -> str:
         "|---|---:|---:|---:|---:|",
     ]
     for name, result in report["caches"].items():
-        rates, ratios = result["images_per_s"], result["ratio"]
-        lines += [
-            f"| {Path(name).name}, {way} | {result['row_bytes']:,} | {rates['loader']:,.0f} | {rates[way]:,.0f} | {ratio:.2f} |"
-            for way, ratio in ratios.items()
-        ]
+        rates, row_bytes = result["images_per_s"], result["row_bytes"]
+        for way, ratio in result["ratio"].items():
+            cells = [f"{Path(name).name}, {way}", f"{row_bytes:,}", f"{rates['loader']:,.0f}", f"{rates[way]:,.0f}"]
+            lines.append(f"| {' | '.join(cells)} | {ratio:.2f} |")
     return "\n".join(lines)
 
 

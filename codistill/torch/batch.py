@@ -5,6 +5,7 @@ Shapes: B images, H W pixels, N tokens of a teacher (prefix and patches), C chan
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from backbones.images import IMAGENET_MEAN, IMAGENET_STD, normalise
-from codistill.torch.memory import Piece, received
+from codistill.torch.memory import Piece, SentPiece, received
 from store.common.stateless_random import Int64
 from store.format.schema import PIXELS
 from train.data.buffers import ROW_NUMBERS, BatchLayout, codes_of, patches_of
@@ -77,10 +78,7 @@ class Batch:
             object.__setattr__(self, name, value)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        described = (self.layout, self.teachers, self.sources, self.step)
-        if self.piece is not None and self.piece.shared is not None:
-            return _received, (self.piece.send(), *described)
-        return _rebuilt, (self.memory, *described)
+        return _rebuilt, (self.memory, self.layout, self.teachers, self.sources, self.step)
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -121,8 +119,18 @@ def _rebuilt(memory: Tensor, layout: BatchLayout, teachers: tuple[str, ...], sou
     return Batch(memory=memory, layout=layout, teachers=teachers, sources=sources, step=step)
 
 
-def _received(shared: Tensor, *described: Any) -> Batch:
-    return _rebuilt(received(shared), *described)
+def _reduced_for_transport(batch: Batch) -> tuple[Any, ...]:
+    """Reduce a batch that a worker puts into its queue: its memory is shared. Pickled elsewhere, it is copied."""
+    if batch.piece is None or batch.piece.shared is None:
+        return batch.__reduce__()
+    return _received, (batch.piece.send(), batch.layout, batch.teachers, batch.sources, batch.step)
+
+
+def _received(sent: SentPiece, *described: Any) -> Batch:
+    return _rebuilt(received(sent), *described)
+
+
+ForkingPickler.register(Batch, _reduced_for_transport)  # as torch registers tensors
 
 
 class Samples(Sequence[dict[str, Any]]):

@@ -9,6 +9,7 @@ import numpy as np
 
 import store
 from eval.view.opened import Opened
+from eval.view.parts import parts_of
 from eval.view.records import shard_record
 from eval.view.selection import statuses
 from store.format.manifest import reason_kind
@@ -24,29 +25,31 @@ def failures_of(opened: Opened) -> list[dict[str, Any]]:
     found = []
     for dataset in opened.listing().datasets.values():
         for array in (PIXELS, *opened.listing().teachers[dataset.name]):
-            if dataset.array(array).layout is not None:
-                found += _of_array(opened, dataset, array)
+            found += _of_array(opened, dataset, array)
     return found
 
 
 def _of_array(opened: Opened, dataset: store.Dataset, array: str) -> list[dict[str, Any]]:
-    failed = np.flatnonzero(statuses(opened, dataset, array) == FAILED)
-    shards = np.unique(failed // dataset.shard_rows)
+    status = statuses(opened, dataset, array)
     by_kind: dict[str, dict[str, Any]] = {}
-    for shard in shards[:MOST_SHARDS].tolist():
-        for row, reason in sorted(shard_record(opened, dataset, array, shard).errors.items()):
-            kind = reason_kind(reason)
-            if array != PIXELS and kind == NO_PIXELS:
-                continue
-            entry = by_kind.setdefault(
-                kind,
-                {"dataset": dataset.name, "array": array, "reason": kind, "example": reason, "count": 0, "rows": []},
-            )
-            entry["count"] += 1
-            if len(entry["rows"]) < ROWS_SHOWN:
-                entry["rows"].append(row)
-    if len(shards) > MOST_SHARDS:
-        for entry in by_kind.values():
-            entry["count"] = round(entry["count"] * len(shards) / MOST_SHARDS)
-            entry["about"] = True
-    return sorted(by_kind.values(), key=lambda entry: (-entry["count"], entry["reason"]))
+    for part in parts_of(opened, dataset.name):
+        if array not in part.arrays or part.stored.array(array).layout is None:
+            continue
+        shards = np.unique(np.flatnonzero(status[part.rows] == FAILED) // part.stored.shard_rows)
+        scale = len(shards) / MOST_SHARDS
+        for shard in shards[:MOST_SHARDS].tolist():
+            for row, reason in sorted(shard_record(opened, part.stored, array, shard).errors.items()):
+                kind = reason_kind(reason)
+                if array == PIXELS or kind != NO_PIXELS:
+                    entry = by_kind.setdefault(kind, _entry(dataset.name, array, reason))
+                    entry["count"] += max(1.0, scale)
+                    entry["about"] |= scale > 1
+                    if len(entry["rows"]) < ROWS_SHOWN:
+                        entry["rows"].append(part.first_row + row)
+    entries = [entry | {"count": round(entry["count"])} for entry in by_kind.values()]
+    return sorted(entries, key=lambda entry: (-entry["count"], entry["reason"]))
+
+
+def _entry(dataset: str, array: str, reason: str) -> dict[str, Any]:
+    names = {"dataset": dataset, "array": array, "reason": reason_kind(reason), "example": reason}
+    return names | {"count": 0.0, "about": False, "rows": []}

@@ -4,10 +4,11 @@ An index of an array is built once, in the background. It gives candidates; the 
 tokens. A projection of a student is searched for among the tokens of its teacher.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from eval.view import samples, tokens
 from eval.view.cosines import query_of
@@ -123,7 +124,8 @@ def _build(
     """Read rows and put their patches, or their means, into an index."""
     names = [dataset] if scope == "dataset" else _datasets_with(opened, array)
     most = (STUDENT_ROWS if tokens.parts_of(array) else SAMPLED_ROWS) if scope == "sample" else None
-    rows = _rows_of(opened, names, array, most=most)
+    usable = _usable_rows(opened, names, array)
+    rows = _drawn(usable, most=most)
     total = sum(map(len, rows.values()))
     if not total:
         raise errors.MissingShard(f"no row of '{array}' is there yet: extract it first")
@@ -145,11 +147,11 @@ def _build(
             done += len(together)
             progress(done / total)
     index.finish()
-    return (index, _note(opened, names, total=total, each=each, patches=patches, kind=kind)), index.size_bytes
+    everything = sum(map(len, usable.values()))
+    return (index, _note(everything, total=total, each=each, patches=patches, kind=kind)), index.size_bytes
 
 
-def _note(opened: Opened, names: Sequence[str], *, total: int, each: int, patches: int, kind: str) -> str | None:
-    everything = sum(opened.dataset(name).rows for name in names)
+def _note(everything: int, *, total: int, each: int, patches: int, kind: str) -> str | None:
     parts = [f"searched a sample of {total:,} of {everything:,} rows"] if total < everything else []
     parts += [f"{each} of {patches} patches of each row"] if kind == "patches" and each < patches else []
     return ", ".join(parts) or None
@@ -169,22 +171,29 @@ def _datasets_with(opened: Opened, array: str) -> list[str]:
     return names
 
 
-def _rows_of(opened: Opened, names: Sequence[str], array: str, *, most: int | None) -> dict[str, Any]:
-    """Return usable rows by dataset; of `most` rows in all, each dataset gives its share."""
-    everything = sum(opened.dataset(name).rows for name in names)
-    rows = {}
-    for name in names:
-        source = opened.dataset(name)
-        count = source.rows if most is None else max(1, round(most * source.rows / everything))
-        rows[name] = samples.usable_rows(opened, source, samples.needed_arrays(array), count=count)
-    return rows
+def _usable_rows(opened: Opened, names: Sequence[str], array: str) -> dict[str, npt.NDArray[np.int64]]:
+    needed = samples.needed_arrays(array)
+    sources = [opened.dataset(name) for name in names]
+    return {source.name: samples.usable_rows(opened, source, needed, count=source.rows) for source in sources}
+
+
+def _drawn(usable: Mapping[str, npt.NDArray[np.int64]], *, most: int | None) -> dict[str, npt.NDArray[np.int64]]:
+    """Return about `most` of all rows, each dataset giving its share; None returns all."""
+    everything = sum(map(len, usable.values()))
+    if most is None or most >= everything:
+        return dict(usable)
+    generator, drawn = np.random.default_rng(0), {}
+    for name, rows in usable.items():
+        count = min(len(rows), max(1, round(most * len(rows) / everything)))
+        drawn[name] = np.sort(generator.choice(rows, size=count, replace=False))
+    return drawn
 
 
 def _fitted_to(opened: Opened, names: Sequence[str], array: str, *, kind: str) -> Float32:
     """Return unit vectors like those to come."""
     few = 8 if tokens.parts_of(array) else max(1, FITTED_ROWS // len(names))
     if kind == "rows":
-        rows = _rows_of(opened, names, array, most=few * len(names))
+        rows = _drawn(_usable_rows(opened, names, array), most=few * len(names))
         pairs = [(name, numbers.tolist()) for name, numbers in rows.items() if len(numbers)]
         means = [_mean(v) for name, numbers in pairs for _, v in _unit_vectors(opened, name, numbers, array)]
         return np.stack(means)

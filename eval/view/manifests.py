@@ -11,6 +11,7 @@ import pyarrow as pa
 
 import store
 from eval.view.opened import Opened
+from eval.view.parts import DatasetPart, parts_of
 from eval.view.records import sealed_status, shard_record
 from store import errors
 from store.cache.seal_record import trusted_record
@@ -24,42 +25,49 @@ MOST_UNSEALED_SHARDS = 256  # with more, sealing is the quicker way
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Manifest rows of a dataset.
+    """Manifest rows of one part of a dataset.
 
     Attributes:
-        table: pyarrow dataset with the columns of `SCHEMA`.
-        note: what is not in it; empty if nothing.
+        part: the part.
+        table: pyarrow dataset with the columns of `SCHEMA`, numbered in the part.
     """
 
+    part: DatasetPart
     table: Any
-    note: str = ""
 
 
-def manifest_of(opened: Opened, dataset: store.Dataset) -> Manifest:
-    """Return the manifest rows of a dataset, sealed and not.
+def manifests_of(opened: Opened, dataset: str) -> list[Manifest]:
+    """Return the manifest rows of a dataset by part, sealed and not.
 
     Raises:
         errors.NotSealed: so many shards are not sealed that sealing is the quicker way to know their rows.
         errors.Damaged: the sealed manifest does not end as it was sealed.
     """
+    return [Manifest(part=part, table=_table(opened, part.stored)) for part in parts_of(opened, dataset)]
+
+
+def _table(opened: Opened, stored: store.Dataset) -> Any:
     import pyarrow.dataset as pads  # slow to import, and nothing else needs it
 
-    sealed = _sealed(dataset)
-    unsealed = unsealed_shards(opened, dataset, PIXELS)
+    sealed = _sealed(stored)
+    unsealed = unsealed_shards(opened, stored, PIXELS)
     if len(unsealed) > MOST_UNSEALED_SHARDS:
-        what = f"{len(unsealed):,} shards of '{dataset.name}' are not sealed"
+        what = f"{len(unsealed):,} shards of '{stored.name}' are not sealed"
         message = f"{what}: conditions and sorting read the sealed manifest. Run: codistill store seal"
-        raise errors.NotSealed(f"{message} {dataset.storage.location}")
-    tables = [shard_record(opened, dataset, PIXELS, shard).manifest for shard in unsealed]
+        raise errors.NotSealed(f"{message} {stored.storage.location}")
+    tables = [shard_record(opened, stored, PIXELS, shard).manifest for shard in unsealed]
     extra = [table for table in tables if table is not None]
     if not extra:
-        return Manifest(table=sealed or pads.dataset(SCHEMA.empty_table()))
+        return sealed or pads.dataset(SCHEMA.empty_table())
     added = pads.dataset(pa.concat_tables(extra))
-    return Manifest(table=added if sealed is None else pads.dataset([sealed, added]))
+    return added if sealed is None else pads.dataset([sealed, added])
 
 
 def unsealed_shards(opened: Opened, dataset: store.Dataset, array: str) -> list[int]:
-    """Return the shards of an array that exist and that no seal covers; nothing is listed where all rows are sealed."""
+    """Return the shards of an array of a part that exist and that no seal covers.
+
+    Nothing is listed where all rows are sealed.
+    """
     if dataset.array(array).layout is None:
         return []
     try:

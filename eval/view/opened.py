@@ -1,7 +1,8 @@
 """What the page shows: the cache with its datasets as they were last listed, runs, folders of images, and memory."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,19 @@ from eval.view.shapes import StudentRun
 from store import errors
 from store.cache.metadata import TeacherInfo
 from store.common.config import near_miss
+from store.format.schema import PIXELS
 
 MEMORY_BYTES = 512 * 2**20  # of decoded rows, pictures and lists
+LISTED_TOGETHER = 16
 RESULT_BYTES = 1024 * 2**20  # of indices for searching and other results of background work
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """Datasets of the cache by name, and the teachers of each by name; those of arrays of others are left out."""
+    """Datasets of the cache by name, their parts with the arrays of each, and teachers, without arrays of others."""
 
     datasets: Mapping[str, store.Dataset]
+    parts: Mapping[str, tuple[tuple[store.Dataset, frozenset[str]], ...]]
     teachers: Mapping[str, Mapping[str, TeacherInfo]]
 
 
@@ -53,8 +57,12 @@ class Opened:
         with self._lock:
             if self._listing is None or again:
                 datasets = {dataset.name: dataset for dataset in self.cache}
-                teachers = {name: _teachers(dataset) for name, dataset in datasets.items()}
-                self._listing = Listing(datasets=datasets, teachers=teachers)
+                stored = [part for name in datasets for part in self.cache.parts(name)]
+                with ThreadPoolExecutor(LISTED_TOGETHER) as pool:  # many small reads, and storages may be far away
+                    arrays = dict(zip((p.name for p in stored), pool.map(_arrays, stored), strict=True))
+                    parts = {n: tuple((p, arrays[p.name]) for p in self.cache.parts(n)) for n in datasets}
+                    teachers = dict(zip(datasets, pool.map(_teachers, datasets.values(), parts.values()), strict=True))
+                self._listing = Listing(datasets=datasets, parts=parts, teachers=teachers)
             return self._listing
 
     def dataset(self, name: str) -> store.Dataset:
@@ -109,9 +117,13 @@ def checked_row(dataset: store.Dataset, row: int) -> int:
     return row
 
 
-def _teachers(dataset: store.Dataset) -> dict[str, TeacherInfo]:
+def _arrays(part: store.Dataset) -> frozenset[str]:
+    return frozenset({PIXELS, *part.teachers})
+
+
+def _teachers(dataset: store.Dataset, parts: Sequence[tuple[store.Dataset, frozenset[str]]]) -> dict[str, TeacherInfo]:
     teachers = {}
-    for name in dataset.teachers:
+    for name in sorted(frozenset.union(*(arrays for _, arrays in parts)) - {PIXELS}):
         try:
             teachers[name] = dataset.teacher(name)
         except (errors.UnsupportedFormat, errors.Damaged):  # the overview says so

@@ -4,10 +4,11 @@ A large sealed cache is told from the records of its seal; what takes listing a 
 small reads (distortion) is found in the background and told when the page asks again.
 """
 
+from collections import Counter
 from typing import Any
 
 import store
-from eval.view.failures import failures_of
+from eval.view.failures import NO_PIXELS, failures_of
 from eval.view.jobs import READY, Progress
 from eval.view.opened import Opened
 from eval.view.parameters import finite
@@ -59,10 +60,12 @@ def _count(opened: Opened, progress: Progress) -> tuple[tuple[CacheInfo, list[di
 
 def _dataset(opened: Opened, dataset: store.Dataset, known: dict[tuple[str, str], ArrayInfo]) -> dict[str, Any]:
     teachers = opened.listing().teachers[dataset.name]
-    arrays = [_array(dataset, PIXELS, None, known.get((dataset.name, PIXELS)))]
-    arrays += [_array(dataset, name, info, known.get((dataset.name, name))) for name, info in teachers.items()]
     others = [name for (owner, name) in known if owner == dataset.name and name not in (PIXELS, *teachers)]
-    arrays += [_array(dataset, name, None, known[dataset.name, name]) for name in others]
+    parts = tuple(part for part, _ in opened.listing().parts[dataset.name])
+    arrays = [
+        _array(dataset, parts, name, teachers.get(name), known.get((dataset.name, name)))
+        for name in (PIXELS, *teachers, *others)
+    ]
     return {
         "name": dataset.name,
         "split": dataset.split,
@@ -71,6 +74,7 @@ def _dataset(opened: Opened, dataset: store.Dataset, known: dict[tuple[str, str]
         "images": dataset.images,
         "views": dataset.views,
         "first_view": dataset.first_view,
+        "parts": len(parts),
         "pixels": [dataset.image_size, dataset.image_size],
         "image_size": dataset.image_size,
         "photographs": opened.images_folder(dataset) is not None,
@@ -79,11 +83,17 @@ def _dataset(opened: Opened, dataset: store.Dataset, known: dict[tuple[str, str]
     }
 
 
-def _array(dataset: store.Dataset, name: str, info: TeacherInfo | None, known: ArrayInfo | None) -> dict[str, Any]:
+def _array(
+    dataset: store.Dataset,
+    parts: tuple[store.Dataset, ...],
+    name: str,
+    info: TeacherInfo | None,
+    known: ArrayInfo | None,
+) -> dict[str, Any]:
     patch = None if known is None or known.code is None else known.code.patch
     return {
         "name": name,
-        "status": _status(dataset, name, known),
+        "status": _status(dataset, parts, name, known),
         "bytes": None if known is None else known.stored_bytes,
         "ratio": None if info is None or info.code is None else info.code.ratio,
         "noise": None if patch is None else finite(patch.noise),
@@ -96,13 +106,15 @@ def _array(dataset: store.Dataset, name: str, info: TeacherInfo | None, known: A
     }
 
 
-def _status(dataset: store.Dataset, name: str, known: ArrayInfo | None) -> dict[str, int | None]:
+def _status(
+    dataset: store.Dataset, parts: tuple[store.Dataset, ...], name: str, known: ArrayInfo | None
+) -> dict[str, int | None]:
     if known is not None:
         return {"ok": known.ok, "failed": known.failed, "missing": known.missing, "unsealed": known.unsealed}
-    record = _record(dataset, name)
-    if record is None:
+    found = [_record(part, name) for part in parts]
+    if None in found:
         return {"ok": None, "failed": None, "missing": None, "unsealed": None}
-    ok, failed = record.counts.get("ok", 0), record.counts.get("failed", 0)
+    ok, failed = (sum(record.counts.get(state, 0) for record in found if record) for state in ("ok", "failed"))
     return {"ok": ok, "failed": failed, "missing": dataset.rows - ok - failed, "unsealed": 0}
 
 
@@ -175,9 +187,13 @@ def _recorded_failures(opened: Opened) -> list[dict[str, Any]]:
     found = []
     for dataset in opened.listing().datasets.values():
         for name in (PIXELS, *opened.listing().teachers[dataset.name]):
-            record = _record(dataset, name)
-            for reason, count in (record.reasons if record is not None else {}).items():
-                if name == PIXELS or reason != "no pixels":
-                    entry = {"dataset": dataset.name, "array": name, "reason": reason, "count": count, "rows": []}
-                    found.append(entry)
+            counts = Counter[str]()
+            for part, _ in opened.listing().parts[dataset.name]:
+                record = _record(part, name)
+                counts.update({} if record is None else record.reasons)
+            found += [
+                {"dataset": dataset.name, "array": name, "reason": reason, "count": count, "rows": []}
+                for reason, count in counts.items()
+                if name == PIXELS or reason != NO_PIXELS
+            ]
     return found

@@ -14,7 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from eval.view.manifests import Manifest
+from eval.view.parts import DatasetPart
 from store import errors
+from store.common.row_filter import parse
 from store.format.manifest import SCHEMA
 
 if TYPE_CHECKING:
@@ -50,34 +53,37 @@ class Ordered:
     value: pa.ChunkedArray
 
 
-def rows_where(manifest: Any, condition: str) -> npt.NDArray[np.int64]:
-    """Return the rows that a condition as in `data.subset` is true for, in no order.
+def rows_where(manifest: Manifest, condition: str) -> npt.NDArray[np.int64]:
+    """Return the rows, numbered in the whole dataset, that a condition as in `data.subset` is true for, in no order.
 
     Args:
-        manifest: pyarrow dataset of `SCHEMA`.
-        condition: condition on its columns.
+        manifest: rows of one part.
+        condition: condition on the columns.
 
     Raises:
         errors.InvalidConfig: the condition is not understood.
     """
-    from train.data.row_filter import parse
-
     _check_length(condition)
-    expression = parse(condition, SCHEMA)
+    expression = parse(condition, SCHEMA, subject="where")
     try:
-        return np.asarray(manifest.to_table(columns=["row"], filter=expression)["row"].to_numpy())
+        if not manifest.part.first_row:
+            return np.asarray(manifest.table.to_table(columns=["row"], filter=expression)["row"].to_numpy())
+        batches = (_numbered(batch, manifest.part) for batch in manifest.table.to_batches())
+        found = [batch.filter(expression)["row"].to_numpy() for batch in batches]
     except (pa.ArrowException, OSError) as error:
         raise errors.InvalidInput(f"where: {' '.join(str(error).split())[:300]}") from error
+    return np.concatenate([np.zeros(0, np.int64), *found])
 
 
-def rows_where_sql(manifest: Any, condition: str) -> npt.NDArray[np.int64]:
-    """Return the rows that a SQL condition is true for, in no order.
+def rows_where_sql(manifest: Manifest, condition: str) -> npt.NDArray[np.int64]:
+    """Return the rows, numbered in the whole dataset, that a SQL condition is true for, in no order.
 
     Raises:
         errors.InvalidInput: the condition is refused or fails; DuckDB's reason is told.
     """
     _check_length(condition)
-    with _connection({"manifest": manifest}) as connection:
+    with _connection({"p": manifest.table}) as connection:
+        connection.execute(f"CREATE VIEW manifest AS {_whole('p', manifest.part)}")
         table = _select(connection, f"SELECT row FROM manifest WHERE (\n{condition}\n)")
     if table.schema.names != ["row"] or table.schema.field("row").type != pa.int64():
         raise errors.InvalidInput("sql: expected a condition such as view = 0 and path like '%dog%'")
@@ -85,7 +91,7 @@ def rows_where_sql(manifest: Any, condition: str) -> npt.NDArray[np.int64]:
 
 
 def ordered(
-    manifests: Sequence[Any],
+    manifests: Sequence[tuple[int, Manifest]],
     column: str,
     *,
     chosen: Mapping[int, npt.NDArray[np.integer[Any]]],
@@ -95,9 +101,9 @@ def ordered(
     """Return rows in the order of a column; empty values last, ties by dataset and row.
 
     Args:
-        manifests: pyarrow datasets of `SCHEMA`.
+        manifests: number of the dataset, and rows of one of its parts.
         column: name of a column.
-        chosen: rows by number of the manifest; those without an entry have all of their rows.
+        chosen: rows by number of the dataset; those without an entry have all of their rows.
         descending: whether the largest value comes first.
         limit: rows to return, from the first; None returns all.
 
@@ -106,13 +112,13 @@ def ordered(
     """
     if column not in SCHEMA.names:
         raise errors.InvalidInput(f"sort: no column '{column[:40]}'; expected one of {', '.join(SCHEMA.names)}")
-    tables = {f"m{number}": manifest for number, manifest in enumerate(manifests)}
-    for number, rows in chosen.items():
-        tables[f"c{number}"] = pa.table({"row": pa.array(rows, pa.int64())})
+    tables: dict[str, Any] = {f"c{number}": pa.table({"row": pa.array(r, pa.int64())}) for number, r in chosen.items()}
     selects = []
-    for number in range(len(manifests)):
+    for place, (number, manifest) in enumerate(manifests):
+        tables[f"p{place}"] = manifest.table
         join = f" SEMI JOIN c{number} USING (row)" if number in chosen else ""
-        selects.append(f'SELECT {number}::SMALLINT AS source, row, "{column}" AS value FROM m{number}{join}')
+        whole = _whole(f"p{place}", manifest.part)
+        selects.append(f'SELECT {number}::SMALLINT AS source, row, "{column}" AS value FROM ({whole}){join}')
     direction = "DESC" if descending else "ASC"
     end = "" if limit is None else f" LIMIT {limit}"
     query = f"{' UNION ALL '.join(selects)} ORDER BY value {direction} NULLS LAST, source, row{end}"
@@ -123,6 +129,24 @@ def ordered(
         row=table["row"].to_numpy().astype(np.int32),
         value=table["value"],
     )
+
+
+def _whole(table: str, part: DatasetPart) -> str:
+    """Return a query of a part's rows with the numbers and the name of the whole dataset."""
+    if not part.first_row:
+        return f"SELECT * FROM {table}"
+    numbers = f"row + {part.first_row} AS row, image_index + {part.first_image} AS image_index"
+    return f"SELECT * REPLACE ({numbers}, '{part.dataset}' AS dataset) FROM {table}"
+
+
+def _numbered(batch: pa.RecordBatch, part: DatasetPart) -> pa.Table:
+    """Return rows of a part with the numbers and the name of the whole dataset."""
+    table = pa.Table.from_batches([batch])
+    for name, first in (("row", part.first_row), ("image_index", part.first_image)):
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, table.schema.field(place), pa.array(table[name].to_numpy() + first, pa.int64()))
+    place = table.schema.get_field_index("dataset")
+    return table.set_column(place, table.schema.field(place), pa.array([part.dataset] * table.num_rows, pa.string()))
 
 
 @contextmanager

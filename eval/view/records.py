@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 import store
 from eval.view.opened import Opened
+from eval.view.parts import DatasetPart, by_part, parts_of
 from store import errors
 from store.common.threads import Task, ThreadTeam
 from store.format.schema import FAILED, MISSING, OK, PIXELS, images_key
@@ -72,31 +73,55 @@ class RowRecord:
 
 def records(opened: Opened, dataset: store.Dataset, rows: Sequence[int]) -> list[RowRecord]:
     """Return the records of rows, in their order."""
-    arrays = [PIXELS, *opened.listing().teachers[dataset.name]]
-    shards = sorted({row // dataset.shard_rows for row in rows})
-    known = _shard_records(opened, dataset, arrays, shards)
-    foreign = {array: _sealed_status(opened, dataset, array) for array in arrays if dataset.array(array).layout is None}
-    found = []
+    found: dict[int, RowRecord] = {}
+    for part, numbers in by_part(parts_of(opened, dataset.name), rows):
+        found |= _records(opened, part, sorted(set(numbers)))
+    return [found[row] for row in rows]
+
+
+def _records(opened: Opened, part: DatasetPart, rows: Sequence[int]) -> dict[int, RowRecord]:
+    """Return records by row of the whole dataset, of rows of one part."""
+    stored, arrays = part.stored, [PIXELS, *opened.listing().teachers[part.dataset]]
+    shards = sorted({row // stored.shard_rows for row in rows})
+    held = [array for array in arrays if array in part.arrays]
+    with_trailers = [array for array in held if stored.array(array).layout is not None]
+    known = _shard_records(opened, stored, with_trailers, shards)
+    foreign = {array: _known_status(opened, stored, array) for array in held if array not in with_trailers}
+    found = {}
     for row in rows:
-        shard = row // dataset.shard_rows
         status, reasons = {}, {}
         for array in arrays:
             if array in foreign:
                 sealed = foreign[array]
-                status[array] = "ok" if sealed is None else STATUS_NAMES[int(sealed[row])]
-                continue
-            status[array], reason = _state(known[array, shard], row)
+                status[array], reason = "ok" if sealed is None else STATUS_NAMES[int(sealed[row])], ""
+            else:
+                status[array], reason = _state(known.get((array, row // stored.shard_rows)), row)
             if reason:
                 reasons[array] = reason
-        columns = _columns(known.get((PIXELS, shard)), row)
-        path = columns.get("path") or ""
-        view = dataset.first_view + row % dataset.views
-        found.append(RowRecord(path=path, view=view, status=status, reasons=reasons, columns=columns))
-    return _with_paths(opened, dataset, rows, found)
+        columns = _columns(known.get((PIXELS, row // stored.shard_rows)), row)
+        if not columns and PIXELS in foreign:
+            columns = _sealed_columns(stored, row)
+        path = columns.get("path") or _image_path(opened, stored, row // stored.views)
+        found[row + part.first_row] = RowRecord(
+            path=path,
+            view=stored.first_view + row % stored.views,
+            status=status,
+            reasons=reasons,
+            columns=_numbered(columns, part),
+        )
+    return found
+
+
+def _numbered(columns: dict[str, Any], part: DatasetPart) -> dict[str, Any]:
+    """Return a manifest row with the numbers and the name of the whole dataset."""
+    if not columns:
+        return columns
+    numbers = {"row": columns["row"] + part.first_row, "image_index": columns["image_index"] + part.first_image}
+    return columns | numbers | {"dataset": part.dataset}
 
 
 def shard_record(opened: Opened, dataset: store.Dataset, array: str, shard: int) -> ShardRecord:
-    """Return what the trailer of a shard says; those of absent shards are looked for again each time."""
+    """Return what the trailer of a shard of a part says; those of absent shards are looked for again each time."""
     key = ("trailer", dataset.name, array, shard)
     known: ShardRecord | None = opened.memory.get(key)
     if known is None:
@@ -107,7 +132,7 @@ def shard_record(opened: Opened, dataset: store.Dataset, array: str, shard: int)
 
 
 def sealed_status(opened: Opened, dataset: store.Dataset, array: str) -> npt.NDArray[np.uint8]:
-    """Return the sealed status of every row; kept in memory.
+    """Return the sealed status of every row of a part; kept in memory.
 
     Raises:
         errors.NotSealed: the message names the command.
@@ -117,9 +142,9 @@ def sealed_status(opened: Opened, dataset: store.Dataset, array: str) -> npt.NDA
     )
 
 
-def _sealed_status(opened: Opened, dataset: store.Dataset, array: str) -> npt.NDArray[np.uint8] | None:
+def _known_status(opened: Opened, stored: store.Dataset, array: str) -> npt.NDArray[np.uint8] | None:
     try:
-        return sealed_status(opened, dataset, array)
+        return sealed_status(opened, stored, array)
     except (errors.NotSealed, errors.Damaged):
         return None
 
@@ -127,7 +152,7 @@ def _sealed_status(opened: Opened, dataset: store.Dataset, array: str) -> npt.ND
 def _shard_records(
     opened: Opened, dataset: store.Dataset, arrays: Sequence[str], shards: Sequence[int]
 ) -> dict[tuple[str, int], ShardRecord]:
-    wanted = [(array, shard) for array in arrays for shard in shards if dataset.array(array).layout is not None]
+    wanted = [(array, shard) for array in arrays for shard in shards]
     found: dict[tuple[str, int], ShardRecord] = {}
 
     def read(array: str, shard: int) -> None:
@@ -163,11 +188,11 @@ def _read_trailer(dataset: store.Dataset, array: str, shard: int) -> ShardRecord
     return ShardRecord(start=start, status=trailer.status, errors=trailer.errors, manifest=manifest)
 
 
-def _state(record: ShardRecord, row: int) -> tuple[str, str]:
-    """Return status and reason of a row."""
-    if record.damage:
+def _state(record: ShardRecord | None, row: int) -> tuple[str, str]:
+    """Return status and reason of a row; None stands for a part without the array."""
+    if record is not None and record.damage:
         return DAMAGED, record.damage
-    if not len(record.status):
+    if record is None or not len(record.status):
         return STATUS_NAMES[MISSING], "not made yet"
     status = STATUS_NAMES[int(record.status[row - record.start])]
     return status, record.errors.get(row, "no reason recorded") if status == STATUS_NAMES[FAILED] else ""
@@ -177,20 +202,6 @@ def _columns(record: ShardRecord | None, row: int) -> dict[str, Any]:
     if record is None or record.manifest is None:
         return {}
     return dict(record.manifest.slice(row - record.start, 1).to_pylist()[0])
-
-
-def _with_paths(opened: Opened, dataset: store.Dataset, rows: Sequence[int], found: list[RowRecord]) -> list[RowRecord]:
-    """Take the paths that no trailer tells from the image list, and the manifest rows from the sealed manifest."""
-    for place, row in enumerate(rows):
-        record = found[place]
-        if record.path:
-            continue
-        columns = _sealed_columns(dataset, row) if dataset.array(PIXELS).layout is None else {}
-        path = columns.get("path") or _image_path(opened, dataset, row // dataset.views)
-        found[place] = RowRecord(
-            path=path, view=record.view, status=record.status, reasons=record.reasons, columns=columns
-        )
-    return found
 
 
 def _sealed_columns(dataset: store.Dataset, row: int) -> dict[str, Any]:

@@ -14,9 +14,9 @@ import store
 from eval.view import tokens
 from eval.view.jobs import Progress
 from eval.view.opened import Opened
+from eval.view.parts import parts_of
+from eval.view.records import sealed_status, shard_record
 from store import errors
-from store.cache.row_status import RowStatus
-from store.common.threads import ThreadTeam
 from store.format.schema import OK
 
 TRIED_SHARDS = 32  # of an array without a seal
@@ -35,9 +35,9 @@ def usable_rows(
         count: number of rows, at most.
         seed: seed of the draw.
     """
-    usable = _sealed(dataset, arrays)
+    usable = _sealed(opened, dataset, arrays)
     if usable is None:
-        usable = _by_trailers(dataset, arrays, seed=seed)
+        usable = _by_trailers(opened, dataset, arrays, seed=seed)
     generator = np.random.default_rng([seed, zlib.crc32(dataset.name.encode())])
     if len(usable) <= count:
         return usable
@@ -96,32 +96,35 @@ def needed_arrays(array: str) -> list[str]:
     return ["pixels"] if tokens.parts_of(array) is not None else [array]
 
 
-def _sealed(dataset: store.Dataset, arrays: Sequence[str]) -> npt.NDArray[np.int64] | None:
-    """Return the rows that are ok as sealed; None if an array has no seal or none that are ok."""
-    try:
-        status: Any = np.ones(dataset.rows, np.bool_)
-        for array in arrays:
-            status &= dataset.status(array) == OK
-    except (errors.NotSealed, errors.Damaged):
-        return None
-    rows = np.flatnonzero(status)
+def _sealed(opened: Opened, dataset: store.Dataset, arrays: Sequence[str]) -> npt.NDArray[np.int64] | None:
+    """Return the rows that are ok as sealed; None if none are."""
+    usable = [np.zeros(0, np.int64)]
+    for part in parts_of(opened, dataset.name):
+        try:
+            status: Any = np.ones(part.stored.rows, np.bool_)
+            for array in arrays:
+                status &= sealed_status(opened, part.stored, array) == OK
+        except (errors.NotSealed, errors.Damaged, errors.MissingName):
+            continue
+        usable.append(np.flatnonzero(status) + part.first_row)
+    rows = np.concatenate(usable)
     return rows if len(rows) else None
 
 
-def _by_trailers(dataset: store.Dataset, arrays: Sequence[str], *, seed: int) -> npt.NDArray[np.int64]:
+def _by_trailers(opened: Opened, dataset: store.Dataset, arrays: Sequence[str], *, seed: int) -> npt.NDArray[np.int64]:
     """Return the rows that are ok in a few of the shards that all arrays have."""
-    if any(dataset.array(array).layout is None for array in arrays):
-        return np.arange(dataset.rows)  # not written by codistill: no status, no trailers
-    present = sorted(frozenset.intersection(*(dataset.present(array) for array in arrays)))
-    drawn = np.random.default_rng(seed).permutation(len(present))[:TRIED_SHARDS]
-    shards = [present[place] for place in sorted(drawn.tolist())]
-    ok = np.ones(dataset.rows, np.bool_)
-    for array in arrays:
-        status = RowStatus(dataset, array)
-        team = ThreadTeam(dataset.storage.read_threads)
-        try:
-            status.read_shards(shards, team, unreadable={})
-        finally:
-            team.close()
-        ok &= status.values == OK
-    return np.flatnonzero(ok)
+    usable = [np.zeros(0, np.int64)]
+    for part in parts_of(opened, dataset.name):
+        stored = part.stored
+        if not all(array in part.arrays for array in arrays):
+            continue
+        if any(stored.array(array).layout is None for array in arrays):
+            usable.append(np.arange(stored.rows) + part.first_row)  # not written by codistill: no status, no trailers
+            continue
+        present = sorted(frozenset.intersection(*(stored.present(array) for array in arrays)))
+        for place in np.random.default_rng(seed).permutation(len(present))[:TRIED_SHARDS].tolist():
+            found = [shard_record(opened, stored, array, present[place]) for array in arrays]
+            if all(len(record.status) for record in found):
+                ok = np.logical_and.reduce([record.status == OK for record in found])
+                usable.append(np.flatnonzero(ok) + found[0].start + part.first_row)
+    return np.sort(np.concatenate(usable))

@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 import store
 from eval.view import queries
-from eval.view.manifests import Manifest, manifest_of, unsealed_shards
+from eval.view.manifests import MOST_UNSEALED_SHARDS, manifests_of, unsealed_shards
 from eval.view.opened import Opened
+from eval.view.parts import DatasetPart, parts_of
 from eval.view.records import STATUS_NAMES, sealed_status, shard_record
 from store import errors
 from store.format.manifest import reason_kind
@@ -142,7 +143,11 @@ def sorted_page(
     parts = selection.parts if among is None else _parts_of(selection, among)
 
     def make() -> queries.Ordered:
-        manifests = [_manifest(opened, part.dataset).table for part in parts]
+        manifests = [
+            (number, manifest)
+            for number, part in enumerate(parts)
+            for manifest in manifests_of(opened, part.dataset.name)
+        ]
         chosen = {
             number: np.asarray(part.rows) for number, part in enumerate(parts) if len(part.rows) < part.dataset.rows
         }
@@ -190,7 +195,9 @@ def _rows(opened: Opened, dataset: store.Dataset, wanted: Filter) -> Numbers:
         mask &= _with_status(opened, dataset, wanted.status, wanted.reason)
     for condition, ask in ((wanted.where, queries.rows_where), (wanted.sql, queries.rows_where_sql)):
         if condition:
-            mask &= _mask(ask(_manifest(opened, dataset).table, condition), dataset.rows)
+            manifests = manifests_of(opened, dataset.name)
+            met = np.concatenate([np.asarray(ask(manifest, condition)) for manifest in manifests])
+            mask &= _mask(met, dataset.rows)
     return rows if len(rows) == dataset.rows and mask.all() else np.flatnonzero(mask).astype(np.int32)
 
 
@@ -205,10 +212,6 @@ def _mask(rows: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.bool_]:
     mask = np.zeros(count, np.bool_)
     mask[rows[(rows >= 0) & (rows < count)]] = True
     return mask
-
-
-def _manifest(opened: Opened, dataset: store.Dataset) -> Manifest:
-    return manifest_of(opened, dataset)
 
 
 def _with_status(opened: Opened, dataset: store.Dataset, text: str, reason: str) -> npt.NDArray[np.bool_]:
@@ -229,25 +232,35 @@ def _with_reason(
     opened: Opened, dataset: store.Dataset, arrays: Sequence[str], reason: str, candidates: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.bool_]:
     mask = np.zeros(dataset.rows, np.bool_)
-    for shard in np.unique(np.flatnonzero(candidates) // dataset.shard_rows).tolist():
-        for array in arrays:
-            if dataset.array(array).layout is not None:
-                for row, text in shard_record(opened, dataset, array, shard).errors.items():
-                    mask[row] |= reason_kind(text) == reason
+    for part in parts_of(opened, dataset.name):
+        stored = part.stored
+        held = [array for array in arrays if array in part.arrays and stored.array(array).layout is not None]
+        for shard in np.unique(np.flatnonzero(candidates[part.rows]) // stored.shard_rows).tolist():
+            for array in held:
+                for row, text in shard_record(opened, stored, array, shard).errors.items():
+                    mask[part.first_row + row] |= reason_kind(text) == reason
     return mask
 
 
 def statuses(opened: Opened, dataset: store.Dataset, array: str) -> npt.NDArray[np.uint8]:
     """Return the status of every row: as sealed, and by the trailers of a few shards that are not."""
+    found = [_statuses(opened, part, array) for part in parts_of(opened, dataset.name)]
+    return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+def _statuses(opened: Opened, part: DatasetPart, array: str) -> npt.NDArray[np.uint8]:
+    stored = part.stored
+    if array not in part.arrays:
+        return np.full(stored.rows, MISSING, np.uint8)
     try:
-        status = sealed_status(opened, dataset, array)
+        status = sealed_status(opened, stored, array)
     except (errors.NotSealed, errors.Damaged):
-        status = np.full(dataset.rows, MISSING, np.uint8)
-    unsealed = unsealed_shards(opened, dataset, array)[:256]
+        status = np.full(stored.rows, MISSING, np.uint8)
+    unsealed = unsealed_shards(opened, stored, array)[:MOST_UNSEALED_SHARDS]
     if unsealed:
         status = status.copy()
         for shard in unsealed:
-            record = shard_record(opened, dataset, array, shard)
+            record = shard_record(opened, stored, array, shard)
             status[record.start : record.start + len(record.status)] = record.status
     return status
 

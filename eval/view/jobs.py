@@ -75,6 +75,13 @@ class Jobs:
         threading.Thread(target=self._run, args=(job, compute), daemon=True).start()
         return job
 
+    def wait(self) -> None:
+        """Return once all computations that were begun have ended."""
+        with self._lock:
+            jobs = list(self._jobs.values())
+        for job in jobs:
+            job.done.wait()
+
     def stop(self) -> None:
         """Let all computations end at their next step."""
         self._stopping.set()

@@ -1,25 +1,15 @@
-"""One view of the page as a file that works offline: the page's own files and the answers of the server, in one HTML.
-
-The page's modules import each other; in a file on a disk they cannot, so each becomes a function, in an order in which
-all that it imports is there before it. The modules keep to one form of import and export each, which a test checks.
-"""
+"""One view of the page as a file that works offline: what the page would ask the server for, worked out beforehand."""
 
 import base64
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
+from eval.view.page_file import one_file
 from store.errors import CodistillError, InvalidInput
 
-POLICY = (
-    "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'"
-)
-IMPORT = re.compile(r'^import (?:\{ (?P<names>[^}]*) \}|\* as (?P<whole>\w+)) from "\./(?P<module>\w+)\.js";$', re.M)
-EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|class) (?P<name>\w+))", re.M)
-FIRST_MODULE = "app"
 PAGES = ("overview", "grid", "row", "find", "statistics")
 MODES = ("pca", "norm", "outlier", "error")
 PIXELS, THUMB, PHOTOGRAPH = "img/pixels", "api/thumb", "img/photograph"
@@ -52,7 +42,7 @@ def offline_page(search: str, *, ask: Ask, picture: Picture, static: Path) -> st
     content = _Content(ask, picture)
     content.take(state)
     data = {"search": f"?{urlencode(state)}", "answers": content.answers, "pictures": content.pictures}
-    return _html(data, static)
+    return one_file(data, static)
 
 
 class _Content:
@@ -195,42 +185,3 @@ def _on_grid(patch: int, source: list[int], grid: list[int]) -> int:
     """Return the patch of a grid in which the centre of a patch of another lies."""
     line, column = divmod(patch, source[1])
     return (2 * line + 1) * grid[0] // (2 * source[0]) * grid[1] + (2 * column + 1) * grid[1] // (2 * source[1])
-
-
-def _html(data: dict[str, Any], static: Path) -> str:
-    """Return index.html with style, modules and data in it."""
-    text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")  # no name can end the element
-    page = (static / "index.html").read_text()
-    style = (static / "style.css").read_text()
-    replaced = {
-        '<link rel="stylesheet" href="static/style.css">': f"<style>{style}</style>",
-        '<script type="module" src="static/app.js"></script>': "",
-        '<meta charset="utf-8">': f'<meta charset="utf-8">\n  <meta http-equiv="Content-Security-Policy" content="{POLICY}">',
-        "</body>": f'<script type="application/json" id="offline">{text}</script>\n<script>{bundle(static)}</script>\n</body>',
-    }
-    for old, new in replaced.items():
-        if page.count(old) != 1:
-            raise InvalidInput(f"the page's index.html has no '{old}'. Install codistill again")
-        page = page.replace(old, new)
-    return page
-
-
-def bundle(static: Path) -> str:
-    """Return the page's modules as one script that imports nothing."""
-    sources: dict[str, str] = {}
-
-    def add(module: str) -> None:
-        if module in sources:
-            return
-        text = (static / f"{module}.js").read_text()
-        for found in IMPORT.finditer(text):
-            add(found["module"])
-        names = ", ".join(found["name"] for found in EXPORT.finditer(text))
-        sources[module] = f"modules.{module} = (() => {{\n{EXPORT.sub('', IMPORT.sub(_local, text))}\nreturn {{ {names} }};\n}})();"
-
-    add(FIRST_MODULE)
-    return "\n".join(['"use strict";', "const modules = {};", *sources.values()])
-
-
-def _local(found: re.Match[str]) -> str:
-    return f"const {found['whole'] or '{ ' + found['names'] + ' }'} = modules.{found['module']};"

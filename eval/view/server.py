@@ -45,9 +45,7 @@ def application(opened: Opened, access: Access, *, static: Path = STATIC) -> Gua
     routes = [
         Route("/", _page(static), methods=["GET"]),
         *(Route(f"/api/{name}", _json(opened, answer), methods=["GET"]) for name, answer in ANSWERS.items()),
-        Route("/api/thumb", _picture(opened, _thumb), methods=["GET"]),
-        Route("/img/pixels", _picture(opened, _pixels), methods=["GET"]),
-        Route("/img/photograph", _picture(opened, _photograph), methods=["GET"]),
+        *(Route(f"/{path}", _picture(opened, answer), methods=["GET"]) for path, answer in PICTURES.items()),
         Mount("/static", StaticFiles(directory=static, check_dir=False, follow_symlink=False)),
     ]
     return Guard(Starlette(routes=routes, exception_handlers={HTTPException: _not_found}), access)  # type: ignore[dict-item]
@@ -142,6 +140,13 @@ ANSWERS: dict[str, Answer] = {
     "patch": _patch,
     "find": _find,
     "statistics": _statistics,
+}
+
+
+PICTURES: dict[str, Callable[[Opened, Parameters], images.Picture]] = {
+    "api/thumb": _thumb,
+    "img/pixels": _pixels,
+    "img/photograph": _photograph,
 }
 
 

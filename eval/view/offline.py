@@ -100,10 +100,7 @@ class _Content:
             self.picture(PIXELS, dataset=dataset, row=row, size=size)
 
     def grid(self, state: Query) -> None:
-        names = ("where", "sql", "group", "status", "reason", "view", "sort", "sample", "seed")
-        query = {"dataset": state.get("from"), **{name: state.get(name) for name in names}}
-        query["order"] = state.get("order", "asc") if state.get("sort") else ""
-        answer = self.ask("api/rows", **query, offset=0, limit=ROWS)
+        answer = self.ask("api/rows", **list_query(state, limit=ROWS))
         answer["total"] = len(answer["rows"])  # of which the file has all
         places = [(row["dataset"], row["row"]) for row in answer["rows"]]
         self.thumbnails(places, THUMBNAIL_PX[state.get("size", "m")])
@@ -112,7 +109,7 @@ class _Content:
 
     def row(self, state: Query, facts: Any) -> None:
         own = (state["dataset"], int(state["row"]))
-        places = list(dict.fromkeys([own, *_places(state.get("beside", ""))]))
+        places = list(dict.fromkeys([own, *places_of(state.get("beside", ""))]))
         rows = [self.ask("api/row", dataset=dataset, row=row) for dataset, row in places]
         for (dataset, row), answer in zip(places, rows, strict=True):
             self.picture(PIXELS, dataset=dataset, row=row)
@@ -123,26 +120,20 @@ class _Content:
                 for query in _maps(state, facts, shown):
                     self.try_ask("api/map", dataset=dataset, row=row, array=array["name"], **query)
         if state.get("patches"):
-            of = next(iter(_places(state.get("of", ""))), own)
+            of = next(iter(places_of(state.get("of", ""))), own)
             others = ",".join(f"{dataset}:{row}" for dataset, row in places if (dataset, row) != of)
             query = {"array": state.get("source"), "patches": state["patches"], "with": others}
             self.try_ask("api/cosines", dataset=of[0], row=of[1], **query)
 
     def find(self, state: Query, facts: Any) -> None:
-        dataset, row = next(iter(_places(state.get("of", ""))), (state["dataset"], int(state["row"])))
-        answer = self.ask("api/row", dataset=dataset, row=row)
-        grids = {array["name"]: array["grid"] for array in answer["arrays"]}
-        array = next((name for name in (state.get("array"), state.get("source"), *grids) if name in grids), None)
+        question = question_of(state, lambda path, query: self.ask(path, **query))
+        dataset, row = searched_of(state)
+        self.ask("api/row", dataset=dataset, row=row)
         self.picture(PIXELS, dataset=dataset, row=row, size=QUERY_PX)
-        what, scope, k = state.get("what", "patches"), state.get("scope", "sample"), state.get("k", "60")
-        source = grids.get(state.get("source", ""))
-        numbers = [int(number) for number in state.get("patches", "").split(",") if number]
-        patches = list(dict.fromkeys(_on_grid(n, source, grids[array]) for n in numbers)) if source and array else []
-        if array is None or (what == "patches" and not patches):
+        if question is None:
             return
-        query = {"array": array, "patches": ",".join(map(str, patches)), "what": what, "scope": scope, "k": k}
-        results = self.ask("api/find", dataset=dataset, row=row, **query)["results"]
-        for name, number in {found["dataset"]: found["row"] for found in results}.items():
+        results = self.ask("api/find", **question)["results"]
+        for name, number in {found["dataset"]: found["row"] for found in reversed(results)}.items():
             self.ask("api/row", dataset=name, row=number)
         places = [(found["dataset"], found["row"]) for found in results]
         self.thumbnails(places, THUMBNAIL_PX[state.get("size", "m")])
@@ -170,12 +161,42 @@ def _maps(state: Query, facts: Any, shown: str) -> Iterator[dict[str, str]]:
         yield {"mode": "error", "run": state.get("run", "")}
 
 
+def list_query(state: Query, *, limit: int) -> dict[str, Any]:
+    """Return the question for the first rows of a state's list."""
+    names = ("where", "sql", "group", "status", "reason", "view", "sort", "sample", "seed")
+    query = {"dataset": state.get("from"), **{name: state.get(name) for name in names}}
+    return {**query, "order": state.get("order", "asc") if state.get("sort") else "", "offset": 0, "limit": limit}
+
+
+def searched_of(state: Query) -> tuple[str, int]:
+    """Return the row that is searched for."""
+    return next(iter(places_of(state.get("of", ""))), (state["dataset"], int(state["row"])))
+
+
+def question_of(state: Query, ask: Ask) -> dict[str, str] | None:
+    """Return the question of a search; None if no row, no patch or no array is chosen that could be searched for."""
+    if not places_of(state.get("of", "")) and not (state.get("dataset") and state.get("row")):
+        return None
+    dataset, row = searched_of(state)
+    answer = ask("api/row", {"dataset": dataset, "row": str(row)})
+    grids = {array["name"]: array["grid"] for array in answer["arrays"]}
+    array = next((name for name in (state.get("array"), state.get("source"), *grids) if name in grids), None)
+    what, source = state.get("what", "patches"), grids.get(state.get("source", ""))
+    numbers = [int(number) for number in state.get("patches", "").split(",") if number.isdecimal()]
+    patches = list(dict.fromkeys(_on_grid(n, source, grids[array]) for n in numbers)) if source and array else []
+    if array is None or (what == "patches" and not patches):
+        return None
+    asked = {"patches": ",".join(map(str, patches)), "what": what}
+    rest = {"scope": state.get("scope", "sample"), "k": state.get("k", "60")}
+    return {"dataset": dataset, "row": str(row), "array": array, **asked, **rest}
+
+
 def _address(path: str, query: Query) -> tuple[str, dict[str, str]]:
     asked = {name: str(value) for name, value in query.items() if value not in ("", None)}
     return (f"{path}?{urlencode(asked)}" if asked else path), asked
 
 
-def _places(text: str) -> list[tuple[str, int]]:
+def places_of(text: str) -> list[tuple[str, int]]:
     """Return "a:1,b:2" as pairs."""
     parts = [part.rpartition(":") for part in text.split(",")]
     return [(dataset, int(row)) for dataset, colon, row in parts if colon and row.isdecimal()]

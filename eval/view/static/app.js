@@ -1,4 +1,4 @@
-// The frame: pages by state, theme, keys, messages. `document.body.dataset.ready` is the address whose view is complete.
+// The frame: pages by state, theme, keys, messages. While a view is not complete, the body has `data-busy`.
 
 import { offline, watch } from "./api.js";
 import { el, failure } from "./dom.js";
@@ -8,7 +8,7 @@ import * as grid from "./grid.js";
 import { help } from "./help.js";
 import * as overview from "./overview.js";
 import * as row from "./row.js";
-import { current, fix, go, link, listen, navigate, search } from "./state.js";
+import { current, fix, go, link, listen, navigate } from "./state.js";
 import * as statistics from "./statistics.js";
 
 const PAGES = { overview, grid, row, find, statistics };
@@ -23,6 +23,7 @@ async function show(state) {
   stop = new AbortController();
   const { signal } = stop;
   const name = state.page in PAGES ? state.page : "overview";
+  document.body.dataset.busy = "";
   dress(state, name);
   message.textContent = "";
   try {
@@ -36,7 +37,7 @@ async function show(state) {
   }
   if (signal.aborted) return;
   document.title = `${shown.page?.title() ?? NAMES[name]} \u00b7 codistill view`;
-  document.body.dataset.ready = search() || "?";
+  delete document.body.dataset.busy;
 }
 
 function change(name) {

@@ -72,10 +72,15 @@ function line(dataset, array) {
     el("td", {}, name, array.random_weights ? el("span", { class: "badge", title: "for trials: no trained weights" }, "random weights") : null),
     el("td", {}, completeness(dataset, array)),
     el("td", { class: "n" }, bytes(array.bytes)),
-    el("td", { class: "n" }, array.ratio === null ? "\u2014" : `${figure(array.ratio)}\u00d7`),
+    el("td", { class: "n" }, ratio(array)),
     el("td", { class: "n" }, figure(array.noise)),
-    el("td", { class: "n" }, figure(array.slope, 4)),
+    el("td", { class: "n" }, array.slope === null ? "\u2014" : array.slope.toFixed(3)),
     el("td", {}, identity(array)));
+}
+
+function ratio(array) {
+  if (array.ratio !== null) return `${figure(array.ratio)}\u00d7`;
+  return array.name === "pixels" ? "\u2014" : el("span", { class: "muted" }, "float16");
 }
 
 /** A bar of ok, failed and missing rows with the numbers that matter beside it. */

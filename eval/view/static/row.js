@@ -260,8 +260,8 @@ class RowPage {
   }
 }
 
-/** "student:night" as "student night". */
-const titleOf = (name) => name.replace(/^(student|projection):/, "$1 ");
+/** "student:night" as "student night", "projection:night:dinov2" as "night \u2192 dinov2". */
+const titleOf = (name) => name.replace(/^student:/, "student ").replace(/^projection:(.*):([^:]*)$/, "$1 \u2192 $2");
 
 /** Whether a row has no tokens of a tile's teacher; the tile then says why. */
 function isLacking(answer, tile) {
@@ -286,10 +286,10 @@ function head(answer, { previous, next, where }) {
     ? el("span", { class: "button disabled", "aria-disabled": "true" }, text)
     : el("a", { class: "button", "data-value": title, title, href: link({ ...to, ...UNCHOSEN, mode: keptMode() }) }, text));
   return [
-    el("div", { class: "steps" }, step(previous, "\u2039 Previous", "previous row (p)"), el("span", { class: "muted" }, where), step(next, "Next \u203a", "next row (n)"),
-      el("a", { class: "back", href: link({ page: "grid" }) }, "all rows")),
     el("h1", {}, `${answer.dataset} `, el("span", { class: "number" }, count(answer.row))),
     el("p", { class: "muted path" }, el("bdi", {}, answer.image), ` \u00b7 view ${answer.view}`),
+    el("div", { class: "steps" }, step(previous, "\u2039 Previous", "previous row (p)"), el("span", { class: "muted" }, where), step(next, "Next \u203a", "next row (n)"),
+      el("a", { class: "back", href: link({ page: "grid" }) }, "all rows")),
   ];
 }
 

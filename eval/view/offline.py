@@ -122,8 +122,8 @@ class _Content:
         if state.get("patches"):
             of = next(iter(places_of(state.get("of", ""))), own)
             others = ",".join(f"{dataset}:{row}" for dataset, row in places if (dataset, row) != of)
-            query = {"array": state.get("source"), "patches": state["patches"], "with": others}
-            self.try_ask("api/cosines", dataset=of[0], row=of[1], **query)
+            asked = {"array": state.get("source"), "patches": state["patches"], "with": others}
+            self.try_ask("api/cosines", dataset=of[0], row=of[1], **asked)
 
     def find(self, state: Query, facts: Any) -> None:
         question = question_of(state, lambda path, query: self.ask(path, **query))
@@ -186,7 +186,7 @@ def question_of(state: Query, ask: Ask) -> dict[str, str] | None:
     patches = list(dict.fromkeys(_on_grid(n, source, grids[array]) for n in numbers)) if source and array else []
     if array is None or (what == "patches" and not patches):
         return None
-    asked = {"patches": ",".join(map(str, patches)), "what": what}
+    asked: dict[str, str] = {"patches": ",".join(map(str, patches)), "what": what}
     rest = {"scope": state.get("scope", "sample"), "k": state.get("k", "60")}
     return {"dataset": dataset, "row": str(row), "array": array, **asked, **rest}
 

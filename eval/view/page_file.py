@@ -17,6 +17,7 @@ POLICY = (
 IMPORT = re.compile(r'^import (?:\{ (?P<names>[^}]*) \}|\* as (?P<whole>\w+)) from "\./(?P<module>\w+)\.js";$', re.M)
 EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|class) (?P<name>\w+))", re.M)
 FIRST_MODULE = "app"
+STATIC = Path(__file__).parent / "static"
 
 
 def one_file(data: dict[str, Any], static: Path) -> str:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from starlette.applications import Starlette
@@ -14,24 +13,16 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from eval.view import cosines, images, maps, rows
-from eval.view.find import MOST_FOUND, SCOPES, WHAT, find
+from eval.view import export, images
+from eval.view.answers import ANSWERS, PICTURES, Answer, PictureAnswer
 from eval.view.opened import Opened
-from eval.view.overview import overview
+from eval.view.page_file import STATIC
 from eval.view.parameters import Parameters
-from eval.view.records import records
 from eval.view.security import Access, Guard
-from eval.view.statistics import statistics_of
-from eval.view.warm import warm
 from store import errors
 
-STATIC = Path(__file__).parent / "static"
-LARGEST_PX, SMALLEST_PX = 4096, 8
-MOST_BESIDE, MOST_SHOWN = 32, 512
 NOT_FOUND = (errors.MissingName, errors.MissingFile, errors.MissingShard, errors.RowsNotOk, errors.NotSealed)
 UNCHANGING = {"cache-control": "private, max-age=600"}
-
-Answer = Callable[[Opened, Parameters], Any]
 
 
 def application(opened: Opened, access: Access, *, static: Path = STATIC) -> Guard:
@@ -46,108 +37,25 @@ def application(opened: Opened, access: Access, *, static: Path = STATIC) -> Gua
         Route("/", _page(static), methods=["GET"]),
         *(Route(f"/api/{name}", _json(opened, answer), methods=["GET"]) for name, answer in ANSWERS.items()),
         *(Route(f"/{path}", _picture(opened, answer), methods=["GET"]) for path, answer in PICTURES.items()),
+        Route("/export", _export(opened, static), methods=["GET"]),
         Mount("/static", StaticFiles(directory=static, check_dir=False, follow_symlink=False)),
     ]
     return Guard(Starlette(routes=routes, exception_handlers={HTTPException: _not_found}), access)  # type: ignore[dict-item]
 
 
-def _overview(opened: Opened, query: Parameters) -> Any:
-    answer = overview(opened)
-    if not opened.warmed:
-        opened.warmed = True
-        warm(opened)
-    return answer
+def _export(opened: Opened, static: Path) -> Callable[[Request], Awaitable[Response]]:
+    def file(request: Request) -> Response:
+        query = Parameters(request.query_params)
+        kind, state = query.choice("kind", ("html", "png")), query.text("state")
+        headers = {"content-disposition": f'attachment; filename="codistill-view.{kind}"'}
+        if kind == "png":
+            return Response(export.png_of(opened, state), media_type=images.PNG, headers=headers)
+        return Response(export.html_of(opened, state, static=static), media_type="text/html", headers=headers)
 
+    async def respond(request: Request) -> Response:
+        return await _answered(lambda: file(request))
 
-def _row(opened: Opened, query: Parameters) -> Any:
-    return rows.row_of(opened, query.required("dataset"), query.number("row"))
-
-
-def _map(opened: Opened, query: Parameters) -> Any:
-    return maps.map_of(
-        opened,
-        query.required("dataset"),
-        query.number("row"),
-        query.required("array"),
-        mode=query.choice("mode", maps.MODES),
-        basis=query.choice("basis", maps.BASES),
-        shown=query.numbers("shown", most_items=MOST_SHOWN),
-        run=query.text("run"),
-    )
-
-
-def _cosine(opened: Opened, query: Parameters) -> Any:
-    where = (query.required("dataset"), query.number("row"), query.required("array"))
-    beside = query.places("with", most_items=MOST_BESIDE)
-    return {"maps": cosines.cosine_maps(opened, *where, patches=query.numbers("patches"), beside=beside)}
-
-
-def _cosines(opened: Opened, query: Parameters) -> Any:
-    where = (query.required("dataset"), query.number("row"), query.required("array"))
-    beside = query.places("with", most_items=MOST_BESIDE)
-    return {"arrays": cosines.in_every_array(opened, *where, patches=query.numbers("patches"), beside=beside)}
-
-
-def _patch(opened: Opened, query: Parameters) -> Any:
-    where = (query.required("dataset"), query.number("row"), query.required("array"))
-    return maps.patch_values(opened, *where, query.number("patch"))
-
-
-def _find(opened: Opened, query: Parameters) -> Any:
-    return find(
-        opened,
-        query.required("dataset"),
-        query.number("row"),
-        query.required("array"),
-        patches=query.numbers("patches"),
-        what=query.choice("what", WHAT),
-        scope=query.choice("scope", SCOPES),
-        k=query.number("k", 60, least=1, most=MOST_FOUND),
-    )
-
-
-def _statistics(opened: Opened, query: Parameters) -> Any:
-    return statistics_of(opened, query.required("dataset"), query.required("teacher"))
-
-
-def _thumb(opened: Opened, query: Parameters) -> images.Picture:
-    where = (query.required("dataset"), query.number("row"), query.required("array"))
-    mode = query.choice("mode", ("pca", "norm", "outlier"))
-    return images.png(maps.thumbnail(opened, *where, mode=mode))
-
-
-def _pixels(opened: Opened, query: Parameters) -> images.Picture:
-    return images.pixels(opened, query.required("dataset"), query.number("row"), size=_size(query))
-
-
-def _photograph(opened: Opened, query: Parameters) -> images.Picture:
-    dataset, row = query.required("dataset"), query.number("row")
-    (record,) = records(opened, opened.dataset(dataset), [row])
-    return images.photograph(opened, dataset, row, record, size=_size(query) or 1024)
-
-
-def _size(query: Parameters) -> int | None:
-    return query.number("size", least=SMALLEST_PX, most=LARGEST_PX) if query.text("size") else None
-
-
-ANSWERS: dict[str, Answer] = {
-    "overview": _overview,
-    "rows": rows.page_of_rows,
-    "row": _row,
-    "map": _map,
-    "cosine": _cosine,
-    "cosines": _cosines,
-    "patch": _patch,
-    "find": _find,
-    "statistics": _statistics,
-}
-
-
-PICTURES: dict[str, Callable[[Opened, Parameters], images.Picture]] = {
-    "api/thumb": _thumb,
-    "img/pixels": _pixels,
-    "img/photograph": _photograph,
-}
+    return respond
 
 
 def _page(static: Path) -> Callable[[Request], Awaitable[Response]]:
@@ -170,9 +78,7 @@ def _json(opened: Opened, answer: Answer) -> Callable[[Request], Awaitable[Respo
     return respond
 
 
-def _picture(
-    opened: Opened, answer: Callable[[Opened, Parameters], images.Picture]
-) -> Callable[[Request], Awaitable[Response]]:
+def _picture(opened: Opened, answer: PictureAnswer) -> Callable[[Request], Awaitable[Response]]:
     def picture(request: Request) -> Response:
         data, media_type = answer(opened, Parameters(request.query_params))
         return Response(data, media_type=media_type, headers=UNCHANGING)

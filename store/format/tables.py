@@ -81,7 +81,18 @@ def _read(source: Any, columns: list[str], filter: Any = None) -> pa.Table:
 
 def read_bytes(data: bytes, claim: Claim, *, where: str) -> pa.Table:
     """Return the table of a small Parquet object; raises as `read`."""
-    return read(pa.BufferReader(data), claim, where=where)
+    return read(_reader(data), claim, where=where)
+
+
+def _reader(data: bytes) -> pa.BufferReader:
+    """Return a reader of a copy in Arrow's memory.
+
+    Arrow's threads give up memory some time after a table is read. Were it Python's, a process that ends just then
+    would be aborted: a thread that frees an object of Python while the interpreter ends is stopped inside C++.
+    """
+    copy = pa.allocate_buffer(len(data))
+    memoryview(copy).cast("B")[:] = data
+    return pa.BufferReader(copy)
 
 
 def stated_rows(source: Any, *, where: str) -> int:

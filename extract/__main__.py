@@ -9,7 +9,7 @@ if __name__ == "__main__":
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +27,8 @@ from store.common.constraints import AtLeast, Device, NotNegative, OutputFile
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from extract.catalogue import DatasetEntry
     from extract.job.executor import Executor
+    from extract.job.selection import Selection
     from extract.job.summary import RunReport
     from extract.job.worker import Settings
 
@@ -88,11 +88,10 @@ def run(
             each; nothing stored is changed.
         overwrite: delete the datasets in --datasets (without stages index and views: only their tokens) and start over.
     """
-    from extract.catalogue import load_catalogue, narrowed
+    from extract.catalogue import load_catalogue
     from extract.job.failure_limit import FailureLimit
     from extract.job.selection import Job, check, require_datasets
     from extract.job.tasks import Part
-    from extract.plan.show import show_plan
 
     asked = Job(
         catalogue=load_catalogue(catalogue),
@@ -117,12 +116,7 @@ def run(
         check_device(device)
     teacher_check.check(selection, overwrite=overwrite)
     if dry_run:
-        chosen = narrowed(asked.catalogue, datasets=selection.datasets, teachers=selection.teachers)
-        show_plan(_console(), chosen, asked.cache)
-        if append:
-            _show_appendable(asked.cache, selection.dataset_entries)
-        print("dry run: nothing was written")
-        return 0
+        return _show_what_is_left(selection)
     settings = Settings(
         location=asked.cache, catalogue=asked.catalogue, device=device, batch_size=batch_size, threads=threads
     )
@@ -182,15 +176,21 @@ def calibrate(
     )
 
 
-def _show_appendable(location: str, entries: "Sequence[DatasetEntry]") -> None:
-    """Print how many images of each dataset an append would take in."""
+def _show_what_is_left(selection: "Selection") -> int:
+    """Print what a job would do, without doing it; return the exit code."""
+    from extract.catalogue import narrowed
     from extract.job.index import would_append
     from extract.job.selection import existing_cache
+    from extract.plan.show import show_plan
     from extract.sources import open_source
 
-    cache = existing_cache(location)
-    for entry in entries:
+    job = selection.job
+    show_plan(_console(), narrowed(job.catalogue, datasets=selection.datasets, teachers=selection.teachers), job.cache)
+    cache = existing_cache(job.cache)
+    for entry in selection.dataset_entries if job.append else ():
         print(would_append(cache, entry, open_source(entry)))
+    print("dry run: nothing was written")
+    return 0
 
 
 def _show_report(report: "RunReport", summary: Path | None) -> int:

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -38,10 +38,10 @@ class Guess:
         patterns: globs of its images, tar or Parquet files below the root.
         exclude: globs of what belongs to other datasets.
         files: number of images, tar or Parquet files.
+        sample: paths of some images below the root, or of all tar or Parquet files.
         classes: names of class folders, as of an ImageFolder; empty if it has none.
         doubtful: folders whose names say that they hold masks, depth and the like, with their images.
         suffixes: number of images by suffix; empty for tar and Parquet.
-        sample: paths of some images below the root, or of all tar or Parquet files.
     """
 
     name: str
@@ -52,10 +52,10 @@ class Guess:
     patterns: tuple[str, ...]
     exclude: tuple[str, ...]
     files: int
-    classes: tuple[str, ...]
-    doubtful: dict[str, int]
-    suffixes: dict[str, int]
     sample: tuple[str, ...]
+    classes: tuple[str, ...] = ()
+    doubtful: dict[str, int] = field(default_factory=dict)
+    suffixes: dict[str, int] = field(default_factory=dict)
 
 
 def guess(tree: Tree) -> list[Guess]:
@@ -181,9 +181,6 @@ def _of_kinds(
                 patterns=_file_patterns(files, all_of=paths, prefix=file_split),
                 exclude=exclude,
                 files=len(files),
-                classes=(),
-                doubtful={},
-                suffixes={},
                 sample=tuple(files),
             )
 

@@ -10,7 +10,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from store import errors
-from store.cache.code_rows import Measured
 from store.cache.dataset import Dataset
 from store.cache.metadata import TeacherInfo, read_dataset_node, read_root
 from store.cache.reader import Shard
@@ -143,23 +142,15 @@ class JoinedDataset(Dataset):
         first, *_ = [part.create_teacher(name, **described) for part in self.parts]
         return first
 
-    def write_shard(
-        self,
-        array: str,
-        shard: int,
-        *,
-        provenance: Mapping[str, Any],
-        pixels_digest: str | None = None,
-        measured: Measured | None = None,
-    ) -> ShardWriter:
+    def write_shard(self, *_: Any, **__: Any) -> ShardWriter:
         """Refuse: shards belong to a part."""
         raise self._of_parts()
 
-    def read_shard(self, array: str, shard: int, *, verify: bool = True, raw: bool = False) -> Shard:
+    def read_shard(self, *_: Any, **__: Any) -> Shard:
         """Refuse: shards belong to a part."""
         raise self._of_parts()
 
-    def read_trailer(self, array: str, shard: int) -> Trailer:
+    def read_trailer(self, *_: Any, **__: Any) -> Trailer:
         """Refuse: shards belong to a part."""
         raise self._of_parts()
 

@@ -195,6 +195,19 @@ class CacheDataset(TorchDataset[dict[str, Any]]):
         return self._here().selection.mixture.image_size
 
     @property
+    def patch_grid(self) -> tuple[int, int]:
+        """Patch rows and columns, where all teachers have the same.
+
+        Raises:
+            InvalidInput: they differ; ask each of `teachers`.
+        """
+        grids = {name: teacher.patch_grid for name, teacher in self.teachers.items()}
+        if len(set(grids.values())) != 1:
+            listed = ", ".join(f"{name} {rows}x{columns}" for name, (rows, columns) in grids.items())
+            raise InvalidInput(f"the teachers have no common patch grid: {listed or 'no teachers'}. Ask each of them")
+        return next(iter(grids.values()))
+
+    @property
     def digest(self) -> str:
         """Digest of what the indices mean: equal digests number equal rows alike."""
         return self._here().selection.digest

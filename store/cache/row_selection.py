@@ -174,7 +174,7 @@ def as_row_numbers(rows: int, key: Any, *, owner: str) -> RowNumbers:
             raise errors.InvalidInput(f"rows of '{owner}': expected a slice, integers or {rows} bools, found {found}")
         numbers = given.astype(np.int64)
         ends = [int(numbers.min()), int(numbers.max())] if len(numbers) else []
-    outside = [row for row in ends if not 0 <= row < rows]
+    outside = sorted({row for row in ends if not 0 <= row < rows})
     if outside:
         raise errors.InvalidInput(f"rows {', '.join(map(str, outside))} are not in '{owner}', which has 0..{rows - 1}")
     return numbers

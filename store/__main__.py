@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from store import errors
-from store.common.arguments import COMMAS
+from store.common.arguments import COMMAS, WHOLE
 from store.common.blas import one_thread_each
 from store.common.cli import run
 from store.common.constraints import AtLeast, Device, ExistingFile, NotNegative
@@ -81,37 +81,59 @@ def seal(cache: CacheArgument, /) -> None:
 
 def show(
     cache: CacheArgument,
-    dataset: DatasetArgument,
-    rows: Annotated[tuple[int, ...], AtLeast(0), tyro.conf.Positional, tyro.conf.arg(metavar="ROW...")],
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET[/TEACHER]")],
+    rows: Annotated[
+        tuple[str, ...], WHOLE, tyro.conf.Positional, tyro.conf.arg(metavar="ROW|FIRST:END|FIRST-LAST|IMAGE...")
+    ] = (),
     /,
     *,
     out: Path,
+    where: str = "",
+    page: Annotated[int | None, AtLeast(1), tyro.conf.arg(metavar="N")] = None,
+    rows_per_page: Annotated[int | None, AtLeast(1), tyro.conf.arg(metavar="N")] = None,
     teachers: NameList = "",
     patch: str = "",
     images: Path | None = None,
 ) -> None:
     """Plot rows: photograph, stored pixels, and every teacher's principal components, similarities and norms.
 
-    example: codistill store show demo/cache people 3 17 40 --out rows.png
+    Rows that do not fit a screen go into several files, NAME-1.png, NAME-2.png, ..., all with the same scales.
+
+    example: codistill store show demo/cache people 3 17 40:48 'astro*.png' --where 'view < 4' --out rows.png
 
     Args:
         cache: path or URL of the cache.
-        dataset: dataset name.
-        rows: row numbers.
+        dataset: dataset name; with a teacher's name, that teacher alone.
+        rows: row numbers, ranges without their end (100:200) or with it (100-199), names of images or quoted patterns
+            of them (all views of each); all rows if there are none, of which one page is drawn.
         out: picture file to write: PNG, PDF, SVG or JPEG.
+        where: condition on the manifest's columns that rows must meet, as `data.subset` of a training.
+        page: the only page to draw, into the file itself; all pages of the rows named if not given.
+        rows_per_page: rows on a page, if fewer than fit a screen.
         teachers: teacher names, separated by commas; all if empty.
         patch: ROW,COL of the patch that all others are compared to; the central one if empty.
         images: folder that the dataset's image paths are relative to, to show the photographs.
     """
     from store.cache.cache import open as open_cache
     from store.common.arguments import names_of, patch_of
-    from store.inspection.figure import plot_rows
-    from store.inspection.row_view import gather
+    from store.inspection.pages import draw_pages
+    from store.inspection.row_choice import choose_rows
 
-    chosen = patch_of(patch)
-    shown = gather(open_cache(cache)[dataset], rows, teachers=names_of(teachers), images=images)
-    plot_rows(shown, out, patch=chosen)
-    print(f"drew {len(rows)} row{'s' if len(rows) > 1 else ''} of '{dataset}' into {out}")
+    name, _, teacher = dataset.partition("/")
+    if teacher and teachers:
+        raise errors.InvalidInput(f"'{dataset}' names a teacher, and so does --teachers. Leave one out")
+    chosen, opened = patch_of(patch), open_cache(cache)[name]
+    pages = draw_pages(
+        opened,
+        choose_rows(opened, rows, where=where, images=images),
+        out,
+        page=page if page is not None or rows or where else 1,
+        rows_per_page=rows_per_page,
+        teachers=[teacher] if teacher else names_of(teachers),
+        images=images,
+        patch=chosen,
+    )
+    print(pages)
 
 
 def failures(

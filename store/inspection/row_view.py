@@ -131,6 +131,23 @@ def gather(
     return RowsToShow(dataset=dataset, rows=shown, teachers=infos)
 
 
+def gather_patches(
+    dataset: Dataset, rows: Sequence[int], teachers: Mapping[str, TeacherInfo]
+) -> dict[str, list[npt.NDArray[Any]]]:
+    """Return the patches (rows, cols, C) of teachers, of those of the rows that have them.
+
+    Args:
+        dataset: dataset of the rows.
+        rows: row numbers.
+        teachers: teachers by name.
+    """
+    found = {}
+    for name, info in teachers.items():
+        split = [_split(values, info) for values in _read(dataset, name, rows)]
+        found[name] = [tokens.patches for tokens in split if isinstance(tokens, Tokens)]
+    return found
+
+
 def read_photograph(folder: Path, path: str, record: Mapping[str, Any]) -> Photograph | str:
     """Read a source image and turn it as its manifest row records.
 

@@ -133,7 +133,7 @@ class _Content:
         if question is None:
             return
         results = self.ask("api/find", **question)["results"]
-        for name, number in {found["dataset"]: found["row"] for found in reversed(results)}.items():
+        for name, number in {found["dataset"]: found["row"] for found in results}.items():
             self.ask("api/row", dataset=name, row=number)
         places = [(found["dataset"], found["row"]) for found in results]
         self.thumbnails(places, THUMBNAIL_PX[state.get("size", "m")])
@@ -192,8 +192,10 @@ def question_of(state: Query, ask: Ask) -> dict[str, str] | None:
 
 
 def _address(path: str, query: Query) -> tuple[str, dict[str, str]]:
-    asked = {name: str(value) for name, value in query.items() if value not in ("", None)}
-    return (f"{path}?{urlencode(asked)}" if asked else path), asked
+    """Return the one spelling that api.js has of a request, and its query: keys in order, empty values left out."""
+    asked = {name: str(value) for name, value in sorted(query.items()) if value not in ("", None)}
+    encoded = urlencode(asked, safe="*").replace("~", "%7E")  # as a browser's URLSearchParams
+    return (f"{path}?{encoded}" if asked else path), asked
 
 
 def places_of(text: str) -> list[tuple[str, int]]:

@@ -11,7 +11,17 @@ const watchers = [];
 /** The answers that an exported file has in it, or null. */
 function readInlined() {
   const node = document.getElementById("offline");
-  return node === null ? null : JSON.parse(node.textContent);
+  if (node === null) return null;
+  const { search: seen, answers: known, pictures } = JSON.parse(node.textContent);
+  return { search: seen, answers: respelled(known), pictures: respelled(pictures) };
+}
+
+/** The same entries under the spelling that `address` gives their keys. */
+function respelled(entries) {
+  return Object.fromEntries(Object.entries(entries).map(([key, value]) => {
+    const [path, query] = key.split("?");
+    return [address(path, Object.fromEntries(new URLSearchParams(query ?? ""))), value];
+  }));
 }
 
 /** What an exported file is of, or null on a page from a server. */
@@ -57,8 +67,10 @@ export function ask(path, parameters = {}, { signal, remember = true } = {}) {
 }
 
 async function fromFile(where) {
-  if (where in inlined.answers) return inlined.answers[where];
-  throw new Error("this file has the data of one view; open the cache with `codistill view` for others");
+  const answer = inlined.answers[where];
+  if (answer === undefined) throw new Error("this file has the data of one view; for others open the cache with codistill view");
+  if (answer.error) throw new Error(answer.error);
+  return answer;
 }
 
 async function send(where, signal) {
@@ -105,7 +117,10 @@ function count(change) {
 }
 
 /** The overview, which every page needs: names of datasets, arrays, teachers and runs. */
-export const overview = () => ask("api/overview");
+export function overview({ again = false } = {}) {
+  if (again) answers.delete("api/overview");
+  return ask("api/overview");
+}
 
 /** The group's and columns' names of the datasets that `from` means: one, or all. */
 export function chosenDatasets(facts, from) {

@@ -116,7 +116,10 @@ function follow(event) {
   navigate(anchor.getAttribute("href"));
 }
 
-if (offline() !== null) fix(offline().search);
+if (offline() !== null) {
+  fix(offline().search);
+  document.body.classList.add("offline"); // without what needs the cache
+}
 tools();
 watch((waiting) => { document.getElementById("progress").hidden = waiting === 0; });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => dress(current(), shown.name));

@@ -22,7 +22,9 @@ function powers(low, high) {
   const every = Math.max(1, Math.ceil((to - from) / 5));
   const found = [];
   for (let at = from; at <= to; at += every) found.push(10 ** at);
-  return found.length > 1 ? found : ticks(low, high, 4);
+  if (found.length > 1) return found;
+  const digits = [from - 1, from, from + 1].flatMap((at) => [1, 2, 5].map((digit) => digit * 10 ** at));
+  return digits.filter((one) => one >= low && one <= high);
 }
 
 function scale([low, high], [start, end], log) {

@@ -19,7 +19,8 @@ export function controls(facts, state) {
     condition(state, chosen),
     labelled("Dataset", select([["", "all"], ...facts.datasets.map((one) => one.name)], state.from, (from) => other({ from }), { name: "from" })),
     labelled("Group", select([["", "all"], ...groups], state.group, (group) => other({ group }), { name: "group" })),
-    labelled("Status", select([["", "any"], "ok", "failed", "missing"], state.status, (status) => other({ status }), { name: "status" })),
+    labelled("Status", select(statuses(chosen), state.status, (status) => other({ status, reason: "" }), { name: "status" })),
+    state.reason === "" ? null : labelled("Reason", select([["", "any"], state.reason], state.reason, (reason) => other({ reason }), { name: "reason" })),
     labelled("View", el("input", {
       type: "number", min: "0", name: "view", class: "narrow", placeholder: "any", value: state.view,
       onchange: (event) => other({ view: event.target.value }),
@@ -27,6 +28,13 @@ export function controls(facts, state) {
     sorting(facts, chosen, teachers, state),
     random(state),
     drawing(teachers, state));
+}
+
+/** Of all arrays of a row, or of one of them. */
+function statuses(chosen) {
+  const arrays = [...new Set(chosen.flatMap((dataset) => dataset.arrays.map((array) => array.name)))];
+  const known = [["", "any"], ["ok", "ok in all arrays"], ["failed", "failed in any"], ["missing", "missing in any"]];
+  return [...known, ...arrays.flatMap((name) => ["failed", "missing"].map((status) => [`${name}:${status}`, `${name} ${status}`]))];
 }
 
 function condition(state, chosen) {

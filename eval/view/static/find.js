@@ -63,7 +63,7 @@ function queryPanel(state, query, names, array, grid, patches) {
   const what = segmented("What to find", [{ value: "patches", text: "Patches" }, { value: "rows", text: "Rows" }], state.what, (value) => go({ what: value }));
   return el("div", { class: "query" },
     el("a", { class: "thumb", href: link({ page: "row" }), title: "back to the row" }, pixels(dataset, row, 320), patches.length && grid ? mark(patches, grid) : null),
-    el("form", { class: "controls", "aria-label": "What to find", onsubmit: (event) => event.preventDefault() },
+    el("form", { class: "controls needs-cache", "aria-label": "What to find", onsubmit: (event) => event.preventDefault() },
       el("p", {}, "Most like ", el("b", {}, patches.length ? plural(patches.length, "patch").replace("patchs", "patches") : "the whole view"),
         ` of ${dataset} ${count(row)}`),
       what,

@@ -9,6 +9,7 @@ import { SIZES, captionOf, cell, overlay } from "./thumbs.js";
 
 const PAGE_ROWS = 120;
 const PAGES_KEPT = 40;
+const ASK_AGAIN_MS = 500;
 const LIST = ["from", "group", "status", "reason", "view", "where", "sql", "sort", "order", "sample", "seed"];
 
 /** The question for some rows of a state's list. */
@@ -102,9 +103,27 @@ export function open(main) {
     const first = Math.floor(Number(state.at || 0) / PAGE_ROWS);
     const answer = await rows.fetch(first);
     const total = answer.total ?? first * PAGE_ROWS + answer.rows.length;
-    status.textContent = sentence(state, total, answer.total === null);
-    if (total === 0) nothing.replaceChildren(empty("No row matches.", "Take a condition away, or choose another dataset or status."));
+    status.textContent = sentence(state, total, answer);
+    if (answer.state === "building") measuring(state, rows);
+    else if (total === 0) nothing.replaceChildren(empty("No row matches.", "Take a condition away, or choose another dataset or status."));
     return total;
+  }
+
+  /** An order by what must be measured grows in the background: tell how far it is, and list again at the end. */
+  async function measuring(state, list) {
+    try {
+      for (;;) {
+        await new Promise((done) => { setTimeout(done, ASK_AGAIN_MS); });
+        const answer = await ask("api/rows", listQuestion(state, 0, 1), { signal: list.stop.signal, remember: false });
+        if (list !== rows) return;
+        status.textContent = sentence(state, answer.total, answer);
+        if (answer.state !== "building") break;
+      }
+      [listed, drawn] = [null, null];
+      await update(current());
+    } catch (error) {
+      if (error.name !== "AbortError" && list === rows) nothing.replaceChildren(failure(error));
+    }
   }
 
   async function update(state) {
@@ -147,8 +166,10 @@ export function open(main) {
   };
 }
 
-function sentence(state, total, open) {
-  const some = `${count(total)}${open ? " or more" : ""} ${total === 1 ? "row" : "rows"}`;
+function sentence(state, total, { state: progressing, progress, note }) {
+  const rest = note ? `; ${note}` : "";
+  if (progressing === "building") return `measuring rows: ${Math.round(100 * progress)} %${rest}`;
+  const some = `${plural(total, "row")}${rest}`;
   return state.sample === "" ? some : `a random sample of ${plural(total, "row")} (seed ${state.seed || 0})`;
 }
 

@@ -5,19 +5,37 @@ import { bytes, count, el, empty, figure, plural } from "./dom.js";
 import { link } from "./state.js";
 import { gridLink, strip } from "./thumbs.js";
 
+const ASK_AGAIN_MS = 1500;
+
 export function open(main) {
   return {
     title: () => "Overview",
-    async update() {
-      main.replaceChildren(...page(await overview()));
+    async update(state, signal) {
+      const facts = await overview({ again: true });
+      main.replaceChildren(...page(facts));
+      if (facts.state === "counting") followCount(main, signal);
     },
     close() {},
   };
 }
 
+/** Bytes and failures of a large cache are counted in the background: draw again once they are known. */
+async function followCount(main, signal) {
+  for (;;) {
+    await new Promise((done) => { setTimeout(done, ASK_AGAIN_MS); });
+    if (signal.aborted) return;
+    const facts = await overview({ again: true }).catch(() => null);
+    if (facts === null || signal.aborted) return;
+    if (facts.state !== "counting") {
+      main.replaceChildren(...page(facts));
+      return;
+    }
+  }
+}
+
 function page(facts) {
   const rows = facts.datasets.reduce((sum, dataset) => sum + dataset.rows, 0);
-  const stored = facts.datasets.flatMap((dataset) => dataset.arrays).reduce((sum, array) => sum + (array.bytes ?? 0), 0);
+  const stored = facts.datasets.flatMap((dataset) => dataset.arrays).reduce((sum, array) => (sum === null || array.bytes === null ? null : sum + array.bytes), 0);
   return [
     el("h1", { class: "location", title: facts.cache }, shortLocation(facts.cache)),
     el("p", { class: "lead" }, facts.sentence),
@@ -85,9 +103,10 @@ function ratio(array) {
 
 /** A bar of ok, failed and missing rows with the numbers that matter beside it. */
 function completeness(dataset, array) {
-  const { ok = 0, failed = 0, missing = 0 } = array.status;
-  const all = Math.max(1, ok + failed + missing);
-  const parts = [["ok", ok], ["failed", failed], ["missing", missing]].filter(([, number]) => number > 0);
+  const { ok, failed, missing, unsealed } = array.status;
+  if (ok === null) return el("span", { class: "muted" }, "being counted");
+  const all = Math.max(1, ok + failed + missing + (unsealed ?? 0));
+  const parts = [["ok", ok], ["failed", failed], ["unsealed", unsealed ?? 0], ["missing", missing]].filter(([, number]) => number > 0);
   const said = parts.map(([name, number]) => `${count(number)} ${name}`).join(", ");
   const share = (100 * ok) / all;
   const percent = share === 100 ? "100 %" : `${(Math.floor(share * 10) / 10).toFixed(1)} %`;
@@ -95,8 +114,10 @@ function completeness(dataset, array) {
     el("div", { class: "bar", role: "img", "aria-label": said, title: said },
       parts.map(([name, number]) => el("span", { class: name, style: { "flex-grow": String(number / all) } }))),
     el("span", { class: "percent" }, percent),
-    failed > 0 ? el("a", { class: "bad", href: gridLink({ from: dataset.name, status: "failed" }) }, `${count(failed)} failed`) : null,
-    missing > 0 ? el("span", { class: "muted" }, `${count(missing)} missing`) : null);
+    failed > 0 ? el("a", { class: "bad", href: gridLink({ from: dataset.name, status: `${array.name}:failed` }) }, `${count(failed)} failed`) : null,
+    missing > 0 ? el("a", { class: "muted", href: gridLink({ from: dataset.name, status: `${array.name}:missing` }) }, `${count(missing)} missing`) : null,
+    unsealed > 0 ? el("span", { class: "muted" }, `${count(unsealed)} not sealed`) : null,
+    (array.notes ?? []).map((note) => el("span", { class: "bad" }, note)));
 }
 
 function identity(array) {
@@ -115,9 +136,10 @@ function failures(facts) {
   if (facts.failures.length === 0) return null;
   const one = (failed) => el("div", { class: "panel failure" },
     el("p", {}, el("b", {}, failed.reason), " ",
-      el("span", { class: "muted" }, `${plural(failed.count, "row")} of ${failed.dataset}, ${failed.array}`)),
+      el("span", { class: "muted" }, `${failed.about ? "about " : ""}${plural(failed.count, "row")} of ${failed.dataset}, ${failed.array}`),
+      failed.example && failed.example !== failed.reason ? el("span", { class: "example" }, `for example: ${failed.example}`) : null),
     strip(failed.rows.map((row) => ({ dataset: failed.dataset, row }))),
-    el("a", { class: "small", href: gridLink({ from: failed.dataset, status: "failed" }) }, "show them in the grid"));
+    el("a", { class: "small", href: gridLink({ from: failed.dataset, status: `${failed.array}:failed`, reason: failed.reason }) }, "show them in the grid"));
   return [el("h2", {}, "Failures by reason"), facts.failures.map(one)];
 }
 

@@ -1,6 +1,6 @@
 // One row: its photograph, its pixels and every teacher side by side; choose patches, and see what is alike in all.
 
-import { ask, overview, picture } from "./api.js";
+import { ask, offline, overview, picture } from "./api.js";
 import { basename, count, el, empty, failure, figure, refill } from "./dom.js";
 import { listQuestion, pictures } from "./grid.js";
 import { cosineMap, decoded, onGrid, selectionOn } from "./maps.js";
@@ -221,6 +221,7 @@ class RowPage {
     const [line, column] = [Math.floor(patch / tile.grid[1]), patch % tile.grid[1]];
     const start = `${titleOf(array)}, patch ${patch} (line ${line}, column ${column})`;
     this.readout.textContent = start;
+    if (offline() !== null) return;
     this.timer = setTimeout(async () => {
       const values = await ask("api/patch", { dataset: section.dataset, row: section.row, array, patch }).catch((error) => ({ note: error.message }));
       const channels = (values.channels ?? []).slice(0, 4).map((one) => `${one.channel}: ${figure(one.value)}`).join(", ");

@@ -65,5 +65,5 @@ export function besideForm(state) {
     go({ beside: toggledBeside(dataset, Number(row)) });
   };
   input.addEventListener("input", () => input.setCustomValidity(""));
-  return el("form", { class: "field", onsubmit: add }, labelled("Put beside", input), el("button", {}, "Add"));
+  return el("form", { class: "field needs-cache", onsubmit: add }, labelled("Put beside", input), el("button", {}, "Add"));
 }

@@ -53,7 +53,7 @@ async function whole(first, question, body, signal) {
 }
 
 const choose = (names, teacher, datasets, dataset) =>
-  el("form", { class: "controls", "aria-label": "Of which teacher", onsubmit: (event) => event.preventDefault() },
+  el("form", { class: "controls needs-cache", "aria-label": "Of which teacher", onsubmit: (event) => event.preventDefault() },
     labelled("Teacher", select(names, teacher, (array) => go({ array }), { name: "array" })),
     labelled("Dataset", select(datasets, dataset, (from) => go({ from }), { name: "from" })));
 
@@ -66,11 +66,17 @@ function page(answer, teacher, dataset) {
   ];
   return [
     el("p", { class: "lead" }, summary(answer, teacher, dataset)),
-    answer.note ? el("p", { class: "muted" }, answer.note) : null,
+    el("p", { class: "muted small" }, source(answer)),
     el("div", { class: "charts" }, charts.filter(Boolean)),
     channels("Dead channels", answer.dead ?? [], "They never change: a target with nothing to learn."),
     channels("Outlier channels", answer.outliers ?? [], "Their spread is far beyond the others': they rule a loss that is not standardised."),
   ].filter(Boolean);
+}
+
+/** What the numbers are of. */
+function source(answer) {
+  const sample = answer.sample ? `; norms and spectrum of ${count(answer.sample.patches)} patches of ${plural(answer.sample.rows, "row")}` : "";
+  return `Channels: ${answer.tokens}${sample}.`;
 }
 
 function summary(answer, teacher, dataset) {
@@ -85,7 +91,8 @@ function spread(answer) {
   const log = high > 20 * low;
   const kind = (channel) => (outliers.has(channel) ? "outlier" : dead.has(channel) ? "dead" : "");
   const shown = answer.std.map((value, channel) => [channel, log && value <= 0 ? low : value, kind(channel), `channel ${channel}: std ${figure(value)}, mean ${figure(answer.mean?.[channel])}`]);
-  const key = el("p", { class: "key" }, el("i", { class: "dot" }), "channel ", el("i", { class: "dot outlier" }), "outlier ", el("i", { class: "dot dead" }), "dead");
+  const keys = [["", "channel"], ["outlier", "outlier"], ["dead", "dead"]].filter(([one]) => shown.some((point) => point[2] === one));
+  const key = el("p", { class: "key" }, keys.map(([one, text]) => [el("i", { class: `dot ${one}` }), text]));
   return chart({
     title: "Spread of each channel",
     x: { label: "channel", domain: [0, Math.max(1, answer.std.length - 1)] },
@@ -129,7 +136,7 @@ function shares(fractions) {
 
 const drift = (distances, dataset) => named(`Distance of other datasets from ${dataset}`,
   distances.filter((one) => Number.isFinite(one.distance)).map((one) => [one.dataset, one.distance]),
-  { note: el("p", { class: "key" }, "of the channels' means, in standard deviations") });
+  { note: el("p", { class: "key" }, `of means and spreads, root mean square over channels, in standard deviations of ${dataset}`) });
 
 function channels(title, list, meaning) {
   if (list.length === 0) return null;

@@ -90,20 +90,22 @@ def plan_reads(read: RowRead, context: ReadContext) -> Iterator[Task]:
     rows = read.rows[order]
     starts = _call_starts(rows, layout, context.storage.call_bytes)
     targets = list(read.out.reshape(len(read.out), -1).view(np.uint8))
-    crcs = np.empty((len(rows), CHECKSUM_BYTES), np.uint8)
     buffers: list[Any] = [None] * (2 * len(rows))
     buffers[0::2] = [targets[target] for target in read.place_of(order).tolist()]
-    buffers[1::2] = list(crcs)
-    expected = [crcs.view("<u4")[:, 0], *([] if read.crc32c is None else [read.crc32c[order]])]
-    stops = [*starts[1:].tolist(), len(rows)]
-    offsets = (rows[starts] % layout.shard_rows * layout.stride).tolist()
-    reads = list(zip(starts.tolist(), stops, offsets, strict=True))
+    expected: list[npt.NDArray[np.uint32]] = []
+    if read.verify:
+        crcs = np.empty((len(rows), CHECKSUM_BYTES), np.uint8)
+        buffers[1::2] = list(crcs)
+        expected = [crcs.view("<u4")[:, 0], *([] if read.crc32c is None else [read.crc32c[order]])]
+    else:
+        buffers[1::2] = [np.empty(CHECKSUM_BYTES, np.uint8)] * len(rows)  # nobody looks at them
     shards = rows[starts] // layout.shard_rows
-    bytes_before = np.append(0, np.cumsum(np.diff(np.append(starts, len(rows))))) * layout.stride
-    new_task = np.diff(shards, append=-1) != 0
-    new_task |= np.diff(bytes_before // TASK_BYTES) != 0
-    bounds = [0, *(np.flatnonzero(new_task) + 1).tolist()]
-    bounds += [len(reads)] if bounds[-1] < len(reads) else []
+    offsets = ((rows[starts] - shards * layout.shard_rows) * layout.stride).tolist()
+    first_rows = starts.tolist()
+    reads = list(zip(first_rows, [*first_rows[1:], len(rows)], offsets, strict=True))
+    blocks = starts * layout.stride // TASK_BYTES
+    new_task = (shards[1:] != shards[:-1]) | (blocks[1:] != blocks[:-1])
+    bounds = [0, *(np.flatnonzero(new_task) + 1).tolist(), len(reads)]
     for first, last in pairwise(bounds):
         yield _SlotTask(read, context, layout, rows, buffers, expected, reads[first:last])
 
@@ -112,10 +114,10 @@ def _call_starts(rows: npt.NDArray[np.int64], layout: ShardLayout, call_bytes: i
     """Return where in the sorted rows each call begins: neighbouring slots of a shard, up to a limit."""
     per_call = min(max(1, call_bytes // layout.stride), CALL_ROWS)
     positions = np.arange(len(rows))
-    if per_call == 1:
+    joined = (rows[1:] - rows[:-1] == 1) & (rows[1:] % layout.shard_rows != 0)
+    if per_call == 1 or not joined.any():
         return positions
-    apart = np.ones(len(rows), np.bool_)
-    apart[1:] = (np.diff(rows) != 1) | (np.diff(rows // layout.shard_rows) != 0)
+    apart = np.append(True, ~joined)
     run_start = np.maximum.accumulate(np.where(apart, positions, 0))
     return np.flatnonzero((positions - run_start) % per_call == 0)
 

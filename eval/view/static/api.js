@@ -73,13 +73,17 @@ async function fromFile(where) {
   return answer;
 }
 
-async function send(where, signal) {
+/** A file that the server makes, as a Blob. */
+export const file = (path, parameters) => send(address(path, parameters), undefined, async (response) =>
+  (response.ok ? response.blob() : understood(response, await response.text())));
+
+const json = async (response) => understood(response, await response.text());
+
+async function send(where, signal, read = json) {
   const headers = token() === null ? {} : { "X-Codistill-Token": token() };
   count(1);
   try {
-    const response = await fetch(where, { signal, headers });
-    const text = await response.text();
-    return understood(response, text);
+    return await read(await fetch(where, { signal, headers }));
   } catch (error) {
     if (error.name !== "TypeError") throw error;
     throw new Error("no answer from the server: is `codistill view` still running, and the tunnel open?");

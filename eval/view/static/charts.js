@@ -6,7 +6,7 @@ const [WIDTH, HEIGHT] = [560, 230];
 const MARGIN = { left: 58, right: 12, top: 10, bottom: 40 };
 
 /** Round numbers that cover a range, about `wanted` of them. */
-export function ticks(low, high, wanted = 5) {
+function ticks(low, high, wanted = 5) {
   if (!(high > low)) return [low];
   const rough = (high - low) / wanted;
   const power = 10 ** Math.floor(Math.log10(rough));

@@ -1,7 +1,7 @@
 // The grid: thumbnails of the rows that match, in any order, however many there are.
 
 import { ask, overview } from "./api.js";
-import { count, el, empty, failure, figure, plural, refill } from "./dom.js";
+import { el, empty, failure, figure, plural, refill } from "./dom.js";
 import { controls } from "./filters.js";
 import { Scroller } from "./scroller.js";
 import { current, go } from "./state.js";

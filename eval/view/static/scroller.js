@@ -11,13 +11,13 @@ const EXACT_PX = 1_000_000; // at either end
 const SETTLED_MS = 140;
 
 /** Where content of `whole` pixels stands when a bar of `height` stands at `bar`, and back. */
-export function contentOf(bar, whole, height) {
+function contentOf(bar, whole, height) {
   if (whole <= height || bar <= EXACT_PX) return bar;
   if (bar >= height - EXACT_PX) return whole - (height - bar);
   return EXACT_PX + ((bar - EXACT_PX) * (whole - 2 * EXACT_PX)) / (height - 2 * EXACT_PX);
 }
 
-export function barOf(content, whole, height) {
+function barOf(content, whole, height) {
   if (whole <= height || content <= EXACT_PX) return content;
   if (content >= whole - EXACT_PX) return height - (whole - content);
   return EXACT_PX + ((content - EXACT_PX) * (height - 2 * EXACT_PX)) / (whole - 2 * EXACT_PX);

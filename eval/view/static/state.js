@@ -1,7 +1,7 @@
 // The state of the page is its URL's query, and nothing else: a copied address shows the same view.
 
 // Every key with its default, in the order in which they stand in the address.
-export const DEFAULTS = {
+const DEFAULTS = {
   page: "overview", // overview | grid | row | find | statistics
   // Which rows the grid lists, and `from` also of which dataset the statistics are.
   from: "",

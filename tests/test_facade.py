@@ -1,4 +1,4 @@
-"""`import codistill`: four names, loaded when used, and never another module that has the name of a package of ours."""
+"""`import codistill`: five names, loaded when used, and never another module that has the name of a package of ours."""
 
 import subprocess
 import sys
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import codistill
+import codistill.torch as library
 import store
 from extract import teachers
 from train.run.load import load
@@ -22,7 +23,8 @@ def test_the_names_are_those_of_the_packages() -> None:
     assert codistill.load_run is load
     assert codistill.load_teacher is teachers.load
     assert codistill.__version__ == version("codistill")
-    assert {"open", "load_run", "load_teacher", "__version__"} == set(dir(codistill)) == set(codistill.__all__)
+    assert codistill.torch is library
+    assert {"open", "load_run", "load_teacher", "torch", "__version__"} == set(dir(codistill)) == set(codistill.__all__)
     with pytest.raises(AttributeError, match=r"no attribute 'load_rum'; available: .*load_run"):
         codistill.load_rum  # noqa: B018
 

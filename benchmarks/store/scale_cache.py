@@ -51,13 +51,14 @@ def datasets_of_dune(*, share: float = 1.0) -> list[DatasetSize]:
     ]
 
 
-def make_cache(folder: Path, sizes: Sequence[DatasetSize], *, shard_rows: int) -> int:
+def make_cache(folder: Path, sizes: Sequence[DatasetSize], *, shard_rows: int, holes: bool = True) -> int:
     """Make the cache; return the number of its shard files.
 
     Args:
         folder: folder of the cache, empty or absent.
         sizes: sizes of the datasets.
         shard_rows: rows of a shard.
+        holes: make the shard files; without them only metadata and sealed tables.
     """
     arrays = specs(small=False)
     cache = store.create(folder, {"image_size": arrays[PIXELS].shape[0], "shard_rows": shard_rows})
@@ -72,7 +73,7 @@ def make_cache(folder: Path, sizes: Sequence[DatasetSize], *, shard_rows: int) -
                 _create_teacher(dataset, name, spec)
             status = np.where(generator.random(dataset.rows) < FAILED_SHARE, FAILED, OK).astype(np.uint8)
             sealed_tables.write_small_array(dataset.storage, status_path(size.name, name), status, names=("row",))
-            files += _make_holes(dataset, name)
+            files += _make_holes(dataset, name) if holes else 0
             if name == PIXELS:
                 _write_manifest(dataset, status, generator)
             else:

@@ -15,9 +15,9 @@ from eval.view.parameters import finite
 from store import errors
 from store.cache.metadata import TeacherInfo
 from store.cache.seal_record import Record, read_record
-from store.common.text import human_bytes
 from store.format.manifest import SCHEMA
 from store.format.schema import PIXELS
+from store.inspection.health import sentence
 from store.inspection.info import ArrayInfo, CacheInfo, inspect
 
 FEW_SHARDS = 2000  # of all arrays, with which everything is told at once
@@ -43,7 +43,7 @@ def overview(opened: Opened) -> dict[str, Any]:
         "cache": opened.cache.location,
         "uuid": opened.cache.uuid,
         "state": state,
-        "sentence": _sentence(datasets),
+        "sentence": _counting(datasets) if info is None else sentence(info),
         "datasets": datasets,
         "teachers": _teachers(opened),
         "runs": [{"name": name, "path": str(run.directory)} for name, run in opened.runs.items()],
@@ -157,22 +157,16 @@ def _teachers(opened: Opened) -> list[dict[str, Any]]:
     return [found[name] for name in sorted(found)]
 
 
-def _sentence(datasets: list[dict[str, Any]]) -> str:
-    """Return one sentence that says whether all is well."""
-    arrays = [(dataset, array) for dataset in datasets for array in dataset["arrays"]]
+def _counting(datasets: list[dict[str, Any]]) -> str:
+    """Return what is known of the cache's state until all of it is."""
+    arrays = [array for dataset in datasets for array in dataset["arrays"]]
     rows = sum(dataset["rows"] for dataset in datasets)
-    counts = {
-        name: sum(array["status"][name] or 0 for _, array in arrays) for name in ("failed", "missing", "unsealed")
-    }
-    unknown = any(array["status"]["ok"] is None for _, array in arrays)
-    stored = [array["bytes"] for _, array in arrays]
-    size = "" if None in stored else f", {human_bytes(sum(stored))}"
-    held = f"{rows:,} rows in {len(datasets)} dataset{'s' if len(datasets) != 1 else ''}{size}"
-    wrong = [f"{count:,} {name}" for name, count in counts.items() if count]
-    wrong += [f"{len(damaged)} arrays with notes"] if (damaged := [a for _, a in arrays if a["notes"]]) else []
-    if unknown:
-        return f"{held}; how many are there is being counted."
-    return f"{held}; all is well." if not wrong else f"{held}; of all arrays' rows {', '.join(wrong)}."
+    counts = {name: sum(array["status"][name] or 0 for array in arrays) for name in ("failed", "missing")}
+    told = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    unsealed = sum(array["status"]["ok"] is None for array in arrays)
+    told = ", ".join(part for part in (told, f"{unsealed} arrays not sealed" if unsealed else "") if part)
+    found = f"; of all arrays' rows, as sealed, {told}" if told else "; complete as sealed"
+    return f"{rows:,} rows in {len(datasets)} datasets{found}. Files are being counted."
 
 
 def _record(dataset: store.Dataset, name: str) -> Record | None:

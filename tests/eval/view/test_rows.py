@@ -7,8 +7,10 @@ import pyarrow as pa
 import pytest
 
 import store
-from eval.view import selection
+from eval.view import overview, selection
 from store.format.schema import OK
+from store.inspection.health import sentence
+from store.inspection.info import inspect
 from tests.eval.view.conftest import Page
 from tests.store import caches
 
@@ -31,8 +33,7 @@ def test_the_overview_counts_what_there_is(page: Page) -> None:
     assert (arrays["vit"]["ratio"], arrays["dino"]["ratio"]) == (4.0, None)
     assert arrays["vit"]["noise"] == pytest.approx(sealed.noise("patch"))
     assert arrays["vit"]["identity"] == "vit, weights w"
-    assert answer["sentence"].startswith("17 rows in 2 datasets, ")
-    assert answer["sentence"].endswith("failed.")
+    assert answer["sentence"] == sentence(inspect(page.opened.cache))
     failures = {(f["dataset"], f["array"], f["reason"]): f for f in answer["failures"]}
     assert failures["flowers", "pixels", "decode"]["rows"] == [3]
     assert (failures["flowers", "dino", "overflow"]["count"], len(failures)) == (1, 2)  # not those without pixels
@@ -156,9 +157,9 @@ def test_a_cache_that_is_being_made_is_shown_as_far_as_it_is(
     assert page.get("/api/rows", status="dino:ok")["total"] == 3
     assert page.get("/api/map", dataset="flowers", row=1, array="dino", basis="dataset")["grid"] == [2, 2]
     assert "not made" in page.get("/api/row", dataset="rooms", row=1)["reasons"]["pixels"]
-    overview = page.get("/api/overview")
-    assert overview["datasets"][0]["arrays"][0]["status"] == {"ok": 5, "failed": 1, "missing": 4, "unsealed": 0}
-    assert "well" not in overview["sentence"]
+    known = page.get("/api/overview")
+    assert known["datasets"][0]["arrays"][0]["status"] == {"ok": 5, "failed": 1, "missing": 4, "unsealed": 0}
+    assert known["sentence"].startswith("Not all is well")
     store.seal(cache)
     caches.write_pixels(cache, spec, 1)
     assert page_of(cache).get("/api/rows", dataset="flowers", sql="crop_top >= 0")["total"] == 9
@@ -198,3 +199,18 @@ def test_a_dataset_of_several_parts_is_one(
         assert (whole.status_of("dino", [13]) == OK).all()
         store.seal(cache)
         page = page_of(cache)
+
+
+def test_a_large_cache_is_told_from_its_seals_at_once_and_counted_later(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = page.get("/api/overview")
+    monkeypatch.setattr(overview, "FEW_SHARDS", 0)
+    quick = page.get("/api/overview")
+    assert quick["state"] == "counting"
+    assert "being counted" in quick["sentence"]
+    for before, after in zip(quick["datasets"], whole["datasets"], strict=True):
+        assert [array["status"] for array in before["arrays"]] == [array["status"] for array in after["arrays"]]
+    counts = {(f["dataset"], f["array"], f["reason"]): f["count"] for f in quick["failures"]}
+    assert counts == {(f["dataset"], f["array"], f["reason"]): f["count"] for f in whole["failures"]}
+    assert page.finished("/api/overview") == whole

@@ -238,18 +238,7 @@ def _disagreement(dataset: Dataset, name: str) -> tuple[str, ...]:
 
 def _stored(part: Dataset, name: str) -> _Stored:
     if name != PIXELS and name not in part.teachers:  # a part that was added later
-        nothing = np.full(part.rows, MISSING, np.uint8)
-        unknown = np.zeros(part.rows, np.bool_)
-        return _Stored(
-            status=nothing,
-            unknown=unknown,
-            shards=part.shards,
-            present=0,
-            stored_bytes=0,
-            sealed=None,
-            damaged=0,
-            notes=(),
-        )
+        return _nothing_stored(part)
     node = part.array(name)
     if node.layout is None:
         return _stored_by_others(part, name)
@@ -277,6 +266,19 @@ def _stored(part: Dataset, name: str) -> _Stored:
         sealed=not unsealed.any() if present.any() else None,
         damaged=damaged + gone,
         notes=tuple(notes),
+    )
+
+
+def _nothing_stored(part: Dataset) -> _Stored:
+    return _Stored(
+        status=np.full(part.rows, MISSING, np.uint8),
+        unknown=np.zeros(part.rows, np.bool_),
+        shards=part.shards,
+        present=0,
+        stored_bytes=0,
+        sealed=None,
+        damaged=0,
+        notes=(),
     )
 
 

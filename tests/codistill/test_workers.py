@@ -50,6 +50,18 @@ def test_workers_give_the_batches_of_one_process_epoch_after_epoch(data: CacheDa
     assert not mapped_pieces()._by_worker  # shared memory goes with the workers
 
 
+def test_memory_of_a_worker_is_used_again_once_a_batch_is_gone(data: CacheDataset) -> None:
+    sampler = BalancedBatchSampler(data, 4, steps=20)
+    loader = DataLoader(
+        data, batch_sampler=sampler, collate_fn=data.collate, num_workers=1, multiprocessing_context="fork"
+    )
+    pieces = 0
+    for _ in loader:
+        (mapped,) = mapped_pieces()._by_worker.values()
+        pieces = max(pieces, *mapped)
+    assert pieces < 5  # two that are read ahead, one that is used, and the next
+
+
 def test_a_forked_worker_uses_nothing_that_its_parent_opened(data: CacheDataset) -> None:
     data.batch([0, 1])
     before = [id(dataset) for dataset in data.datasets]

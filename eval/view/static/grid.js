@@ -177,14 +177,14 @@ function sentence(state, total, { state: progressing, progress, note }) {
 function oneCell(index, row) {
   if (row === undefined) return el("div", { class: "cell waiting", role: "listitem" }, el("span", { class: "thumb" }));
   const state = current();
-  const bad = Object.entries(row.status ?? {}).filter(([, status]) => status !== "ok");
+  const bad = Object.entries(row.status).filter(([, status]) => status !== "ok");
   const upon = [
-    state.overlay === "" ? null : overlay(row.dataset, row.row, state.overlay, state.draw),
+    state.overlay === "" || (row.status[state.overlay] ?? "missing") !== "ok" ? null : overlay(row.dataset, row.row, state.overlay, state.draw),
     bad.length ? el("span", { class: "badge bad" }, bad.map(([array, status]) => `${array} ${status}`).join(", ")) : null,
   ].filter(Boolean);
   const lines = captionOf(row);
   if (state.sort !== "") lines.push(`${state.sort.split(":").pop()} ${figureOrText(row.sort_value)}`);
-  const element = cell({ ...row, index, size: state.size, upon, lines });
+  const element = cell({ ...row, index, size: state.size, upon, lines, there: (row.status.pixels ?? "ok") === "ok" });
   element.dataset.index = index;
   return element;
 }

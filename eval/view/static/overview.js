@@ -138,7 +138,7 @@ function failures(facts) {
     el("p", {}, el("b", {}, failed.reason), " ",
       el("span", { class: "muted" }, `${failed.about ? "about " : ""}${plural(failed.count, "row")} of ${failed.dataset}, ${failed.array}`),
       failed.example && failed.example !== failed.reason ? el("span", { class: "example" }, `for example: ${failed.example}`) : null),
-    strip(failed.rows.map((row) => ({ dataset: failed.dataset, row }))),
+    strip(failed.rows.map((row) => ({ dataset: failed.dataset, row })), failed.array !== "pixels"),
     el("a", { class: "small", href: gridLink({ from: failed.dataset, status: `${failed.array}:failed`, reason: failed.reason }) }, "show them in the grid"));
   return [el("h2", {}, "Failures by reason"), facts.failures.map(one)];
 }

@@ -85,18 +85,20 @@ class RowPage {
   }
 
   build(answers, state) {
+    this.readout.textContent = "";
     this.shown = answers.map((answer, at) => this.section(answer, state, at));
     this.sections.replaceChildren(...this.shown.map((section) => section.node));
   }
 
   section(answer, state, at) {
     const where = { dataset: answer.dataset, row: answer.row };
-    const under = () => el("img", { class: "under", alt: "", draggable: "false", src: picture("img/pixels", where) });
+    const there = (answer.status.pixels ?? "ok") === "ok";
+    const under = () => there && el("img", { class: "under", alt: "", draggable: "false", src: picture("img/pixels", where) });
     const grid = this.activeGrid(answer, state);
     const tiles = [];
     if (answer.has_photograph) tiles.push(photograph(answer));
     const stored = new Tile({ name: "pixels", title: "stored pixels", detail: answer.crop?.flip ? "mirrored" : "", grid, map: false, under: under() });
-    stored.stack.querySelector("img").addEventListener("error", () => stored.lack(answer.reasons.pixels ?? "no pixels stored"));
+    if (!there) stored.lack(`${answer.status.pixels}: ${answer.reasons.pixels ?? "no reason recorded"}`);
     tiles.push(stored);
     for (const array of answer.arrays) {
       const [h, w] = array.grid;
@@ -174,7 +176,6 @@ class RowPage {
     refill(this.head, head(answers[0], this.steps));
     refill(this.bar, controls(this.facts, state), el("div", { class: "controls row" }, selection(state, patches.length), besideForm(state)));
     refill(this.foot, recorded(answers[0]));
-    this.readout.textContent = "";
   }
 
   async maps(state, signal) {
@@ -182,10 +183,14 @@ class RowPage {
     const mode = state.mode === "cosine" ? "pca" : state.mode;
     await Promise.all(this.shown.flatMap((section) => section.tiles.filter((tile) => tile.canvas).map(async (tile) => {
       if (isLacking(section.answer, tile)) return;
+      if (mode === "error" && !hasError(section.answer, tile.name, this.runOf(state))) {
+        tile.lack("the student has no error against this");
+        return;
+      }
       tile.waits();
       const shown = this.shown.filter((other) => other.dataset === section.dataset).map((other) => other.row);
       const question = { dataset: section.dataset, row: section.row, array: tile.name, mode, basis: mode === "pca" ? state.basis : "",
-        shown: mode === "pca" && state.basis === "shown" ? shown.join(",") : "", run: mode === "error" ? state.run : "" };
+        shown: mode === "pca" && state.basis === "shown" ? shown.join(",") : "", run: mode === "error" ? this.runOf(state) : "" };
       try {
         tile.show(decoded(await ask("api/map", question, { signal })), state.draw);
       } catch (error) {
@@ -193,6 +198,11 @@ class RowPage {
         tile.lack(error.message);
       }
     })));
+  }
+
+  /** The run whose errors are drawn. */
+  runOf(state) {
+    return state.run || (this.facts.runs[0]?.name ?? "");
   }
 
   async cosines(state, signal) {
@@ -271,6 +281,9 @@ function isLacking(answer, tile) {
   tile.lack(`${status}: ${answer.reasons[tile.name] ?? "no reason recorded"}`);
   return true;
 }
+
+/** Whether a run was trained on what a tile shows: on its teacher, or it is the run's own projection. */
+const hasError = (answer, name, run) => answer.arrays.some((one) => one.name === `projection:${run}:${name}`) || name.startsWith(`projection:${run}:`);
 
 function photograph(answer) {
   const { crop } = answer;

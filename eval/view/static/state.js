@@ -89,6 +89,14 @@ export function navigate(address, { replace = false, quiet = false } = {}) {
   if (!quiet) listeners.forEach((listener) => listener(current()));
 }
 
+/** Change the state of what is not on this page, without drawing it again; the links on it carry the change. */
+export function setQuietly(changes) {
+  navigate(link(changes), { replace: true, quiet: true });
+  for (const anchor of document.querySelectorAll("a[href^='?']")) {
+    anchor.setAttribute("href", link({ ...parse(anchor.getAttribute("href")), ...changes }));
+  }
+}
+
 /** Call `listener` with each new state, also on the browser's back and forward. */
 export function listen(listener) {
   listeners.push(listener);

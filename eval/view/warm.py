@@ -6,12 +6,15 @@ import threading
 from eval.view.opened import Opened
 from store.errors import CodistillError
 
-LATER = ("duckdb", "pyarrow.dataset", "faiss")
+LATER = ("duckdb", "pyarrow.dataset")
+AFTER_SECONDS = 1.5  # the first page asks for more than its first answer
 
 
 def warm(opened: Opened) -> None:
     """Import libraries and load runs in the background; problems are told by what needs them."""
-    threading.Thread(target=_warm, args=(opened,), daemon=True).start()
+    waiting = threading.Timer(AFTER_SECONDS, _warm, args=(opened,))
+    waiting.daemon = True
+    waiting.start()
 
 
 def _warm(opened: Opened) -> None:

@@ -260,7 +260,8 @@ def open_trackers(recipe: Recipe, run: Path) -> Trackers | None:
     )
     if not tracked.name:
         tracked = replace(tracked, name=f"{'-'.join(run.resolve().parts[-2:])}-{tracked.id}")
-    known = [name for name in stored.get("trackers", ()) if name in wanted]
+    listed = stored.get("trackers")
+    known = [name for name in wanted if isinstance(listed, list) and name in listed]
     return Trackers(tracked, [KINDS[name]() for name in wanted], known=known, logged=read(run))
 
 

@@ -189,9 +189,39 @@ def offline_records(path: Path) -> Iterator[Any]:
             joined = b""
 
 
-def test_weights_and_biases_gets_the_run_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("content", ["{", "[]", '{"trackers": 7, "id": {}}', '{"trackers": [[]], "name": 3}'])
+def test_a_damaged_identity_stops_nothing(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / FILE).write_text(content)
+    recorder = Recorder()
+    follow(tmp_path, recorder, monkeypatch, done=0, steps=range(1, 3))
+    assert [step for step, _ in recorder.got] == [1, 2]
+
+
+def test_weights_and_biases_that_cannot_be_reached_is_written_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wandb = pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")
+    modes = []
+
+    def unreachable(*, mode: str, **_: Any) -> object:
+        modes.append(mode)
+        if mode == "online":
+            raise wandb.errors.CommError("no route to host")
+        return object()
+
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(wandb, "login", lambda **_: True)
+    monkeypatch.setattr(wandb, "init", unreachable)
+    run = TrackedRun(directory=tmp_path, project="p", name="n", id="i", config={})
+    told = trackers.WandbTracker().begin(run)
+    assert modes == ["online", "offline"]
+    assert told.startswith("offline (CommError: no route to host). Send it with: wandb sync ")
+
+
+def test_weights_and_biases_without_a_login_is_written_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb")
+    for variable in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
     out, stored = stopped_and_resumed(tmp_path, monkeypatch, log__wandb=True, log__project="mine")
     wandb.teardown()
     parts = sorted((out / "wandb").glob(f"offline-run-*-{stored['id']}/*.wandb"), key=lambda path: path.stat().st_mtime)

@@ -34,6 +34,7 @@ from train.data.loader import Loader
 from train.data.mixture import RowSelection
 
 PAGE_BYTES = 4096
+WARMUP_STEPS = 12  # until every piece of memory has been used: fresh pages are slow, once
 IMAGE_SIZE, GRID, CHANNELS, SHARD_ROWS = 336, 24, 1024, 32
 TEACHERS = {"first": 1, "second": 0, "third": 0}  # prefix tokens
 
@@ -54,7 +55,7 @@ def main(
         cache: sealed caches; none makes one of float16 tokens of three ViT-L teachers at 336 px.
         workers: numbers of workers of the DataLoader to try.
         batch: images of a batch.
-        steps: batches of a round, after two that are not counted.
+        steps: batches of a round, after twelve that warm up.
         rounds: rounds of each way, in turn.
         rows: rows of the cache that is made, 3.9 MB each.
         verify: check the checksum of every row.
@@ -100,8 +101,8 @@ def measure(
 
 
 def run(data: CacheDataset, workers: int | None, *, batch: int, steps: int, verify: bool) -> float:
-    """Return the seconds that `steps` batches take, after two that warm up; workers None means our own loader."""
-    sampler = BalancedBatchSampler(data, batch_size=batch, steps=steps + 2)
+    """Return the seconds that `steps` batches take, after those that warm up; workers None means our own loader."""
+    sampler = BalancedBatchSampler(data, batch_size=batch, steps=steps + WARMUP_STEPS)
     if workers is not None:
         batches = DataLoader(
             data,
@@ -122,7 +123,7 @@ def run(data: CacheDataset, workers: int | None, *, batch: int, steps: int, veri
         teachers=mixture.teachers,
         image_size=mixture.image_size,
         plan=plan,
-        steps=range(steps + 2),
+        steps=range(steps + WARMUP_STEPS),
         batch=batch,
         device=torch.device("cpu"),
         verify=verify,
@@ -136,7 +137,7 @@ def _timed(batches: Iterable[Any]) -> float:
     for number, batch in enumerate(batches):
         for array in _arrays(batch):
             _touch(array)
-        if number == 1:
+        if number == WARMUP_STEPS - 1:
             begun = time.perf_counter()
     return time.perf_counter() - begun
 

@@ -6,7 +6,7 @@ Shapes: B images, H W pixels, N tokens of a teacher (prefix and patches), C chan
 import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,14 @@ from codistill.torch.selection import CacheLike, Conditions, RowsLike, Selection
 from codistill.torch.targets import Targets
 from store import Dataset, TeacherInfo
 from store.common.stateless_random import Int64
+from store.common.threads import ThreadTeam
 from store.errors import Conflict, InvalidInput, MissingRow
 from store.storage.local import LocalStorage
 from train.data.buffers import ROW_NUMBERS, BatchLayout, batch_shapes
 from train.data.mixture import Mixture, cached_forms
 from train.data.source_reader import SourceReader
+
+DATASETS_AT_ONCE = 2  # that a batch is read from; the store reads each with threads of its own
 
 
 class CacheDataset(TorchDataset[dict[str, Any]]):
@@ -241,6 +244,7 @@ class _Opened:
         self.ends = np.cumsum([len(source.rows) for source in mixture.sources], dtype=np.int64)
         self._reader = SourceReader(mixture.sources, mixture.teachers, raw=raw, verify=verify)
         self._memory = BatchMemory()
+        self._team = ThreadTeam(DATASETS_AT_ONCE)
         self._layout = lru_cache(maxsize=8)(self._layout_of)
 
     def in_child(self) -> "_Opened":
@@ -278,11 +282,13 @@ class _Opened:
         layout = self._layout(len(rows))
         memory, piece = self._memory.take(layout.bytes)
         arrays = numpy_arrays(layout, memory)
+        tasks = []
         for number in np.unique(sources).tolist():
             places: Any = np.flatnonzero(sources == number)
             if places[-1] - places[0] + 1 == len(places):
                 places = slice(int(places[0]), int(places[-1]) + 1)
-            self._reader.read(arrays, number, rows[places], places)
+            tasks.append(partial(self._reader.read, arrays, number, rows[places], places))
+        self._team.run(tasks)
         arrays[DATASETS][:] = sources
         for name in self.selection.mixture.teachers:
             arrays[eligible_of(name)][:] = self._reader.reads(name, sources)

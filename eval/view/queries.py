@@ -23,7 +23,7 @@ from store.format.manifest import SCHEMA
 if TYPE_CHECKING:
     import duckdb
 
-QUERY_SECONDS = 20.0
+QUERY_SECONDS, ORDER_SECONDS = 30.0, 300.0  # of a condition that somebody wrote; of an order of all rows
 MEMORY = "1GB"
 THREADS = 2
 LONGEST_CONDITION = 4000
@@ -82,7 +82,7 @@ def rows_where_sql(manifest: Manifest, condition: str) -> npt.NDArray[np.int64]:
         errors.InvalidInput: the condition is refused or fails; DuckDB's reason is told.
     """
     _check_length(condition)
-    with _connection({"p": manifest.table}) as connection:
+    with _connection({"p": manifest.table}, seconds=QUERY_SECONDS) as connection:
         connection.execute(f"CREATE VIEW manifest AS {_whole('p', manifest.part)}")
         table = _select(connection, f"SELECT row FROM manifest WHERE (\n{condition}\n)")
     if table.schema.names != ["row"] or table.schema.field("row").type != pa.int64():
@@ -118,15 +118,17 @@ def ordered(
         tables[f"p{place}"] = manifest.table
         join = f" SEMI JOIN c{number} USING (row)" if number in chosen else ""
         whole = _whole(f"p{place}", manifest.part)
-        selects.append(f'SELECT {number}::SMALLINT AS source, row, "{column}" AS value FROM ({whole}){join}')
+        selects.append(
+            f'SELECT {number}::SMALLINT AS source, row::INTEGER AS row, "{column}" AS value FROM ({whole}){join}'
+        )
     direction = "DESC" if descending else "ASC"
     end = "" if limit is None else f" LIMIT {limit}"
     query = f"{' UNION ALL '.join(selects)} ORDER BY value {direction} NULLS LAST, source, row{end}"
-    with _connection(tables) as connection:
+    with _connection(tables, seconds=ORDER_SECONDS) as connection:
         table = _select(connection, query)
     return Ordered(
-        source=table["source"].to_numpy().astype(np.int16),
-        row=table["row"].to_numpy().astype(np.int32),
+        source=table["source"].to_numpy(),
+        row=table["row"].to_numpy(),
         value=table["value"],
     )
 
@@ -150,12 +152,12 @@ def _numbered(batch: pa.RecordBatch, part: DatasetPart) -> pa.Table:
 
 
 @contextmanager
-def _connection(tables: Mapping[str, Any]) -> "Iterator[duckdb.DuckDBPyConnection]":
-    """Open a database in memory with some tables and nothing else, ended after `QUERY_SECONDS`."""
+def _connection(tables: Mapping[str, Any], *, seconds: float) -> "Iterator[duckdb.DuckDBPyConnection]":
+    """Open a database in memory with some tables and nothing else; what runs is ended after some seconds."""
     import duckdb
 
     connection = duckdb.connect(":memory:")
-    timer = threading.Timer(QUERY_SECONDS, connection.interrupt)
+    timer = threading.Timer(seconds, connection.interrupt)
     timer.daemon = True
     try:
         for name, table in tables.items():
@@ -167,6 +169,7 @@ def _connection(tables: Mapping[str, Any]) -> "Iterator[duckdb.DuckDBPyConnectio
     finally:
         timer.cancel()
         connection.close()
+        pa.default_memory_pool().release_unused()
 
 
 def _select(connection: "duckdb.DuckDBPyConnection", query: str) -> pa.Table:
@@ -179,7 +182,7 @@ def _select(connection: "duckdb.DuckDBPyConnection", query: str) -> pa.Table:
             raise errors.InvalidInput("sql: expected one condition, found other statements")
         return connection.sql(query).to_arrow_table()
     except duckdb.InterruptException:
-        message = f"took longer than {QUERY_SECONDS:.0f} seconds. Narrow it down, for example to one dataset"
+        message = "it took too long and was ended. Narrow it down, for example to one dataset"
         raise errors.InvalidInput(f"sql: {message}") from None
     except (duckdb.Error, pa.ArrowException, OSError, RuntimeError) as error:
         raise errors.InvalidInput(f"sql: {_first_line(error)}") from None

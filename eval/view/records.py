@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 import store
+from eval.view.image_paths import image_path, lie_together
 from eval.view.opened import Opened
 from eval.view.parts import DatasetPart, by_part, parts_of
 from store import errors
 from store.common.threads import Task, ThreadTeam
-from store.format.schema import FAILED, MISSING, OK, PIXELS, images_key
+from store.format.schema import FAILED, MISSING, OK, PIXELS
 
 STATUS_NAMES = {MISSING: "missing", OK: "ok", FAILED: "failed"}
 DAMAGED = "damaged"
@@ -101,7 +101,7 @@ def _records(opened: Opened, part: DatasetPart, rows: Sequence[int]) -> dict[int
         columns = _columns(known.get((PIXELS, row // stored.shard_rows)), row)
         if not columns and PIXELS in foreign:
             columns = _sealed_columns(stored, row)
-        path = columns.get("path") or _image_path(opened, stored, row // stored.views)
+        path = columns.get("path") or image_path(opened, stored, row // stored.views)
         found[row + part.first_row] = RowRecord(
             path=path,
             view=stored.first_view + row % stored.views,
@@ -110,6 +110,62 @@ def _records(opened: Opened, part: DatasetPart, rows: Sequence[int]) -> dict[int
             columns=_numbered(columns, part),
         )
     return found
+
+
+def brief_records(opened: Opened, dataset: store.Dataset, rows: Sequence[int]) -> list[RowRecord]:
+    """Return paths, views and status of rows, in their order, for a page of many: no reasons, no columns.
+
+    Where a row is sealed its status is that of the seal; where it has no pixels, and those around it are not shown
+    either, its path is not looked up.
+    """
+    found: dict[int, RowRecord] = {}
+    for part, numbers in by_part(parts_of(opened, dataset.name), rows):
+        found |= _brief(opened, part, sorted(set(numbers)))
+    return [found[row] for row in rows]
+
+
+def _brief(opened: Opened, part: DatasetPart, rows: Sequence[int]) -> dict[int, RowRecord]:
+    stored = part.stored
+    arrays = [PIXELS, *opened.listing().teachers[part.dataset]]
+    sealed = {array: _known_status(opened, stored, array) for array in arrays if array in part.arrays}
+    has_trailers = {array: stored.array(array).layout is not None for array in sealed}
+    shards = {array: _not_sealed(status, rows, stored.shard_rows) for array, status in sealed.items()}
+    shards[PIXELS] = sorted({row // stored.shard_rows for row in rows})  # for the paths
+    known: dict[tuple[str, int], ShardRecord] = {}
+    for array in sealed:
+        if has_trailers[array]:
+            known |= _shard_records(opened, stored, [array], shards[array])
+    together = lie_together(opened, stored, [row // stored.views for row in rows])
+    found = {}
+    for row in rows:
+        shard, status = row // stored.shard_rows, {}
+        for array in arrays:
+            states = sealed.get(array)
+            if states is not None and states[row] != MISSING:
+                status[array] = STATUS_NAMES[int(states[row])]
+            elif has_trailers.get(array, True):
+                status[array] = _state(known.get((array, shard)), row)[0]
+            else:
+                status[array] = "ok"  # not written by codistill, without a status
+        path = _path(known.get((PIXELS, shard)), row)
+        if not path and together:
+            path = image_path(opened, stored, row // stored.views)
+        view = stored.first_view + row % stored.views
+        found[row + part.first_row] = RowRecord(path=path, view=view, status=status, reasons={}, columns={})
+    return found
+
+
+def _not_sealed(status: npt.NDArray[np.uint8] | None, rows: Sequence[int], shard_rows: int) -> list[int]:
+    """Return the shards of rows that no seal covers."""
+    numbers = np.asarray(rows)
+    missing = numbers if status is None else numbers[status[numbers] == MISSING]
+    return [int(shard) for shard in np.unique(missing // shard_rows)]
+
+
+def _path(record: ShardRecord | None, row: int) -> str:
+    if record is None or record.manifest is None:
+        return ""
+    return str(record.manifest["path"][row - record.start].as_py())
 
 
 def _numbered(columns: dict[str, Any], part: DatasetPart) -> dict[str, Any]:
@@ -210,27 +266,3 @@ def _sealed_columns(dataset: store.Dataset, row: int) -> dict[str, Any]:
     except (errors.NotSealed, errors.Damaged):
         return {}
     return dict(table.to_pylist()[0]) if table.num_rows else {}
-
-
-def _image_path(opened: Opened, dataset: store.Dataset, image: int) -> str:
-    """Return the path of an image, from the row group of the image list that has it."""
-    starts = opened.memory.get_or_make(
-        ("images", dataset.name), lambda: _group_starts(dataset), lambda starts: int(starts.nbytes)
-    )
-    group = int(np.searchsorted(starts, image, side="right")) - 1
-
-    def read() -> pa.Array:
-        with dataset.storage.arrow_file(images_key(dataset.name)) as source:
-            table = pq.ParquetFile(source, page_checksum_verification=True).read_row_group(group, columns=["path"])
-        return table["path"].combine_chunks()
-
-    paths = opened.memory.get_or_make(("images", dataset.name, group), read, lambda paths: int(paths.nbytes))
-    place = image - int(starts[group])
-    return str(paths[place].as_py()) if 0 <= place < len(paths) else ""
-
-
-def _group_starts(dataset: store.Dataset) -> npt.NDArray[np.int64]:
-    with dataset.storage.arrow_file(images_key(dataset.name)) as source:
-        metadata = pq.ParquetFile(source).metadata
-        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-    return np.cumsum([0, *sizes[:-1]])

@@ -6,7 +6,7 @@ from typing import Any
 from eval.view import images, measures, selection, tokens
 from eval.view.opened import Opened, checked_row
 from eval.view.parameters import Parameters, finite
-from eval.view.records import RowRecord, records
+from eval.view.records import RowRecord, brief_records, records
 from eval.view.selection import Filter
 from store import errors
 
@@ -81,7 +81,7 @@ def _with_records(opened: Opened, page: Sequence[Listed]) -> list[dict[str, Any]
         by_dataset.setdefault(dataset, []).append(row)
     known: dict[tuple[str, int], RowRecord] = {}
     for dataset, rows in by_dataset.items():
-        for row, record in zip(rows, records(opened, opened.dataset(dataset), rows), strict=True):
+        for row, record in zip(rows, brief_records(opened, opened.dataset(dataset), rows), strict=True):
             known[dataset, row] = record
     return [
         {

@@ -271,7 +271,7 @@ class _Opened:
             raise MissingRow(f"index {outside[0]} is not in a dataset of {self.ends[-1]:,} rows")
         sources = np.searchsorted(self.ends, numbers, side="right")
         rows = np.empty_like(numbers)
-        for number in np.unique(sources):
+        for number in _present(sources):
             here, source = sources == number, self.selection.mixture.sources[number]
             rows[here] = source.rows_at(numbers[here] - (self.ends[number] - len(source.rows)))
         return sources, rows
@@ -283,7 +283,7 @@ class _Opened:
         memory, piece = self._memory.take(layout.bytes)
         arrays = numpy_arrays(layout, memory)
         tasks = []
-        for number in np.unique(sources).tolist():
+        for number in _present(sources):
             places: Any = np.flatnonzero(sources == number)
             if places[-1] - places[0] + 1 == len(places):
                 places = slice(int(places[0]), int(places[-1]) + 1)
@@ -307,7 +307,7 @@ class _Opened:
         plain = torch.from_numpy(eligible & ~encoded)
         if plain.any():
             tokens[plain] = batch.tokens[name][plain]
-        for number in np.unique(batch.sources[eligible & encoded]).tolist():
+        for number in _present(batch.sources[eligible & encoded]):
             here = torch.from_numpy(batch.sources == number)
             code = mixture.sources[number].dataset.code(name)
             decoded = code.decode(batch.codes[name][here].numpy(), batch.rows[here].numpy())
@@ -321,3 +321,9 @@ class _Opened:
         shapes |= {ROW_NUMBERS: ((images,), torch.int64), DATASETS: ((images,), torch.int64)}
         shapes |= {eligible_of(name): ((images,), torch.bool) for name in mixture.teachers}
         return BatchLayout(shapes=shapes)
+
+
+def _present(numbers: Int64) -> list[int]:
+    """Return which numbers occur, ascending."""
+    found: list[int] = np.flatnonzero(np.bincount(numbers)).tolist()
+    return found

@@ -10,7 +10,7 @@ from eval.view.overview import overview
 from eval.view.parameters import Parameters
 from eval.view.records import records
 from eval.view.statistics import statistics_of
-from eval.view.warm import warm
+from eval.view.warm import warm_runs
 
 LARGEST_PX, SMALLEST_PX = 4096, 8
 MOST_BESIDE, MOST_SHOWN = 32, 512
@@ -21,9 +21,7 @@ PictureAnswer = Callable[[Opened, Parameters], images.Picture]
 
 def _overview(opened: Opened, query: Parameters) -> Any:
     answer = overview(opened)
-    if not opened.warmed:
-        opened.warmed = True
-        warm(opened)
+    warm_runs(opened)
     return answer
 
 

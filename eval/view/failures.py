@@ -10,8 +10,8 @@ import numpy as np
 import store
 from eval.view.opened import Opened
 from eval.view.parts import parts_of
-from eval.view.records import shard_record
 from eval.view.selection import statuses
+from eval.view.shards import shard_record
 from store.format.manifest import reason_kind
 from store.format.schema import FAILED, PIXELS
 

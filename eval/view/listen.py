@@ -7,6 +7,7 @@ from collections.abc import Callable
 from eval.view.opened import Opened
 from eval.view.security import Access, access_for, is_loopback
 from eval.view.server import application
+from eval.view.warm import warm_libraries
 from store.errors import InvalidInput
 
 TRIED_PORTS = 20
@@ -32,6 +33,7 @@ def serve(opened: Opened, *, host: str, port: int, say: Callable[[str], None]) -
     say(f"{opened.cache.location}: {address(listening, host, access)}")
     if not is_loopback(host):
         say("Whoever has this address sees the cache; it is not encrypted. Ctrl-C ends it.")
+    warm_libraries()
     config = uvicorn.Config(
         application(opened, access),
         log_level="warning",

@@ -12,7 +12,8 @@ import pyarrow as pa
 import store
 from eval.view.opened import Opened
 from eval.view.parts import DatasetPart, parts_of
-from eval.view.records import sealed_status, shard_record
+from eval.view.records import sealed_status
+from eval.view.shards import shard_record
 from store import errors
 from store.cache.seal_record import trusted_record
 from store.cache.sealed_tables import manifest_mark
@@ -55,7 +56,7 @@ def _table(opened: Opened, stored: store.Dataset) -> Any:
         what = f"{len(unsealed):,} shards of '{stored.name}' are not sealed"
         message = f"{what}: conditions and sorting read the sealed manifest. Run: codistill store seal"
         raise errors.NotSealed(f"{message} {stored.storage.location}")
-    tables = [shard_record(opened, stored, PIXELS, shard).manifest for shard in unsealed]
+    tables = [shard_record(opened, stored, PIXELS, shard).manifest() for shard in unsealed]
     extra = [table for table in tables if table is not None]
     if not extra:
         return sealed or pads.dataset(SCHEMA.empty_table())

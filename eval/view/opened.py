@@ -40,7 +40,7 @@ class Opened:
         images: folder of source images by dataset; the one under the empty name is for all others.
         memory: rows and pictures.
         jobs: work in the background.
-        warmed: whether what later pages need is being made ready.
+        warmed: whether runs are being loaded.
     """
 
     cache: store.Cache

@@ -5,51 +5,26 @@ large the cache is. Where an array has no trailers (compressed without loss, or 
 tables are asked.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.compute as pc
 
 import store
 from eval.view.image_paths import image_path, lie_together
 from eval.view.opened import Opened
 from eval.view.parts import DatasetPart, by_part, parts_of
+from eval.view.shards import ShardRecord, shard_record
 from store import errors
 from store.common.threads import Task, ThreadTeam
 from store.format.schema import FAILED, MISSING, OK, PIXELS
 
 STATUS_NAMES = {MISSING: "missing", OK: "ok", FAILED: "failed"}
 DAMAGED = "damaged"
-TRAILER_BYTES = 16 * 2**10
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardRecord:
-    """What the trailer of a shard says of its rows.
-
-    Attributes:
-        start: first row.
-        status: uint8 [rows]; empty if the shard does not exist or cannot be read.
-        errors: reasons by failed row.
-        manifest: manifest rows; None for tokens, and where there are none.
-        damage: why the trailer cannot be read; empty if it can.
-    """
-
-    start: int
-    status: npt.NDArray[np.uint8]
-    errors: Mapping[int, str] = field(default_factory=dict)
-    manifest: pa.Table | None = None
-    damage: str = ""
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes that it takes in memory, about."""
-        return TRAILER_BYTES + (0 if self.manifest is None else int(self.manifest.nbytes))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +122,8 @@ def _brief(opened: Opened, part: DatasetPart, rows: Sequence[int]) -> dict[int, 
                 status[array] = _state(known.get((array, shard)), row)[0]
             else:
                 status[array] = "ok"  # not written by codistill, without a status
-        path = _path(known.get((PIXELS, shard)), row)
+        record = known.get((PIXELS, shard))
+        path = "" if record is None else record.path(row)
         if not path and together:
             path = image_path(opened, stored, row // stored.views)
         view = stored.first_view + row % stored.views
@@ -162,29 +138,12 @@ def _not_sealed(status: npt.NDArray[np.uint8] | None, rows: Sequence[int], shard
     return [int(shard) for shard in np.unique(missing // shard_rows)]
 
 
-def _path(record: ShardRecord | None, row: int) -> str:
-    if record is None or record.manifest is None:
-        return ""
-    return str(record.manifest["path"][row - record.start].as_py())
-
-
 def _numbered(columns: dict[str, Any], part: DatasetPart) -> dict[str, Any]:
     """Return a manifest row with the numbers and the name of the whole dataset."""
     if not columns:
         return columns
     numbers = {"row": columns["row"] + part.first_row, "image_index": columns["image_index"] + part.first_image}
     return columns | numbers | {"dataset": part.dataset}
-
-
-def shard_record(opened: Opened, dataset: store.Dataset, array: str, shard: int) -> ShardRecord:
-    """Return what the trailer of a shard of a part says; those of absent shards are looked for again each time."""
-    key = ("trailer", dataset.name, array, shard)
-    known: ShardRecord | None = opened.memory.get(key)
-    if known is None:
-        known = _read_trailer(dataset, array, shard)
-        if len(known.status):
-            opened.memory.put(key, known, known.size_bytes)
-    return known
 
 
 def sealed_status(opened: Opened, dataset: store.Dataset, array: str) -> npt.NDArray[np.uint8]:
@@ -232,18 +191,6 @@ def _shard_records(
     return found
 
 
-def _read_trailer(dataset: store.Dataset, array: str, shard: int) -> ShardRecord:
-    start, none = shard * dataset.shard_rows, np.zeros(0, np.uint8)
-    try:
-        trailer = dataset.read_trailer(array, shard)
-        manifest = trailer.manifest()
-    except errors.MissingShard:
-        return ShardRecord(start=start, status=none)
-    except errors.Damaged as error:
-        return ShardRecord(start=start, status=none, damage=str(error))
-    return ShardRecord(start=start, status=trailer.status, errors=trailer.errors, manifest=manifest)
-
-
 def _state(record: ShardRecord | None, row: int) -> tuple[str, str]:
     """Return status and reason of a row; None stands for a part without the array."""
     if record is not None and record.damage:
@@ -255,9 +202,8 @@ def _state(record: ShardRecord | None, row: int) -> tuple[str, str]:
 
 
 def _columns(record: ShardRecord | None, row: int) -> dict[str, Any]:
-    if record is None or record.manifest is None:
-        return {}
-    return dict(record.manifest.slice(row - record.start, 1).to_pylist()[0])
+    table = None if record is None else record.manifest()
+    return {} if record is None or table is None else dict(table.slice(row - record.start, 1).to_pylist()[0])
 
 
 def _sealed_columns(dataset: store.Dataset, row: int) -> dict[str, Any]:

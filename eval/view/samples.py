@@ -15,7 +15,8 @@ from eval.view import tokens
 from eval.view.jobs import Progress
 from eval.view.opened import Opened
 from eval.view.parts import parts_of
-from eval.view.records import sealed_status, shard_record
+from eval.view.records import sealed_status
+from eval.view.shards import shard_record
 from store import errors
 from store.format.schema import OK
 

@@ -17,7 +17,8 @@ from eval.view import queries
 from eval.view.manifests import MOST_UNSEALED_SHARDS, manifests_of, unsealed_shards
 from eval.view.opened import Opened
 from eval.view.parts import DatasetPart, parts_of
-from eval.view.records import STATUS_NAMES, sealed_status, shard_record
+from eval.view.records import STATUS_NAMES, sealed_status
+from eval.view.shards import shard_record
 from store import errors
 from store.format.manifest import reason_kind
 from store.format.schema import MISSING, PIXELS

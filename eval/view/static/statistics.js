@@ -92,7 +92,7 @@ function spread(answer) {
   const kind = (channel) => (outliers.has(channel) ? "outlier" : dead.has(channel) ? "dead" : "");
   const shown = answer.std.map((value, channel) => [channel, log && value <= 0 ? low : value, kind(channel), `channel ${channel}: std ${figure(value)}, mean ${figure(answer.mean?.[channel])}`]);
   const keys = [["", "channel"], ["outlier", "outlier"], ["dead", "dead"]].filter(([one]) => shown.some((point) => point[2] === one));
-  const key = el("p", { class: "key" }, keys.map(([one, text]) => [el("i", { class: `dot ${one}` }), text]));
+  const key = keys.length < 2 ? null : el("p", { class: "key" }, keys.map(([one, text]) => [el("i", { class: `dot ${one}` }), text]));
   return chart({
     title: "Spread of each channel",
     x: { label: "channel", domain: [0, Math.max(1, answer.std.length - 1)] },

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import tyro
 from rich.console import Console
@@ -38,8 +39,10 @@ from store.format.schema import FAILED, OK, record_key
 
 DISTRIBUTIONS = ("numpy", "pyarrow", "duckdb", "starlette", "uvicorn")
 ROWS_WRITTEN, SHARD_ROWS = 64, 256
+DISTINCT_ROWS, SHARED = 7, 64  # different tokens, and directions that they share
 NOT_WRITTEN = "not written: the benchmark reads the first rows alone"
 CLICKS = 20
+SAMPLE = "/api/rows?limit=120&sample=500&seed=1"
 SEVENS = "crop_width > 500 and path like '%77%'"
 LISTS = {  # of all datasets at once
     "SQL condition": {"sql": SEVENS},
@@ -99,6 +102,24 @@ def generate(location: Path, *, quick: bool) -> None:
     arrays = specs(small=False)
     for name, spec in arrays.items():
         _write_first_shard(first, name, spec)
+    make_shards_of_lists(location)
+
+
+def make_shards_of_lists(location: Path) -> None:
+    """Make the shards that the first pages of lists name, without rows: a page reads their trailers, as in a cache."""
+    opened = store.open(location)
+    with _Server(location) as server:
+        pages = [json.loads(server.get(path))["rows"] for path in (SAMPLE, *map(_list, LISTS.values()))]
+    wanted = {(row["dataset"], row["row"] // SHARD_ROWS) for page in pages for row in page}
+    for name, shard in sorted(wanted):
+        dataset = opened[name]
+        if (name, shard) == (opened.datasets[0], 0):
+            continue
+        rows = dataset.shard_rows_of(shard)
+        with dataset.write_shard(PIXELS, shard, provenance={}) as writer:
+            for _ in rows:
+                writer.fail(NOT_WRITTEN)
+            writer.finish(_manifest(name, rows, written=0))
 
 
 def measure(location: Path) -> dict[str, Any]:
@@ -114,7 +135,7 @@ def measure(location: Path) -> dict[str, Any]:
         thumbnails = [f"/img/pixels?dataset={dataset}&row={row}&size=192" for row in range(60)]
         times["grid, 60 thumbnails"] = server.time(thumbnails)
         times["grid, rows 10,000,000 on"] = server.time(["/api/rows?limit=120&offset=10000000"])
-        times["random sample, 120 of 500 rows"] = server.time(["/api/rows?limit=120&sample=500&seed=1"])
+        times["random sample, 120 of 500 rows"] = server.time([SAMPLE])
         times["row page, the first"] = server.time(_row_page(dataset, 0, teachers))
         times["row page"] = server.time(*(_row_page(dataset, row, teachers) for row in range(1, 11)))
         click = f"/api/cosines?dataset={dataset}&row=0&array={teachers[0]}&patches="
@@ -126,10 +147,14 @@ def measure(location: Path) -> dict[str, Any]:
             *([f"{click}{patch}&with={beside}"] for patch in range(CLICKS))
         )
         for name, query in LISTS.items():
-            times[name] = server.time([f"/api/rows?{urllib.parse.urlencode({**query, 'limit': '120'})}"])
+            times[name] = server.time([_list(query)])
         memory = {name: server.memory(name) for name in ("VmHWM", "VmRSS")}
     rows = sum(dataset.rows for dataset in store.open(location))
     return {"rows": rows, "seconds": {name: one._asdict() for name, one in times.items()}, "memory_bytes": memory}
+
+
+def _list(query: dict[str, str]) -> str:
+    return f"/api/rows?{urllib.parse.urlencode({**query, 'limit': '120'})}"
 
 
 def _row_page(dataset: str, row: int, teachers: Sequence[str]) -> list[str]:
@@ -166,13 +191,15 @@ class _Server:
         self._clients.shutdown()
         self._process.terminate()
         self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
     def time(self, *pages: Sequence[str]) -> Times:
         """Return the time until all addresses of a page are answered, asked for as a browser does."""
         walls, cpu = [], self.cpu()
         for paths in pages:
             begun = time.perf_counter()
-            list(self._clients.map(self._get, paths))
+            list(self._clients.map(self.get, paths))
             walls.append(time.perf_counter() - begun)
         return Times(float(np.median(walls)), (self.cpu() - cpu) / len(pages))
 
@@ -186,7 +213,8 @@ class _Server:
         lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
         return int(dict(line.split(":", 1) for line in lines)[field].split()[0]) * 1024
 
-    def _get(self, path: str) -> bytes:
+    def get(self, path: str) -> bytes:
+        """Return what is answered to an address."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=300) as answer:
             return bytes(answer.read())
 
@@ -210,6 +238,7 @@ def _write_first_shard(dataset: store.Dataset, name: str, spec: ArraySpec) -> No
     generator = np.random.default_rng(0)
     rows = dataset.shard_rows_of(0)
     digest = None if name == PIXELS else dataset.read_trailer(PIXELS, 0).digest
+    tokens = [] if name == PIXELS else [_tokens(spec, generator) for _ in range(DISTINCT_ROWS)]
     with dataset.write_shard(name, 0, provenance={}, pixels_digest=digest) as writer:
         for row in rows:
             if row >= ROWS_WRITTEN:
@@ -217,21 +246,26 @@ def _write_first_shard(dataset: store.Dataset, name: str, spec: ArraySpec) -> No
             elif name == PIXELS:
                 writer.append(generator.integers(0, 256, spec.shape, dtype=np.uint8))
             else:
-                low_rank = generator.standard_normal((spec.shape[0], 32)) @ generator.standard_normal(
-                    (32, spec.shape[1])
-                )
-                writer.append((low_rank + generator.standard_normal(spec.shape)).astype(np.float16))
-        writer.finish(_manifest(dataset.name, rows) if name == PIXELS else None)
+                writer.append(tokens[row % DISTINCT_ROWS])
+        writer.finish(_manifest(dataset.name, rows, written=ROWS_WRITTEN) if name == PIXELS else None)
 
 
-def _manifest(dataset: str, rows: range) -> pa.Table:
+def _tokens(spec: ArraySpec, generator: np.random.Generator) -> npt.NDArray[np.float16]:
+    """Return tokens [N, C] that vary in some directions more than in others, as features do."""
+    tokens, channels = spec.shape
+    shared = generator.standard_normal((tokens, SHARED), np.float32) / np.arange(1, SHARED + 1, dtype=np.float32)
+    values = 8 * shared @ generator.standard_normal((SHARED, channels), np.float32)
+    return np.asarray(values + generator.standard_normal((tokens, channels), np.float32), np.float16)
+
+
+def _manifest(dataset: str, rows: range, *, written: int) -> pa.Table:
     width, height = SOURCE_PX
     entries = []
     for row in rows:
         known = {"row": row, "dataset": dataset, "image_index": row, "path": f"folder/{row:09d}.jpg", "view": 0}
         crop = {"crop_top": 0, "crop_left": 0, "crop_height": 336, "crop_width": 336, "rotate_deg": 0}
         found = {"source_width": width, "source_height": height, "status": OK, **crop}
-        entries.append(known | (found if row < ROWS_WRITTEN else {"status": FAILED, "error": NOT_WRITTEN}))
+        entries.append(known | (found if row < written else {"status": FAILED, "error": NOT_WRITTEN}))
     return pa.table({name: [entry.get(name) for entry in entries] for name in SCHEMA.names}, schema=SCHEMA)
 
 

@@ -100,7 +100,7 @@ function drawing(teachers, state) {
     onchange: (event) => go({ opacity: event.target.value }, { replace: true }),
   });
   return el("div", { class: "field" },
-    labelled("PCA of", select([["", "none"], ...teachers], state.overlay, (overlay) => go({ overlay, opacity: state.opacity === "100" ? "70" : state.opacity }), { name: "overlay" })),
+    labelled("PCA of", select([["", "none"], ...teachers], state.overlay, (overlay) => go({ overlay }), { name: "overlay" })),
     labelled("opacity", slider),
     labelled("Size", select([["s", "small"], ["m", "medium"], ["l", "large"]], state.size, (size) => go({ size }), { name: "size" })));
 }

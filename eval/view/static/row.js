@@ -75,7 +75,7 @@ class RowPage {
       return { previous: to(answer.previous), next: to(answer.next), where: `row ${count(answer.row)} of ${answer.dataset}` };
     }
     const from = Math.max(0, index - 1);
-    const list = await ask("api/rows", listQuestion(state, from, 3), { signal }).catch((error) => {
+    const list = await ask("api/rows", listQuestion(state, from, 3), { signal, remember: false }).catch((error) => {
       if (error.name === "AbortError") throw error;
       return { rows: [], total: null };
     });
@@ -166,10 +166,9 @@ class RowPage {
   /** Head, bars and foot, and how all tiles look. */
   dress(answers, state) {
     const patches = numbers(state.patches);
-    const of = state.of === "" ? this.shown[0] : this.shown.find((section) => place(section) === state.of) ?? this.shown[0];
-    this.choice = { section: of, array: state.source, patches };
+    this.choice = { section: this.sectionOf(state), array: state.source, patches };
     this.outline();
-    this.main.style.setProperty("--opacity", String(state.opacity / 100));
+    this.main.style.setProperty("--opacity", String(state.over / 100));
     this.sections.dataset.size = state.size;
     const active = this.active(answers[0], state);
     for (const section of this.shown) for (const tile of section.tiles) tile.node.classList.toggle("active", tile.name === active);
@@ -180,6 +179,7 @@ class RowPage {
 
   async maps(state, signal) {
     if (state.mode === "cosine" && state.patches !== "") return this.cosines(state, signal);
+    this.takeTurn();
     const mode = state.mode === "cosine" ? "pca" : state.mode;
     await Promise.all(this.shown.flatMap((section) => section.tiles.filter((tile) => tile.canvas).map(async (tile) => {
       if (isLacking(section.answer, tile)) return;
@@ -200,16 +200,29 @@ class RowPage {
     })));
   }
 
+  /** The section of the row that the chosen patches are of. */
+  sectionOf(state) {
+    return (state.of !== "" && this.shown.find((section) => place(section) === state.of)) || this.shown[0];
+  }
+
+  /** Whoever begins to draw maps takes a turn; answers to an older one come too late. */
+  takeTurn() {
+    this.turn = (this.turn ?? 0) + 1;
+    return this.turn;
+  }
+
   /** The run whose errors are drawn. */
   runOf(state) {
     return state.run || (this.facts.runs[0]?.name ?? "");
   }
 
   async cosines(state, signal) {
-    const of = state.of === "" ? this.shown[0] : this.shown.find((section) => place(section) === state.of) ?? this.shown[0];
+    const turn = this.takeTurn();
+    const of = this.sectionOf(state);
     const others = this.shown.filter((section) => section !== of && !section.answer.error);
     const answer = await ask("api/cosines", { dataset: of.dataset, row: of.row, array: state.source, patches: state.patches,
       with: others.map(place).join(",") }, { signal });
+    if (turn !== this.turn) return; // something newer is being drawn
     for (const section of this.shown) {
       for (const tile of section.tiles.filter((one) => one.canvas)) {
         const found = answer.arrays[tile.name];

@@ -33,9 +33,9 @@ export function controls(facts, state) {
 }
 
 const opacity = (state) => el("input", {
-  type: "range", name: "opacity", min: "0", max: "100", step: "5", value: state.opacity, title: "opacity of the maps on the stored pixels",
+  type: "range", name: "over", min: "0", max: "100", step: "5", value: state.over, title: "opacity of the maps on the stored pixels",
   oninput: (event) => document.getElementById("main").style.setProperty("--opacity", String(event.target.value / 100)),
-  onchange: (event) => go({ opacity: event.target.value }, { replace: true }),
+  onchange: (event) => go({ over: event.target.value }, { replace: true }),
 });
 
 /** What can be done with the chosen patches. */

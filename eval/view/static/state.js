@@ -35,7 +35,8 @@ const DEFAULTS = {
   scope: "sample", // sample | dataset | all
   k: "60",
   // Drawing.
-  opacity: "100", // of maps on pixels, percent
+  opacity: "70", // of the grid's overlay, percent
+  over: "100", // opacity of a row's maps on its pixels, percent
   draw: "smooth", // smooth | nearest
   size: "m", // s | m | l
   theme: "", // light | dark; empty: as the system has it

@@ -1,23 +1,17 @@
 """The page in a real browser, driven as a person would: no error on its console, nothing against its own policy."""
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import numpy as np
 import pytest
-import uvicorn
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 import store
-from eval.view.listen import bound_socket
 from eval.view.opened import Opened
-from eval.view.security import access_for
-from eval.view.server import application
-from eval.view.shapes import ArrayShape
-from store.cache.dataset import Dataset
+from eval.view.security import Access, access_for
+from tests.eval.view.browsing import Student, click_patch, complete, maps, opened, served, stack, state
 from tests.store import caches
 from tests.store.caches import DatasetSpec
 
@@ -27,31 +21,12 @@ DATASETS = (
     DatasetSpec("rooms", "scenes", images=8, split="val", first_view=3),
 )
 TEACHERS = (caches.TEACHERS[0], caches.CODED)  # dino, 2 x 2, and vit, 4 x 4
-DRAWN = "(all) => Object.fromEntries(all.map((one) => [one.dataset.array, one.toDataURL()]))"
 TRUE_ROWS = 20_700_000
 
 
-class Student:
-    """A run without a network: its projection to a teacher is that teacher's mirrored tokens."""
-
-    name, directory, teachers = "night", Path("runs/night"), ("vit",)
-
-    def shape(self, dataset: Dataset, teacher: str) -> ArrayShape:
-        return ArrayShape(grid=(4, 4), prefix_tokens=1, channels=8)
-
-    def tokens(self, dataset: Dataset, rows: list[int], teacher: str) -> np.ndarray:
-        return np.asarray(dataset.read(rows, ["vit"])["vit"])[:, ::-1]
-
-    def load(self) -> None:
-        """Nothing is to be loaded."""
-
-    def error(self, opened: Opened, dataset: str, row: int, teacher: str) -> np.ndarray:
-        return np.linspace(0, 0.1 + row, 16)
-
-
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of a small cache whose second image has a hostile name."""
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
+    """A small cache whose second image has a hostile name."""
     folder = tmp_path_factory.mktemp("browser")
     plain = caches.image_path
     with pytest.MonkeyPatch.context() as patch:
@@ -59,15 +34,21 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         cache = caches.make_cache(folder / "cache", DATASETS, TEACHERS, shard_rows=64)
     images = caches.write_images(folder / "images", (DatasetSpec("flowers", "generic", images=1),))
     opened = Opened(cache=store.open(cache.location), runs={"night": Student()}, images={"": images})  # type: ignore[dict-item]
-    listening = bound_socket("127.0.0.1", 0)
-    config = uvicorn.Config(application(opened, access_for("127.0.0.1")), log_level="error", lifespan="off", ws="none")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    yield f"http://localhost:{listening.getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
+    yield opened
     opened.jobs.stop()
+
+
+@pytest.fixture(scope="module")
+def address(shown: Opened) -> Iterator[str]:
+    with served(shown, access_for("127.0.0.1")) as address:
+        yield address
+
+
+@pytest.fixture
+def guarded(shown: Opened) -> Iterator[str]:
+    """The address of a server that asks for a token, with it."""
+    with served(shown, Access(hosts=frozenset({"localhost"}), token="of the link")) as address:
+        yield f"{address}?token=of+the+link"
 
 
 @pytest.fixture(scope="module")
@@ -100,39 +81,6 @@ def window(chromium: Browser, complaints: list[str]) -> Iterator[BrowserContext]
     assert complaints == []
 
 
-def opened(window: BrowserContext, address: str, query: str = "") -> Page:
-    page = window.new_page()
-    page.goto(address + query)
-    complete(page)
-    return page
-
-
-def complete(page: Page) -> None:
-    """Return once the view is complete."""
-    page.locator("body:not([data-busy])").wait_for()
-
-
-def maps(page: Page) -> dict[str, str]:
-    """Return the pixels of every map, by array."""
-    return dict(page.locator("canvas.map").evaluate_all(DRAWN))
-
-
-def state(page: Page) -> dict[str, str]:
-    return {name: values[0] for name, values in parse_qs(urlsplit(page.url).query).items()}
-
-
-def click_patch(page: Page, tile: str, x: float, y: float) -> None:
-    """Click on a tile at a place from 0 to 1 of its sides."""
-    box = stack(page, tile).bounding_box()
-    assert box is not None
-    page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
-    complete(page)
-
-
-def stack(page: Page, tile: str) -> Locator:
-    return page.locator(f'.shown:first-child [data-tile="{tile}"] .stack')
-
-
 def test_overview_leads_to_rows_that_failed_and_to_a_filtered_list(
     window: BrowserContext, address: str, complaints: list[str]
 ) -> None:
@@ -147,7 +95,7 @@ def test_overview_leads_to_rows_that_failed_and_to_a_filtered_list(
     expect(page.locator(".status")).to_have_text("240 rows")
     page.get_by_label("Filter rows").fill("view == 1 and crop_top > 5")
     page.get_by_label("Filter rows").press("Enter")
-    expect(page.locator(".status")).not_to_have_text("240 rows")
+    complete(page)
     listed = page.locator(".cell").evaluate_all("(cells) => cells.map((cell) => cell.dataset.row)")
     assert [int(row) % 2 for row in listed] == [1] * len(listed) != []
     page.locator("select[name=sort]").select_option("crop_left")
@@ -157,6 +105,16 @@ def test_overview_leads_to_rows_that_failed_and_to_a_filtered_list(
     values = page.locator(".cell .caption span:last-child").all_inner_texts()
     numbers = [int(text.removeprefix("crop_left ")) for text in values]
     assert numbers == sorted(numbers, reverse=True)
+    page.get_by_label("Language of the filter").select_option("SQL")
+    page.get_by_label("Filter rows").fill("path like '%/11_.png' and view = 0")
+    page.get_by_label("Filter rows").press("Enter")
+    expect(page.locator(".status")).to_have_text("10 rows")
+    page.get_by_role("button", name="Random sample").click()
+    complete(page)
+    drawn = page.locator(".cell").evaluate_all("(cells) => cells.map((cell) => cell.dataset.row)")
+    page.reload()
+    complete(page)
+    assert page.locator(".cell").evaluate_all("(cells) => cells.map((cell) => cell.dataset.row)") == drawn
     page.get_by_label("Filter rows").fill("no_such_column == 1")
     page.get_by_role("button", name="Filter", exact=True).click()
     expect(page.get_by_role("alert")).to_contain_text("no_such_column")
@@ -298,6 +256,20 @@ def test_names_of_files_are_text(window: BrowserContext, address: str, complaint
     page.goto(f"{address}?page=row&dataset={HOSTILE}&row=1")
     expect(page.get_by_role("alert")).to_contain_text(HOSTILE)
     assert "status of 404" in complaints.pop()
+
+
+def test_a_token_goes_with_every_request(window: BrowserContext, guarded: str, tmp_path: Path) -> None:
+    page = opened(window, guarded, "&page=row&dataset=flowers&row=4&patches=5&source=vit&mode=cosine")
+    assert len(set(maps(page).values())) > 1
+    broken = "(all) => all.filter((one) => !one.complete || one.naturalWidth === 0).length"
+    assert page.locator("main img").evaluate_all(broken) == 0
+    page.get_by_text("all rows").click()
+    complete(page)
+    assert state(page)["token"] == "of the link"
+    with page.expect_download() as download:
+        page.get_by_text("Export").click()
+        page.get_by_text("HTML file").click()
+    assert "of the link" not in download.value.path().read_text()
 
 
 def test_twenty_million_rows_scroll(window: BrowserContext, address: str) -> None:

@@ -44,7 +44,7 @@ class RowPage {
     })));
     this.state = state;
     this.steps = await this.neighbours(state, answers[0], signal);
-    const key = JSON.stringify([unique, state.draw && this.activeGrid(answers[0], state)]);
+    const key = JSON.stringify([unique, answers.map((answer) => answer.arrays)]);
     if (key !== this.built) this.build(answers, state);
     this.built = key;
     this.dress(answers, state);
@@ -167,6 +167,10 @@ class RowPage {
   dress(answers, state) {
     const patches = numbers(state.patches);
     this.choice = { section: this.sectionOf(state), array: state.source, patches };
+    for (const { answer, tiles } of this.shown) {
+      const grid = this.activeGrid(answer, state);
+      if (grid) tiles.find((tile) => tile.name === "pixels").setGrid(grid);
+    }
     this.outline();
     this.main.style.setProperty("--opacity", String(state.over / 100));
     this.sections.dataset.size = state.size;

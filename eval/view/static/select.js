@@ -10,7 +10,7 @@ import { rectangle } from "./maps.js";
  */
 export function selectable(tile, { chosen, choosing, hovering }) {
   let [start, before, last, cursor] = [null, [], null, null];
-  const { stack, grid } = tile;
+  const { stack } = tile;
   const union = (a, b) => [...new Set([...a, ...b])];
 
   const begin = (event) => {
@@ -34,12 +34,12 @@ export function selectable(tile, { chosen, choosing, hovering }) {
     if (patch === last && event.type === "pointermove") return;
     last = patch;
     hovering(tile, patch);
-    if (start !== null) choosing(tile, union(before, rectangle(start, patch, grid)), false);
+    if (start !== null) choosing(tile, union(before, rectangle(start, patch, tile.grid)), false);
   };
 
   const end = (event) => {
     if (start === null) return;
-    const patches = union(before, rectangle(start, tile.patchOf(event), grid));
+    const patches = union(before, rectangle(start, tile.patchOf(event), tile.grid));
     start = null;
     choosing(tile, patches, true);
   };
@@ -50,7 +50,7 @@ export function selectable(tile, { chosen, choosing, hovering }) {
   };
 
   const key = (event) => {
-    const [h, w] = grid;
+    const [h, w] = tile.grid;
     const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
     if (event.key in steps) {
       const [down, right] = steps[event.key];

@@ -22,14 +22,20 @@ export class Tile {
     if (grid !== null) this.selectable(grid);
   }
 
-  selectable([h, w]) {
+  /** Take another grid: that of the chosen teacher, on the stored pixels. */
+  setGrid([h, w]) {
+    this.grid = [h, w];
     this.marks.setAttribute("viewBox", `0 0 ${w} ${h}`);
+    this.stack.setAttribute("aria-label", `patches of ${this.name}, ${h} by ${w}: arrow keys move, Enter chooses, Shift adds`);
+  }
+
+  selectable(grid) {
     this.marks.append(svg("path", { class: "chosen" }), svg("path", { class: "hovered" }));
     this.stack.classList.add("selectable");
     this.stack.tabIndex = 0;
     this.stack.setAttribute("role", "application");
     this.stack.setAttribute("aria-roledescription", "map of patches");
-    this.stack.setAttribute("aria-label", `patches of ${this.name}, ${h} by ${w}: arrow keys move, Enter chooses, Shift adds`);
+    this.setGrid(grid);
   }
 
   /** Draw a map (see maps.js) with its scale below. */

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import store
-from extract.job import stages
+from extract.job import job
 from tests.extract import builders
 from tests.extract.builders import run_extract, small_catalogue, tree_of
 
@@ -62,7 +62,7 @@ def test_changed_teachers_are_told_together_before_work(
     before = tree_of(folder / "cache")
     catalogue.write_text(catalogue.read_text().replace('groups = ["generic"]', "groups = []"))
     builders.teacher_weights(folder / "second.safetensors", seed=5)
-    monkeypatch.setattr(stages, "index", None)  # is not reached
+    monkeypatch.setattr(job, "index", None)  # is not reached
     told = refused(catalogue, "--cache", folder / "cache", capsys=capsys)
     assert "2 problems. 'a/first' exists and differs. groups: stored ['generic'], asked []" in told
     assert "'a/second' exists and differs. identity.weights_sha256: stored" in told

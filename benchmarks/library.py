@@ -26,10 +26,10 @@ from torch.utils.data import DataLoader
 
 import store
 from benchmarks.machine import describe as describe_machine
+from benchmarks.noise import manifest_of_noise
 from codistill.torch import BalancedBatchSampler, CacheDataset
 from codistill.torch.batch import Batch
-from store.format import manifest
-from store.format.schema import OK, PIXELS
+from store.format.schema import PIXELS
 from train.data.loader import Loader
 from train.data.mixture import RowSelection
 
@@ -176,7 +176,7 @@ def build_cache(location: Path, *, rows: int) -> None:
         with dataset.write_shard(PIXELS, shard, provenance={}) as writer:
             for row in shard_rows:
                 writer.append(np.roll(pixels, row, axis=0))
-            writer.finish(manifest=_manifest(shard_rows))
+            writer.finish(manifest=manifest_of_noise(shard_rows))
         digest = dataset.read_trailer(PIXELS, shard).digest
         for name, prefix in TEACHERS.items():
             with dataset.write_shard(name, shard, provenance={}, pixels_digest=digest) as writer:
@@ -184,19 +184,6 @@ def build_cache(location: Path, *, rows: int) -> None:
                     writer.append(np.roll(tokens[1 - prefix :], row, axis=1))
                 writer.finish()
     store.seal(cache)
-
-
-def _manifest(rows: range) -> pa.Table:
-    known = {
-        "row": list(rows),
-        "dataset": ["noise"] * len(rows),
-        "image_index": list(rows),
-        "path": [f"{row}.png" for row in rows],
-        "view": [0] * len(rows),
-        "status": [OK] * len(rows),
-    }
-    columns = [pa.array(known.get(column.name, [None] * len(rows)), column.type) for column in manifest.SCHEMA]
-    return pa.table(columns, schema=manifest.SCHEMA)
 
 
 def as_markdown(report: dict[str, Any]) -> str:

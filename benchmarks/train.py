@@ -30,13 +30,13 @@ from backbones import dino
 from backbones.images import normalise
 from backbones.vit import DinoVisionTransformer
 from benchmarks.machine import describe as describe_machine
+from benchmarks.noise import manifest_of_noise
 from extract.teachers.base import Teacher
 from extract.teachers.croco import CrocoEncoder
 from extract.teachers.dinov2 import DinoTeacher
 from extract.teachers.mast3r import CrocoTeacher
 from extract.teachers.options import Request
-from store.format import manifest
-from store.format.schema import OK, PIXELS
+from store.format.schema import PIXELS
 from train.data.buffers import row_bytes
 from train.data.loader import Batch, Loader
 from train.data.mixture import Mixture
@@ -171,7 +171,7 @@ def build_cache(location: Path, teachers: dict[str, Teacher], sizes: Scale, *, r
         with dataset.write_shard(PIXELS, shard, provenance={}) as writer:
             for view in pixels.numpy():
                 writer.append(view)
-            writer.finish(manifest=_manifest(shard_rows))
+            writer.finish(manifest=manifest_of_noise(shard_rows))
         digest = dataset.read_trailer(PIXELS, shard).digest
         for name, teacher in teachers.items():
             with dataset.write_shard(name, shard, provenance={}, pixels_digest=digest) as writer:
@@ -188,19 +188,6 @@ def _noise(count: int, size: int, *, seed: int) -> Tensor:
     fine = 0.1 * torch.rand(count, 3, size, size, generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic")
     return ((smooth + fine).clamp(0, 1) * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-
-
-def _manifest(rows: range) -> pa.Table:
-    known = {
-        "row": list(rows),
-        "dataset": ["noise"] * len(rows),
-        "image_index": list(rows),
-        "path": [f"{row}.png" for row in rows],
-        "view": [0] * len(rows),
-        "status": [OK] * len(rows),
-    }
-    columns = [pa.array(known.get(column.name, [None] * len(rows)), column.type) for column in manifest.SCHEMA]
-    return pa.table(columns, schema=manifest.SCHEMA)
 
 
 def measure(

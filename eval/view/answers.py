@@ -30,14 +30,15 @@ def _row(opened: Opened, query: Parameters) -> Any:
 
 
 def _map(opened: Opened, query: Parameters) -> Any:
+    dataset = query.required("dataset")
     return maps.map_of(
         opened,
-        query.required("dataset"),
+        dataset,
         query.number("row"),
         query.required("array"),
         mode=query.choice("mode", maps.MODES),
         basis=query.choice("basis", maps.BASES),
-        shown=query.numbers("shown", most_items=MOST_SHOWN),
+        shown=query.places("shown", most_items=MOST_SHOWN, dataset=dataset),
         run=query.text("run"),
     )
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from eval.view import samples, tokens
 from eval.view.opened import Opened
 from eval.view.parameters import base64_of
+from eval.view.tokens import Place
 from store import errors
 from store.inspection import token_images
 from store.inspection.token_images import Basis
@@ -61,27 +62,30 @@ def reference(opened: Opened, dataset: str, array: str) -> Reference:
     )
 
 
-def basis_of(opened: Opened, dataset: str, row: int, array: str, *, kind: str, shown: Sequence[int] = ()) -> Basis:
-    """Return the basis that a map's colours are in.
+def basis_of(opened: Opened, dataset: str, row: int, array: str, *, kind: str, shown: Sequence[Place] = ()) -> Basis:
+    """Return the basis that a map's colours are in; a student's projection is drawn in the colours of its teacher.
 
     Args:
         opened: what is shown.
         dataset, row, array: what the map is of.
         kind: `row`, `shown` (the row with those of `shown`) or `dataset`.
-        shown: rows of the dataset that are shown with it; those without tokens are left out.
+        shown: (dataset, row) of the rows that are shown with it; those without such tokens are left out.
     """
+    array = _teacher_of(opened, dataset, row, array, kind=kind)
     if kind == "dataset":
         return reference(opened, dataset, array).basis
-    rows = sorted({row, *shown}) if kind == "shown" else [row]
+    rows = sorted({(dataset, row), *shown}) if kind == "shown" else [(dataset, row)]
+    channels = tokens.shape_of(opened, dataset, array).channels
 
     def make() -> Basis:
-        parts = [patches for one in rows if (patches := _patches_or_none(opened, dataset, one, array)) is not None]
+        known = [_patches_or_none(opened, *place, array) for place in rows]
+        parts = [patches for patches in known if patches is not None and patches.shape[1] == channels]
         step = max(1, sum(map(len, parts)) // PATCHES_OF_BASIS)
         return token_images.pca_basis(_finite(np.concatenate(parts)[::step]), clip_percent=CLIP_PERCENT)
 
     if kind == "row":
         tokens.read(opened, dataset, [row], array)  # of the row itself, why there are none is told
-    key = ("basis", dataset, array, tuple(rows))
+    key = ("basis", channels, array, tuple(rows))
     return opened.memory.get_or_make(key, make, lambda made: made.components.nbytes)
 
 
@@ -96,10 +100,26 @@ def mask_of(missing: npt.NDArray[np.bool_]) -> str | None:
     return base64_of(missing, "u1") if missing.any() else None
 
 
+def _teacher_of(opened: Opened, dataset: str, row: int, array: str, *, kind: str) -> str:
+    """Return the teacher that a projection goes to, where its tokens are there; else the array itself."""
+    of_run = tokens.parts_of(array)
+    if of_run is None or not of_run[1]:
+        return array
+    try:
+        if kind == "dataset":
+            reference(opened, dataset, of_run[1])
+        else:
+            tokens.read(opened, dataset, [row], of_run[1])
+        same = tokens.shape_of(opened, dataset, of_run[1]).channels == tokens.shape_of(opened, dataset, array).channels
+    except errors.CodistillError:
+        return array
+    return of_run[1] if same else array
+
+
 def _patches_or_none(opened: Opened, dataset: str, row: int, array: str) -> npt.NDArray[np.float16] | None:
     try:
         return tokens.patches(opened, dataset, row, array)
-    except (errors.RowsNotOk, errors.MissingShard, errors.MissingName):
+    except (errors.RowsNotOk, errors.MissingShard, errors.MissingName, errors.InvalidInput):
         return None
 
 

@@ -8,10 +8,8 @@ import numpy as np
 from eval.view import tokens
 from eval.view.opened import Opened
 from eval.view.parameters import base64_of
-from eval.view.tokens import Float32
+from eval.view.tokens import Float32, Place
 from store import errors
-
-Place = tuple[str, int]  # dataset, row
 
 
 def query_of(vectors: Float32, patches: Sequence[int]) -> Float32 | None:

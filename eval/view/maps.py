@@ -9,6 +9,7 @@ import numpy.typing as npt
 from eval.view import bases, tokens
 from eval.view.opened import Opened
 from eval.view.parameters import base64_of, finite
+from eval.view.tokens import Place
 from store import errors
 from store.inspection import token_images
 
@@ -25,7 +26,7 @@ def map_of(
     *,
     mode: str,
     basis: str = "row",
-    shown: Sequence[int] = (),
+    shown: Sequence[Place] = (),
     run: str = "",
 ) -> dict[str, Any]:
     """Return a map as the page draws it.
@@ -35,7 +36,7 @@ def map_of(
         dataset, row, array: what the map is of.
         mode: one of `MODES`.
         basis: one of `BASES`, for `pca`.
-        shown: rows that a basis of the shown rows is of.
+        shown: (dataset, row) of the rows that a basis of the shown rows is of.
         run: run whose error is drawn, for `error`; the first if empty.
 
     Raises:
@@ -108,7 +109,9 @@ def patch_values(opened: Opened, dataset: str, row: int, array: str, patch: int)
     return {"patch": patch, "place": place, "norm": float(np.linalg.norm(values)), "channels": channels, "note": None}
 
 
-def _colours(opened: Opened, dataset: str, row: int, array: str, *, basis: str, shown: Sequence[int]) -> dict[str, Any]:
+def _colours(
+    opened: Opened, dataset: str, row: int, array: str, *, basis: str, shown: Sequence[Place]
+) -> dict[str, Any]:
     patches = tokens.patches(opened, dataset, row, array)
     shape = tokens.shape_of(opened, dataset, array)
     used = bases.basis_of(opened, dataset, row, array, kind=basis, shown=shown)

@@ -115,7 +115,7 @@ class _Content:
             self.picture(PIXELS, dataset=dataset, row=row)
             if answer["has_photograph"]:
                 self.picture(PHOTOGRAPH, dataset=dataset, row=row, size=PHOTOGRAPH_PX)
-            shown = ",".join(str(other) for name, other in places if name == dataset)
+            shown = ",".join(f"{name}:{other}" for name, other in places)
             for array in answer["arrays"]:
                 for query in _maps(state, facts, shown):
                     self.try_ask("api/map", dataset=dataset, row=row, array=array["name"], **query)

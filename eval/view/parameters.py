@@ -67,18 +67,23 @@ class Parameters:
         items = _items(name, self.text(name), most_items)
         return [_number(name, item, least=0, most=2**53) for item in items]
 
-    def places(self, name: str, *, most_items: int) -> list[tuple[str, int]]:
+    def places(self, name: str, *, most_items: int, dataset: str = "") -> list[tuple[str, int]]:
         """Return rows written as `DATASET:ROW`, separated by commas.
+
+        Args:
+            name: name of the parameter.
+            most_items: how many there may be.
+            dataset: dataset of a row that is written without one; none may be if it is empty.
 
         Raises:
             InvalidInput: one is not written so, or they are too many.
         """
         places = []
         for item in _items(name, self.text(name), most_items):
-            dataset, colon, row = item.rpartition(":")
-            if not colon:
+            written, colon, row = item.rpartition(":")
+            if not colon and not dataset:
                 raise InvalidInput(f"{name}: expected DATASET:ROW, found '{item[:40]}'")
-            places.append((dataset, _number(name, row, least=0, most=2**53)))
+            places.append((written if colon else dataset, _number(name, row, least=0, most=2**53)))
         return places
 
 

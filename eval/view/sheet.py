@@ -70,7 +70,7 @@ def _row(state: Mapping[str, str], ask: Ask, picture: Picture) -> Iterator[Secti
     own = (state["dataset"], state["row"])
     places = list(dict.fromkeys([own, *((name, str(row)) for name, row in places_of(state.get("beside", "")))]))
     maps = _cosines(state, places, ask) if state.get("patches") and state.get("mode") == "cosine" else None
-    shown = {name: ",".join(row for other, row in places if other == name) for name, _ in places}
+    shown = ",".join(f"{name}:{row}" for name, row in places)
     for dataset, row in places:
         answer = ask("api/row", {"dataset": dataset, "row": row})
         tiles = [_photograph(answer, picture)] if answer["has_photograph"] else []
@@ -80,7 +80,7 @@ def _row(state: Mapping[str, str], ask: Ask, picture: Picture) -> Iterator[Secti
             if maps is not None:
                 tiles.append(_map_tile(name, maps.get((name, dataset, row)), scale="magma"))
                 continue
-            query = {"dataset": dataset, "row": row, "array": name} | _mode(state, shown[dataset])
+            query = {"dataset": dataset, "row": row, "array": name} | _mode(state, shown)
             try:
                 tiles.append(_map_tile(name, ask("api/map", query)))
             except errors.CodistillError as error:

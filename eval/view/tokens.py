@@ -16,6 +16,7 @@ from store import errors
 
 STUDENT, PROJECTION = "student:", "projection:"
 Float32 = npt.NDArray[np.float32]
+Place = tuple[str, int]  # dataset, row
 
 
 def array_names(opened: Opened, dataset: str) -> list[str]:

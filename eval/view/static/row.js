@@ -192,7 +192,7 @@ class RowPage {
         return;
       }
       tile.waits();
-      const shown = this.shown.filter((other) => other.dataset === section.dataset).map((other) => other.row);
+      const shown = this.shown.map(place);
       const question = { dataset: section.dataset, row: section.row, array: tile.name, mode, basis: mode === "pca" ? state.basis : "",
         shown: mode === "pca" && state.basis === "shown" ? shown.join(",") : "", run: mode === "error" ? this.runOf(state) : "" };
       try {

@@ -49,6 +49,13 @@ def test_shown_rows_and_the_dataset_share_a_basis(page: Page) -> None:
     expected = token_images.pca_rgb(patches(cache, "rooms", 2, "vit").reshape(4, 4, -1), basis)
     shown = colours(2, basis="shown", shown="1,2,5")
     np.testing.assert_allclose(np.reshape(shown, (4, 4, 3)), expected, atol=1)
+    assert colours(2, basis="shown", shown="rooms:1,rooms:2,5") == shown
+    two = [patches(cache, *place, "vit") for place in (("flowers", 4), ("rooms", 2))]
+    expected = token_images.pca_rgb(
+        two[1].reshape(4, 4, -1), token_images.pca_basis(np.concatenate(two), clip_percent=1.0)
+    )
+    across = colours(2, basis="shown", shown="rooms:2,flowers:4")
+    np.testing.assert_allclose(np.reshape(across, (4, 4, 3)), expected, atol=1)
     assert colours(2, basis="dataset") != shown
     assert colours(2, basis="dataset") == colours(2, basis="dataset", shown="1")
     everything = np.concatenate([patches(cache, "rooms", row, "vit") for row in range(7)])

@@ -12,8 +12,9 @@ from eval.fidelity.metrics import row_sums
 from eval.runs.open_run import OpenRun
 from eval.view.opened import Opened
 from eval.view.runs import ShownRun
+from store.inspection import token_images
 from tests.eval.view.conftest import Page
-from tests.eval.view.test_maps import cosines, floats
+from tests.eval.view.test_maps import cosines, floats, numbers
 
 
 @pytest.fixture
@@ -44,6 +45,17 @@ def test_a_student_and_its_projections_are_arrays_of_a_row(with_run: Page) -> No
     values = student[0, 1:].astype(np.float32)
     (found,) = clicked["student:first"]["maps"]
     np.testing.assert_allclose(floats(found["data"]), cosines(values, values[5]), atol=2e-3)
+
+
+def test_a_projection_has_the_colours_of_its_teacher(with_run: Page, cache: store.Cache) -> None:
+    teacher = cache["people"].read([3], ["alpha"])["alpha"][0, 1:]
+    projection = with_run.opened.runs["first"].tokens(with_run.opened.dataset("people"), [3], "alpha")[0, 1:]
+    basis = token_images.pca_basis(teacher, clip_percent=1.0)
+    query = {"dataset": "people", "row": 3, "array": "projection:first:alpha", "mode": "pca"}
+    drawn = numbers(with_run.get("/api/map", **query, basis="row")["data"])
+    np.testing.assert_allclose(
+        drawn.reshape(4, 4, 3), token_images.pca_rgb(projection.reshape(4, 4, -1), basis), atol=1
+    )
 
 
 def test_errors_are_those_that_evaluation_measures(with_run: Page, opened: OpenRun, cache: store.Cache) -> None:

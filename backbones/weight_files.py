@@ -1,4 +1,4 @@
-"""Read weight files without running any code in them.
+"""Read weight files without running any code in them, and write such files whole or not at all.
 
 safetensors, or `torch.load(weights_only=True)` within an allow-list that covers what the authors of the teachers store
 beside their weights: `argparse.Namespace` and numeric numpy arrays, under the names of numpy 1 and 2.
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from store.common import checksums, strict_json
-from store.errors import Damaged, InvalidInput, MissingFile, UnsafeFile
+from store.common import atomic, checksums, strict_json
+from store.errors import Damaged, InvalidInput, MissingFile, OutputExists, StorageFailed, UnsafeFile
 
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"
@@ -67,6 +67,32 @@ def load(path: str | Path) -> Any:
     if head.startswith((ZIP_MAGIC, PICKLE_MAGIC)):
         return _load_torch(path, size=size, mapped=head.startswith(ZIP_MAGIC))
     raise InvalidInput(f"weights '{path}': expected safetensors or a PyTorch file, found {_describe(head, size)}")
+
+
+def save(path: str | Path, content: Any) -> None:
+    """Write a checkpoint by `torch.save`, whole or not at all, and its sha256 beside it, which `load` checks.
+
+    Args:
+        path: file to write; must not exist.
+        content: tensors in nested dicts, with what `load` allows beside them.
+
+    Raises:
+        OutputExists: the file exists.
+        StorageFailed: it cannot be written, for example onto a full disk; nothing of it stays.
+    """
+    path = Path(path)
+    if path.exists():
+        raise OutputExists(f"output '{path}' exists. Choose another name or delete it")
+    try:
+        with atomic.replacing(path) as partial, partial.open("wb") as file:
+            torch.save(content, file)
+        checksums.write_file_sum(path)
+    except (OSError, RuntimeError) as error:
+        path.unlink(missing_ok=True)
+        reason = atomic.system_reason(error)
+        if reason is None:
+            raise
+        raise StorageFailed(f"output '{path}' cannot be written: {reason}. Put that right and try again") from error
 
 
 def _describe(head: bytes, size: int) -> str:

@@ -47,17 +47,31 @@ def pair_up(projection: Tensor, num_heads: int) -> Tensor:
     """
     channels = len(projection) // 3
     rotated, values = projection[: 2 * channels], projection[2 * channels :]
-    halves = rotated.view(2 * num_heads * 2, 2, channels // num_heads // 4, -1)  # (q k, head, axis), pair member, pair
-    return torch.cat([halves.transpose(1, 2).reshape(rotated.shape), values])
+    return torch.cat([pair_channels(rotated, 2 * num_heads), values])
+
+
+def pair_channels(projection: Tensor, num_heads: int) -> Tensor:
+    """Reorder the outputs of a projection of queries or keys alone; see `pair_up`.
+
+    Args:
+        projection: weight (D, ...) or bias (D) whose outputs are `num_heads` heads, one after the other.
+        num_heads: heads among the outputs.
+    """
+    halves = projection.view(num_heads * 2, 2, len(projection) // num_heads // 4, -1)  # (head, axis), member, pair
+    return halves.transpose(1, 2).reshape(projection.shape)
 
 
 def rotate(heads: Tensor, table: Tensor) -> Tensor:
-    """Rotate queries and keys (B, N, 2, h, d), neighbours paired, by a table (N, d / 2, 2); rounded once, at the end.
+    """Rotate queries and keys, neighbours paired, by a table; rounded once, at the end.
 
     Computed as complex numbers: one pass over memory, where separate sines and cosines take six.
+
+    Args:
+        heads: (B, N, 2, h, d), or one of the two alone (B, N, 1, h, d).
+        table: (N, d / 2, 2), or (B, N, d / 2, 2) where grids differ within the batch.
     """
     pairs = heads.float().view(*heads.shape[:-1], -1, 2)
-    table = table[:, None, None]
+    table = table[..., None, None, :, :]
     if torch.compiler.is_compiling():  # the compiler knows no complex numbers, and fuses these operations
         (first, second), (cos, sin) = pairs.unbind(-1), table.unbind(-1)
         rotated = torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1)

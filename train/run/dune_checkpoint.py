@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from backbones import dino, state_dicts, weight_files
 from backbones.vit import DinoVisionTransformer
 from store import TeacherInfo
-from store.common import atomic, checksums
-from store.errors import InvalidInput, OutputExists, StorageFailed
+from store.errors import InvalidInput, OutputExists
 from train.model.distiller import Distiller, encoder_shape
 from train.model.encoder import ARCHITECTURES
 from train.model.projectors import TransformerProjector, build_projector
@@ -116,21 +114,10 @@ def save(
         InvalidInput: the loader cannot build this student; every reason is listed.
         StorageFailed: it cannot be written, for example onto a full disk; nothing of it stays.
     """
-    path = Path(path)
-    if path.exists():
+    if Path(path).exists():
         raise OutputExists(f"output '{path}' exists. Choose another name or delete it")
     args = released_args(distiller, names=names)
-    content = {"model": to_released(distiller, norms, names=names), "args": args}
-    try:
-        with atomic.replacing(path) as partial, partial.open("wb") as file:
-            torch.save(content, file)
-        checksums.write_file_sum(path)
-    except (OSError, RuntimeError) as error:
-        path.unlink(missing_ok=True)
-        reason = atomic.system_reason(error)
-        if reason is None:
-            raise
-        raise StorageFailed(f"output '{path}' cannot be written: {reason}. Put that right and try again") from error
+    weight_files.save(path, {"model": to_released(distiller, norms, names=names), "args": args})
 
 
 def to_released(

@@ -1,4 +1,4 @@
-"""Fixtures of every test: fixed seeds, one torch thread, no network beyond loopback."""
+"""Fixtures of every test: fixed seeds, one thread a process, no network beyond loopback."""
 
 import os
 import random
@@ -7,8 +7,13 @@ import socket
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from threadpoolctl import threadpool_limits
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# The suite has as many processes as cores: with more threads than that, matrix products mostly wait for one another.
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of the commands that tests start
+threadpool_limits(1)  # of this process, whose numpy is imported already
 
 # The same examples each time, however long the machine takes over them.
 settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])

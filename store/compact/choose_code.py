@@ -28,13 +28,18 @@ class Target:
 
     Attributes:
         code: the code.
-        source_code: code of the source; None where its tokens are float16.
+        source_code: code of the source, in those of its datasets that have one; None where all tokens are float16.
         note: sentence for people about the calibration; empty if there is nothing to say.
     """
 
     code: Code
     source_code: Code | None
     note: str
+
+    @property
+    def is_of_source(self) -> bool:
+        """Return whether it is the source's code: its shards are shared, and float16 tokens are encoded in it."""
+        return self.source_code is not None and self.code.spec.digest == self.source_code.spec.digest
 
     @property
     def copies_records(self) -> bool:
@@ -77,20 +82,40 @@ def refuse_ratio(dataset: Dataset, teacher: str, ratio: float) -> None:
     """Refuse a ratio that the tokens of a teacher cannot have, before anything is written.
 
     Raises:
-        errors.InvalidInput: it cannot be met, or they have it already.
+        errors.InvalidInput: it cannot be met, or they have a higher one already.
     """
     info, where = dataset.teacher(teacher), f"'{dataset.name}/{teacher}' in {dataset.storage.location}"
     try:
         kept_patches(ratio, prefix_tokens=info.prefix_tokens, patch_grid=info.patch_grid, channels=info.channels)
     except errors.InvalidInput as error:
         raise errors.InvalidInput(f"teacher '{teacher}': {error}") from None
-    if info.code is not None and ratio <= info.code.ratio:
+    if info.code is None or ratio == info.code.ratio:
+        return
+    if ratio < info.code.ratio:
         has = f"{where} is stored in a code of ratio {info.code.ratio:g} already"
-        raise errors.InvalidInput(f"{has}: bits that are gone do not come back. Ask for more than {info.code.ratio:g}")
-    if info.code is not None and info.code.subset is not None:
+        raise errors.InvalidInput(
+            f"{has}: bits that are gone do not come back, and a teacher has one code in a cache. Ask for "
+            f"{info.code.ratio:g}, which keeps its codes and converts what is float16, or for more"
+        )
+    if info.code.subset is not None:
         stored = f"{info.code.stored_patches(info.patches)} of the {info.patches} patches of a row"
         message = f"{where} stores only {stored}: such codes are not converted. Convert the float16 tokens instead"
         raise errors.InvalidInput(message)
+
+
+def refuse_ratio_of_held_out(dataset: Dataset, teacher: str, ratio: float) -> None:
+    """Refuse to give training datasets another code than that which a held-out dataset has, and keeps.
+
+    Raises:
+        errors.InvalidInput: it has a code of another ratio.
+    """
+    code = dataset.teacher(teacher).code
+    if code is not None and code.ratio != ratio:
+        raise errors.InvalidInput(
+            f"'{dataset.name}/{teacher}' in {dataset.storage.location} is held out and stored in a code of ratio "
+            f"{code.ratio:g}: held-out datasets are kept as they are, and a teacher has one code in a cache. Ask for "
+            f"{code.ratio:g}"
+        )
 
 
 def same_records(code: Code, other: Code) -> bool:
@@ -122,6 +147,8 @@ def _refuse_other(code: Code, teacher: str, target: Cache, *, ratio: float, basi
 def _new_code(
     source: Cache, teacher: str, datasets: Sequence[str], *, source_code: Code | None, ratio: float, basis: Basis
 ) -> tuple[Code, str]:
+    if source_code is not None and source_code.spec.ratio == ratio:
+        return source_code, ""
     if source_code is not None:
         fewer = fewer_patches(source_code, ratio=ratio)
         if fewer is not None:

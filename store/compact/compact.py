@@ -19,7 +19,7 @@ from store.cache.cache import open as open_cache
 from store.cache.dataset import Dataset
 from store.common.threads import ordered_map
 from store.compact import archive, forms
-from store.compact.choose_code import Target, choose, description, refuse_ratio
+from store.compact.choose_code import Target, choose, description, refuse_ratio, refuse_ratio_of_held_out
 from store.compact.encode_shards import write_codes
 from store.compact.forms import form_of, refuse_other_form
 from store.compact.tokens_of_source import shards_of
@@ -94,9 +94,7 @@ def compact(
     if lossless:
         archive.require_codec()
     if ratio is not None:
-        for dataset in filter(_gets_codes, source.parts()):
-            for teacher in (name for name in dataset.teachers if name in chosen):
-                refuse_ratio(dataset, teacher, ratio)
+        _refuse_ratio(source, chosen, ratio)
     target = create(out, source.recipe)
     _refuse_other_forms(source, target, chosen, lossless=lossless)
     for dataset in source.parts():
@@ -135,6 +133,28 @@ class _Plan:
     tasks: tuple[Task, ...]
     present: int
     notes: tuple[str, ...]
+
+
+def _refuse_ratio(source: Cache, chosen: Sequence[str], ratio: float) -> None:
+    """Refuse a ratio that a teacher cannot have, or that leaves nothing to do, before anything is written."""
+    members = [
+        (dataset, teacher)
+        for dataset in filter(_gets_codes, source.parts())
+        for teacher in dataset.teachers
+        if teacher in chosen
+    ]
+    for dataset, teacher in members:
+        refuse_ratio(dataset, teacher, ratio)
+    converted = {teacher for _, teacher in members}
+    for dataset in (dataset for dataset in source.parts() if not _gets_codes(dataset)):
+        for teacher in converted.intersection(dataset.teachers):
+            refuse_ratio_of_held_out(dataset, teacher, ratio)
+    codes = [dataset.teacher(teacher).code for dataset, teacher in members]
+    if codes and all(code is not None and code.ratio == ratio for code in codes):
+        raise errors.InvalidInput(
+            f"all training tokens of {', '.join(chosen)} in {source.location} are stored in a code of ratio {ratio:g} "
+            f"already: there is nothing to convert. Ask for more than {ratio:g}, or use the cache as it is"
+        )
 
 
 def begin_dataset(source: Dataset, target: Cache) -> Dataset:
@@ -191,8 +211,10 @@ def _code_plan(source: Cache, target: Cache, chosen: Sequence[str], *, ratio: fl
             notes.append(f"'{teacher}' has no training dataset: its tokens are kept as they are")
             continue
         into = choose(source, target, teacher, datasets, ratio=ratio, basis=basis)
+        kept = [name for name in datasets if into.is_of_source and source.part(name).teacher(teacher).code is not None]
         notes += [into.note] if into.note else []
-        for name in datasets:
+        notes += [f"'{teacher}': has ratio {ratio:g} in {', '.join(kept)}; these codes are kept"] if kept else []
+        for name in (name for name in datasets if name not in kept):
             shards = shards_of(source.part(name), teacher)
             there = target.part(name).present(teacher)
             present += len(there.intersection(shards))

@@ -14,8 +14,6 @@ from store import errors
 from store.__main__ import main
 from store.compact import encode_shards
 from store.compact.compact import CompactReport, compact
-from store.format.calibration_sample import CalibrationSample
-from store.format.code_fit import fit_code
 from store.inspection.info import inspect
 from store.storage import publish
 from store.verify.verify import verify
@@ -226,48 +224,6 @@ def test_noise_of_a_second_generation_on_fewer_patches_is_told(source: Path, tmp
     assert told.noise("patch") == pytest.approx(np.square(z - y).sum() / np.square(z).sum(), rel=0.1)
     cosines = (z * y).sum(-1) / np.linalg.norm(z, axis=-1) / np.linalg.norm(y, axis=-1)
     assert told.floors("patch")[0] == pytest.approx(1 - cosines.mean(), rel=0.12)
-    assert not verify(report.cache.location).problems
-
-
-@pytest.fixture
-def foreign_code(tmp_path: Path) -> Path:
-    """A cache with codes of a teacher that were calibrated on tokens of other means, and float16 beside them."""
-    specs = (PEOPLE, DatasetSpec("rooms", "scenes", images=70))
-    shifted = np.stack([tokens_of(DENSE, row) - np.float16(3) for row in range(1000, 1100)])
-    code = fit_code(
-        CalibrationSample(tokens=shifted, rows=np.arange(1000, 1100), prefix_tokens=0, patch_grid=DENSE.patch_grid),
-        ratio=4,
-    )
-    cache = caches.create_datasets(tmp_path / "foreign", specs, shard_rows=SHARD_ROWS)
-    for spec in specs:
-        dataset = cache[spec.name]
-        described = {name: getattr(DENSE, name) for name in ("identity", "groups", "patch_grid", "prefix_tokens")}
-        dataset.create_teacher("dense", **described, channels=8, code=code if spec is PEOPLE else None)
-        for shard in range(dataset.shards):
-            caches.write_pixels(cache, spec, shard)
-            digest = dataset.read_trailer("pixels", shard).digest
-            with dataset.write_shard("dense", shard, provenance={}, pixels_digest=digest) as writer:
-                for row in dataset.shard_rows_of(shard):
-                    if row in spec.failed:
-                        writer.fail("no pixels")
-                    else:
-                        writer.append(tokens_of(DENSE, row))
-                writer.finish()
-    store.seal(cache)
-    return tmp_path / "foreign"
-
-
-def test_noise_is_told_where_codes_were_calibrated_on_other_tokens(foreign_code: Path, tmp_path: Path) -> None:
-    report = compact(foreign_code, tmp_path / "new", ratio=8)
-    for dataset in report.cache:
-        rows = dataset.valid_rows(["dense"])
-        true = np.stack([tokens_of(DENSE, row) for row in rows])
-        code = dataset.code("dense")
-        z, y = (code.standardised(x).astype(np.float64) for x in (true, dataset.read(rows, ["dense"])["dense"]))
-        told = dataset.distortion("dense")
-        assert told.noise("patch") == pytest.approx(np.square(z - y).sum() / np.square(z).sum(), rel=0.1)
-        cosines = (z * y).sum(-1) / np.linalg.norm(z, axis=-1) / np.linalg.norm(y, axis=-1)
-        assert told.floors("patch")[0] == pytest.approx(1 - cosines.mean(), rel=0.12)
     assert not verify(report.cache.location).problems
 
 

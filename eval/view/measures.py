@@ -62,11 +62,14 @@ def sorted_rows(
         sort: `norm:TEACHER` (mean norm of a row's patches) or `error:RUN:TEACHER` (mean of 1 - cosine over them).
         sample: rows to measure; None draws as many as take some seconds.
         descending: whether the largest value comes first.
+
+    Raises:
+        errors.MissingName: no such run, or no chosen dataset has such an array.
+        errors.InvalidInput: the measurement failed; the reason is told.
     """
     of_norms = sort.startswith(NORM)
     run, _, teacher = ("", "", sort.removeprefix(NORM)) if of_norms else sort.removeprefix(ERROR).rpartition(":")
-    if not of_norms:
-        opened.run(run)
+    _check_measured(opened, chosen, teacher, run)
     most = ROWS_OF_NORMS if of_norms else ROWS_OF_ERRORS
     places = list(sample) if sample is not None else selection.drawn(chosen, count=most, seed=0)
     values = Values()
@@ -89,7 +92,25 @@ def sorted_rows(
         raise errors.InvalidInput(job.error)
     known = sorted(job.partial.rows, key=lambda entry: (-entry[2] if descending else entry[2], entry[0], entry[1]))
     part = "" if len(places) >= len(chosen) else f"a sample of {len(places):,} of {len(chosen):,} rows"
-    return Measured(rows=known, facts={"state": job.state, "progress": job.progress, "note": part or None})
+    facts = {"state": job.state, "progress": job.progress, "note": part or None, "of": len(chosen)}
+    return Measured(rows=known, facts=facts)
+
+
+def _check_measured(opened: Opened, chosen: Selected, teacher: str, run: str) -> None:
+    """Refuse to measure what no chosen dataset has."""
+    if run and teacher not in opened.run(run).teachers:
+        raise errors.MissingName(
+            f"run '{run}' has no teacher '{teacher[:80]}'; available: {', '.join(opened.run(run).teachers)}"
+        )
+    names = [part.dataset.name for part in chosen.parts]
+    for place, name in enumerate(names):
+        try:
+            tokens.shape_of(opened, name, teacher)
+        except errors.MissingName:
+            if place == len(names) - 1:
+                raise
+        else:
+            return
 
 
 def _measure(opened: Opened, dataset: str, rows: list[int], *, teacher: str, run: str) -> list[tuple[str, int, float]]:

@@ -10,6 +10,8 @@ import { SIZES, captionOf, cell, overlay } from "./thumbs.js";
 const PAGE_ROWS = 120;
 const PAGES_KEPT = 40;
 const ASK_AGAIN_MS = 500;
+const GROWN = 4; // times as many rows as are listed make another list
+const MOST_MEASURED = 100000;
 const LIST = ["from", "group", "status", "reason", "view", "where", "sql", "sort", "order", "sample", "seed"];
 
 /** The question for some rows of a state's list. */
@@ -103,21 +105,21 @@ export function open(main) {
     const first = Math.floor(Number(state.at || 0) / PAGE_ROWS);
     const answer = await rows.fetch(first);
     const total = answer.total ?? first * PAGE_ROWS + answer.rows.length;
-    status.textContent = sentence(state, total, answer);
-    if (answer.state === "building") measuring(state, rows);
+    status.replaceChildren(sentence(state, total, answer), measureAll(state, answer));
+    if (answer.state === "building") measuring(state, rows, total);
     else if (total === 0) nothing.replaceChildren(empty("No row matches.", "Take a condition away, or choose another dataset or status."));
     return total;
   }
 
-  /** An order by what must be measured grows in the background: tell how far it is, and list again at the end. */
-  async function measuring(state, list) {
+  /** An order by what must be measured grows in the background: tell how far it is, and list again as it grows. */
+  async function measuring(state, list, shown) {
     try {
       for (;;) {
         await new Promise((done) => { setTimeout(done, ASK_AGAIN_MS); });
         const answer = await ask("api/rows", listQuestion(state, 0, 1), { signal: list.stop.signal, remember: false });
         if (list !== rows) return;
         status.textContent = sentence(state, answer.total, answer);
-        if (answer.state !== "building") break;
+        if (answer.state !== "building" || answer.total >= Math.max(GROWN * shown, PAGE_ROWS / 4)) break;
       }
       [listed, drawn] = [null, null];
       await update(current());
@@ -170,7 +172,15 @@ function sentence(state, total, { state: progressing, progress, note }) {
   const rest = note ? `; ${note}` : "";
   if (progressing === "building") return `measuring rows: ${Math.round(100 * progress)} %${rest}`;
   const some = `${plural(total, "row")}${rest}`;
-  return state.sample === "" ? some : `a random sample of ${plural(total, "row")} (seed ${state.seed || 0})`;
+  return state.sample === "" || (progressing === "ready" && note === null) ? some : `a random sample of ${plural(total, "row")} (seed ${state.seed || 0})`;
+}
+
+/** Of an order by what was measured on a sample: a button that measures all rows of the list. */
+function measureAll(state, { state: progressing, note, of }) {
+  if (progressing !== "ready" || !note || state.sample !== "") return "";
+  const rows = Math.min(of, MOST_MEASURED);
+  return el("button", { type: "button", class: "needs-cache", onclick: () => go({ sample: String(rows), at: "", index: "" }) },
+    rows === of ? `Measure all ${plural(of, "row")}` : `Measure ${plural(rows, "row")}`);
 }
 
 /** A cell; grey until its row is known. */

@@ -211,6 +211,11 @@ def test_previous_and_next_follow_the_list_that_a_row_was_opened_from(window: Br
     page.get_by_text("Next").click()
     complete(page)
     assert state(page)["row"] == str(worst[2])
+    page.go_back()
+    page.go_back()
+    page.get_by_role("button", name="Measure all 240 rows").click()
+    expect(page.locator(".status")).to_have_text("240 rows")
+    assert page.locator(".cell").first.get_attribute("data-row") == "239"
 
 
 def test_nearest_patches_are_found_and_opened(window: BrowserContext, address: str) -> None:

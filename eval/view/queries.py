@@ -1,7 +1,8 @@
 """Conditions and sorting over manifests: as `data.subset` by Arrow, SQL by DuckDB.
 
 DuckDB works in memory, on tables that it is handed: it may open no file, load nothing and change no setting, and a
-query is one SELECT that ends after some seconds. What a condition of a stranger may do is compute.
+query is one SELECT that ends after some seconds. What a condition of a stranger may do is compute, in functions whose
+results stay small (`sql_condition.py`).
 """
 
 import threading
@@ -16,6 +17,7 @@ import pyarrow as pa
 
 from eval.view.manifests import Manifest
 from eval.view.parts import DatasetPart
+from eval.view.sql_condition import TABLE, check_condition
 from store import errors
 from store.common.row_filter import parse
 from store.format.manifest import SCHEMA
@@ -83,10 +85,9 @@ def rows_where_sql(manifest: Manifest, condition: str) -> npt.NDArray[np.int64]:
     """
     _check_length(condition)
     with _connection({"p": manifest.table}, seconds=QUERY_SECONDS) as connection:
-        connection.execute(f"CREATE VIEW manifest AS {_whole('p', manifest.part)}")
-        table = _select(connection, f"SELECT row FROM manifest WHERE (\n{condition}\n)")
-    if table.schema.names != ["row"] or table.schema.field("row").type != pa.int64():
-        raise errors.InvalidInput("sql: expected a condition such as view = 0 and path like '%dog%'")
+        check_condition(connection, condition)
+        connection.execute(f"CREATE VIEW {TABLE} AS {_whole('p', manifest.part)}")
+        table = _select(connection, f"SELECT row FROM {TABLE} WHERE (\n{condition}\n)")
     return np.asarray(table["row"].drop_null().to_numpy())
 
 

@@ -1,0 +1,1 @@
+"""Task heads: decoders trained on a frozen encoder, loaded, trained and scored."""

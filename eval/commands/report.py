@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from eval.comparison.ranking import Comparison
     from eval.encoders.open_encoder import OpenEncoder
     from eval.report.build import SweepInfo
-    from eval.report.sections.scores import RunScores
+    from eval.report.sections.score_targets import RunScores
     from eval.runs.open_run import OpenRun
     from eval.runs.select import Selected
 
@@ -135,10 +135,12 @@ def fidelity(
     from rich.console import Console
 
     from eval.comparison.paired import in_common
+    from eval.fidelity.held_out import refuse_without_rows
     from eval.fidelity.measure import Settings
     from eval.report.build import scores_of
     from eval.runs import cached
     from eval.runs.select import select
+    from train.data.mixture import Mixture
 
     if by not in ("kind", "dataset"):
         raise InvalidInput(f"--by '{by}': expected kind or dataset")
@@ -147,6 +149,8 @@ def fidelity(
     settings = Settings(rows_per_dataset=rows, fit_rows=fit_rows)
     for name, run in opened.items():
         cached.require_fidelity(run, settings, peers=peers.get(name))
+        if isinstance(run.data, Mixture):
+            refuse_without_rows(name, run.data)
     tables = {
         name: cached.fidelity(run, settings, peers=peers.get(name), progress=True) for name, run in opened.items()
     }
@@ -208,12 +212,14 @@ def _sweep_info(selected: "Selected", runs: Mapping[str, Path], *, baseline: str
 
 def _show_scores(console: "Console", scores: "Sequence[RunScores]", *, by_dataset: bool = False) -> None:
     """Print tables of cosine and smooth-L1, and the verdict in words."""
-    from eval.report.sections.scores import SCORE_TITLES, decoded_notes, terminal_table, verdict
+    from eval.report.sections.score_targets import by_targets, decoded_notes
+    from eval.report.sections.scores import SCORE_TITLES, terminal_table, verdict
     from eval.report.tables import to_rich
 
-    for score in ("cosine", "smooth_l1"):
-        table = terminal_table(scores, score, by_dataset=by_dataset)
-        console.print(to_rich(table, title=SCORE_TITLES[score]), "")
+    for targets, part in by_targets(scores):
+        for score in ("cosine", "smooth_l1"):
+            table = terminal_table(part, score, by_dataset=by_dataset)
+            console.print(to_rich(table, title=SCORE_TITLES[score] + (f", {targets}" if targets else "")), "")
     console.print(TERMINAL_LEGEND, style="dim")
     for note in decoded_notes(scores):
         console.print(note)

@@ -10,6 +10,36 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from store.cache.dataset import Dataset
+from store.errors import InvalidInput
+from train.data.mixture import Mixture
+
+
+def refuse_without_rows(run: str, mixture: Mixture) -> None:
+    """Refuse to measure fidelity where no row is held out.
+
+    Args:
+        run: name of the run, for the message.
+        mixture: rows that it was trained on, and those held out.
+
+    Raises:
+        InvalidInput: saying what is missing, and what to do.
+    """
+    for sentence in notes(run, mixture):
+        raise InvalidInput(sentence)
+
+
+def notes(run: str, mixture: Mixture) -> list[str]:
+    """Return a sentence about a run that has no held-out row to be scored on; none if it has."""
+    if any(len(source.rows) for source in mixture.held_out):
+        return []
+    where = ", ".join(f"'{cache.location}'" for cache in mixture.caches)
+    used = ", ".join(f"'{source.dataset.name}'" for source in mixture.held_out)
+    found = f"no usable row of {used} in {where}" if used else f"no dataset of split 'val' that it used in {where}"
+    return [
+        f"run '{run}' has no held-out rows to be scored on: expected some with {', '.join(mixture.teachers)}, "
+        f"found {found}. Pass a cache of these teachers that has held-out rows too with --cache, or extract a dataset "
+        'with split = "val" and train anew'
+    ]
 
 
 def image_keys(dataset: Dataset) -> pa.ChunkedArray:

@@ -11,7 +11,7 @@ from eval.analyses.pca import images_of
 from eval.comparison.paired import in_common
 from eval.comparison.ranking import Comparison
 from eval.encoders.open_encoder import OpenEncoder
-from eval.fidelity import measure, target_norms
+from eval.fidelity import held_out, measure, target_norms
 from eval.fidelity.scores import summarise
 from eval.probes import probe_results
 from eval.report.page import Item, Page, Section
@@ -19,11 +19,12 @@ from eval.report.run_view import RunView
 from eval.report.sections import about, analyses, comparison, extraction, pictures, probes
 from eval.report.sections import scores as fidelity_section
 from eval.report.sections.pictures import RunPictures
-from eval.report.sections.scores import RunScores
+from eval.report.sections.score_targets import RunScores, decoded_notes
 from eval.runs import cached
 from eval.runs.open_run import OpenRun
 from store.common.text import some
 from store.errors import InvalidInput
+from train.data.mixture import Mixture
 
 # Titles of results that the page shows if their commands have stored them.
 ANALYSES = {
@@ -131,7 +132,7 @@ def build(
     ]
     verdict = comparison.headline(compared) if several else fidelity_section.verdict(scores[0])
     warnings = comparison.warnings(compared) if several else fidelity_section.warnings(scores[0])
-    notes = [*fidelity_section.decoded_notes(scores), *warnings, *_notes(runs, views, sweeps)]
+    notes = [*decoded_notes(scores), *warnings, *_notes(runs, views, sweeps)]
     page = _page(views, scores, sections, verdict=verdict, notes=notes, titles=sweeps.titles)
     return Report(page=page, scores=scores, views=views, compared=compared)
 
@@ -139,7 +140,9 @@ def build(
 def _notes(runs: Mapping[str, OpenRun], views: Sequence[RunView], sweeps: SweepInfo) -> list[str]:
     absent = [f"Not all runs are here: {some(sweeps.absent)}."] if sweeps.absent else []
     norms = target_norms.notes({name: opened.run.target_norms for name, opened in runs.items()})
-    return [*absent, *about.notes(views), *norms]
+    mixtures = {name: opened.data for name, opened in runs.items() if isinstance(opened.data, Mixture)}
+    unscored = [f"{note}." for name, mixture in mixtures.items() for note in held_out.notes(name, mixture)]
+    return [*absent, *unscored, *about.notes(views), *norms]
 
 
 def scores_of(name: str, table: pa.Table) -> RunScores:

@@ -36,7 +36,7 @@ def teacher_tokens(name: str, pixels: np.ndarray) -> np.ndarray:
     return np.concatenate([patches.mean(0, keepdims=True)] * prefix_tokens + [patches]).astype(np.float32)
 
 
-def build_cache(path: Path, codes: Mapping[tuple[str, str], Code] | None = None) -> Cache:
+def build_cache(path: Path, codes: Mapping[tuple[str, str], Code] | None = None, *, held_out: bool = True) -> Cache:
     """Two groups of photographs; each is trained on, held out as other views, and held out as other photographs.
 
     `codes` has the codes of some (dataset, teacher); all other tokens are stored as float16.
@@ -46,6 +46,8 @@ def build_cache(path: Path, codes: Mapping[tuple[str, str], Code] | None = None)
         seen = {f"{group}-{number}.jpg": 1000 + number for number in range(5)}
         new = {f"{group}-{number}.jpg": 2000 + number for number in range(5, 8)}
         add_dataset(cache, group, group=group, split="train", images=seen, codes=codes)
+        if not held_out:
+            continue
         # A held-out list may be mixed: one photograph of training among new ones, and a new one of a known name.
         mixed = {**new, f"{group}-0.jpg": 1000, f"{group}-1.jpg": 9999}
         add_dataset(cache, f"{group}-crops", group=group, split="val", images=seen, first_view=VIEWS, codes=codes)

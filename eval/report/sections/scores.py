@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -24,8 +23,9 @@ from eval.fidelity.predictors import (
 from eval.fidelity.scores import KINDS, PATCH, PREFIX, Score, ordered, pick
 from eval.report.charts import Dot, dot_chart
 from eval.report.page import Block, Card, Chart, ChartsBlock, Section, TableBlock
+from eval.report.sections.score_targets import RunScores, by_targets
 from eval.report.tables import MISSING, Cell, Column, Table, interval_cell, number_cell, text_cell
-from train.run.headline import DECODED, PATCH_COSINE
+from train.run.headline import PATCH_COSINE
 
 SCORE_TITLES = {
     "cosine": "Cosine similarity (higher is better)",
@@ -49,15 +49,6 @@ DIGITS = 3
 SHOWN_PHOTOGRAPHS = 5  # of the lowest and of the highest cosine
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunScores:
-    """The scores of one run: pooled by kind of held-out row, and by dataset."""
-
-    name: str
-    by_kind: Sequence[Score]
-    by_dataset: Sequence[Score]
-
-
 def section(runs: Sequence[RunScores], *, more: Sequence[Block] = ()) -> Section:
     """Show tables and charts of the scores of one or several runs.
 
@@ -72,18 +63,11 @@ def section(runs: Sequence[RunScores], *, more: Sequence[Block] = ()) -> Section
         for kind in ordered((score.group for run in runs for score in run.by_kind), KINDS)
     ]
     blocks: list[Block] = [ChartsBlock(charts=charts)]
+    parts = by_targets(runs)
     for score in SCORES:
         shown = (score == "cosine" and len(runs) <= UNFOLDED_RUNS) or (score == "smooth_l1" and len(runs) == 1)
-        name = SCORE_TITLES[score].partition(" (")[0]
-        folded = "" if shown else f"Show {name[:1].lower()}{name[1:]}"
-        blocks.append(TableBlock(table=score_table(runs, score), title=SCORE_TITLES[score], folded=folded))
-    blocks.append(
-        TableBlock(
-            table=score_table(runs, "cosine", by_dataset=True),
-            title=SCORE_TITLES["cosine"],
-            folded="Show cosine similarity dataset by dataset",
-        )
-    )
+        blocks += [_table_block(part, score, targets=targets, shown=shown) for targets, part in parts]
+    blocks += [_table_block(part, "cosine", targets=targets, by_dataset=True) for targets, part in parts]
     blocks += more
     return Section(
         anchor="fidelity",
@@ -99,6 +83,16 @@ def section(runs: Sequence[RunScores], *, more: Sequence[Block] = ()) -> Section
         ),
         blocks=blocks,
     )
+
+
+def _table_block(
+    runs: Sequence[RunScores], score: str, *, targets: str, shown: bool = False, by_dataset: bool = False
+) -> TableBlock:
+    """Make a table with its title, which says what the targets are unless they are true tokens."""
+    name, suffix = SCORE_TITLES[score].partition(" (")[0], f", {targets}" if targets else ""
+    folded = "" if shown else f"Show {name[:1].lower()}{name[1:]}{' dataset by dataset' * by_dataset}{suffix}"
+    table = score_table(runs, score, by_dataset=by_dataset)
+    return TableBlock(table=table, title=SCORE_TITLES[score] + suffix, folded=folded)
 
 
 def score_table(runs: Sequence[RunScores], score: str, *, by_dataset: bool = False) -> Table:
@@ -203,26 +197,6 @@ def verdict(run: RunScores) -> list[str]:
         listed = "; ".join(f"{what} {', '.join(names)}" for what, names in others.items() if names)
         sentences.append(text + (f" ({listed})." if listed else "."))
     return sentences
-
-
-def decoded_notes(runs: Sequence[RunScores]) -> list[str]:
-    """Write one sentence about the held-out rows whose targets are stored in codes; none if all are true tokens."""
-    floors = {
-        (s.group, s.teacher): 1 - s.of("cosine")[0]
-        for run in runs
-        for s in run.by_dataset
-        if (s.predictor, s.token_type) == (CODE, PATCH)
-    }
-    if not floors:
-        return []
-    listed = "; ".join(
-        f"{teacher} on {dataset.removesuffix(DECODED)}, floor {floor:.{DIGITS}f}"
-        for (dataset, teacher), floor in sorted(floors.items())
-    )
-    return [
-        f"Targets decoded: {listed}. The floor is the mean of 1 \N{MINUS SIGN} cosine between decoded and true tokens, "
-        "which no student can undercut. These scores do not compare with those on true tokens."
-    ]
 
 
 def photographs_by_difficulty(sums: pa.Table) -> TableBlock | None:

@@ -24,6 +24,7 @@ from train.run import log
 from train.run.headline import DECODED
 
 CODED = ("people", "scenes", "people-mixed")  # of alpha, in part of its patches; of beta those trained on alone
+HELD_OUT = [(group, kind) for group in ("people", "scenes") for kind in ("crops", "mixed")]
 EVERYTHING = Settings(rows_per_dataset=1000, fit_rows=60)
 
 
@@ -82,6 +83,41 @@ def test_the_report_and_the_terminal_say_what_is_decoded(
         "people-mixed": ["beta"],
         "people-mixed" + DECODED: ["alpha"],
     }
+
+
+def test_tables_hold_one_kind_of_targets(opened: OpenRun, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fidelity", str(opened.directory), "--by", "dataset", "--fit-rows", "60"]) == 0
+    printed = capsys.readouterr().out
+    (dataset,) = {source.dataset for source in opened.mixture.held_out if source.codes(["alpha"])}
+    title = f"targets decoded, floor {dataset.distortion('alpha').floors('patch')[0]:.3f} (alpha)"
+    first, second = (printed.split(f"{score}")[1:] for score in ("Cosine similarity", "Smooth-L1 distance"))
+    for tables in (first, second):
+        assert len(tables) == 2
+        assert title not in tables[0].splitlines()[0]
+        assert title in " ".join(tables[1].split())
+
+
+def test_codes_alone_are_told_to_compare_with_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    codes = {
+        (f"{group}-{kind}", name): code_of(name, ratio=3) for name in ("alpha", "beta") for group, kind in HELD_OUT
+    }
+    run = train_run(build_cache(tmp_path / "cache", codes), tmp_path / "run", schedule={"steps": 1})
+    assert main(["fidelity", str(run), "--fit-rows", "60"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.count("targets decoded, floor") == printed.count("higher is better") + printed.count(
+        "lower is better"
+    )
+    assert "No held-out row has float16 tokens: for scores that compare" in printed
+
+
+def test_a_run_without_held_out_rows_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = train_run(build_cache(tmp_path / "cache", held_out=False), tmp_path / "run", schedule={"steps": 1})
+    assert main(["fidelity", str(run), "--fit-rows", "60"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "run 'run' has no held-out rows to be scored on: expected some with alpha, beta, found no" in line
+    assert "--cache" in line
+    assert main(["report", str(run), "--out", str(tmp_path / "page"), "--pictures", "0"]) == 0
+    assert "has no held-out rows to be scored on" in (tmp_path / "page" / "index.html").read_text()
 
 
 def test_analyses_read_decoded_tokens(opened: OpenRun) -> None:

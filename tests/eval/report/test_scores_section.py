@@ -6,7 +6,8 @@ import pytest
 
 from eval.fidelity.predictors import LINEAR_STUDENT, LINEAR_UNTRAINED, MEAN, ROUNDING, STUDENT, UNTRAINED
 from eval.fidelity.scores import HELD_OUT_PHOTOGRAPHS, HELD_OUT_VIEWS, Score
-from eval.report.sections.scores import RunScores, cards, score_table, section, verdict, warnings
+from eval.report.sections.score_targets import RunScores
+from eval.report.sections.scores import cards, score_table, section, verdict, warnings
 
 NAN = math.nan
 COLUMNS = {"before": UNTRAINED, "mean": MEAN, "linear": LINEAR_UNTRAINED, "student": STUDENT, "trained": LINEAR_STUDENT}

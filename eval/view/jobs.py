@@ -75,6 +75,11 @@ class Jobs:
         threading.Thread(target=self._run, args=(job, compute), daemon=True).start()
         return job
 
+    def forget(self) -> None:
+        """Forget all results; what is being computed is begun again when it is next asked for."""
+        with self._lock:
+            self._jobs.clear()
+
     def wait(self) -> None:
         """Return once all computations that were begun have ended."""
         with self._lock:

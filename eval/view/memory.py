@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from typing import Any, TypeVar
 
 Value = TypeVar("Value")
@@ -43,6 +43,12 @@ class Memory:
             self.used_bytes += size
             while self.used_bytes > self.limit_bytes:
                 self.used_bytes -= self._kept.popitem(last=False)[1][1]
+
+    def clear(self, kinds: Collection[str] | None = None) -> None:
+        """Forget all values, or those whose key is a tuple that begins with one of `kinds`."""
+        with self._lock:
+            for key in [key for key in self._kept if kinds is None or (isinstance(key, tuple) and key[0] in kinds)]:
+                self.used_bytes -= self._kept.pop(key)[1]
 
     def get_or_make(self, key: Hashable, make: Callable[[], Value], size_of: Callable[[Value], int]) -> Value:
         """Return a value, made by the first of the threads that ask for it at once; None is never kept."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import store
+from eval.view.changes import state_of
 from eval.view.jobs import Jobs
 from eval.view.memory import Memory
 from eval.view.shapes import StudentRun
@@ -50,12 +51,17 @@ class Opened:
     jobs: Jobs = field(default_factory=lambda: Jobs(RESULT_BYTES))
     warmed: bool = False
     _listing: Listing | None = None
+    _state: Any = None
     _lock: Any = field(default_factory=threading.Lock)
 
     def listing(self, *, again: bool = False) -> Listing:
-        """Return the datasets and teachers; listed again only if asked for, because storages may be slow at it."""
+        """Return the datasets and teachers; listed again only if asked for, because storages may be slow at it.
+
+        If the cache is another than it was, what is remembered of it is forgotten.
+        """
         with self._lock:
             if self._listing is None or again:
+                self._notice_changes()
                 datasets = {dataset.name: dataset for dataset in self.cache}
                 stored = [part for name in datasets for part in self.cache.parts(name)]
                 with ThreadPoolExecutor(LISTED_TOGETHER) as pool:  # many small reads, and storages may be far away
@@ -64,6 +70,14 @@ class Opened:
                     teachers = dict(zip(datasets, pool.map(_teachers, datasets.values(), parts.values()), strict=True))
                 self._listing = Listing(datasets=datasets, parts=parts, teachers=teachers)
             return self._listing
+
+    def _notice_changes(self) -> None:
+        state = state_of(self.cache)
+        if self._state is not None and state != self._state:
+            self.cache = store.open(self.cache.location)
+            self.memory.clear()
+            self.jobs.forget()
+        self._state = state
 
     def dataset(self, name: str) -> store.Dataset:
         """Return a dataset.

@@ -22,6 +22,7 @@ from store.inspection.info import ArrayInfo, CacheInfo, inspect
 
 FEW_SHARDS = 2000  # of all arrays, with which everything is told at once
 COUNTED_BYTES = 2**20
+LISTS = frozenset({"selected", "sorted"})  # what is remembered of lists of rows
 
 
 def overview(opened: Opened) -> dict[str, Any]:
@@ -39,6 +40,7 @@ def overview(opened: Opened) -> dict[str, Any]:
             info, failures = job.result
     known = {} if info is None else {(d.name, a.name): a for d in info.datasets for a in d.arrays}
     datasets = [_dataset(opened, dataset, known) for dataset in listing.datasets.values()]
+    _forget_lists(opened, [array["status"] for dataset in datasets for array in dataset["arrays"]])
     return {
         "cache": opened.cache.location,
         "uuid": opened.cache.uuid,
@@ -116,6 +118,13 @@ def _status(
         return {"ok": None, "failed": None, "missing": None, "unsealed": None}
     ok, failed = (sum(record.counts.get(state, 0) for record in found if record) for state in ("ok", "failed"))
     return {"ok": ok, "failed": failed, "missing": dataset.rows - ok - failed, "unsealed": 0}
+
+
+def _forget_lists(opened: Opened, statuses: list[dict[str, int | None]]) -> None:
+    """Forget lists of rows if there are more rows than when the overview was last asked for."""
+    if opened.memory.get("counted") != statuses:
+        opened.memory.clear(LISTS)
+    opened.memory.put("counted", statuses, 0)
 
 
 def _identity(dataset: store.Dataset, info: TeacherInfo | None) -> str:

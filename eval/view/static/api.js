@@ -122,7 +122,7 @@ function count(change) {
 
 /** The overview, which every page needs: names of datasets, arrays, teachers and runs. */
 export function overview({ again = false } = {}) {
-  if (again) answers.delete("api/overview");
+  if (again) answers.clear(); // the cache may be another by now
   return ask("api/overview");
 }
 

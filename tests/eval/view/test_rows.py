@@ -1,6 +1,7 @@
 """The overview, pages of rows under conditions and in orders, single rows: against the manifest read directly."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -200,6 +201,30 @@ def test_a_dataset_of_several_parts_is_one(
         assert (whole.status_of("dino", [13]) == OK).all()
         store.seal(cache)
         page = page_of(cache)
+
+
+def test_images_that_are_added_while_the_page_is_served_are_there_when_it_is_loaded_again(
+    tmp_path: Path, page_of: Callable[[store.Cache], Page]
+) -> None:
+    cache = caches.make_cache(tmp_path / "cache", caches.DATASETS[:1], caches.TEACHERS[:1])
+    page = page_of(cache)
+
+    def total(**query: str) -> int:
+        return int(page.get("/api/rows", dataset="flowers", **query)["total"])
+
+    assert (page.get("/api/overview")["datasets"][0]["rows"], total(status="dino:ok")) == (10, 8)
+    spec = caches.DatasetSpec("flowers--part-0001", "generic", images=3, views=2, failed={1})
+    part = cache.create_part("flowers", images=caches.image_list(spec))
+    assert page.get("/api/overview")["datasets"][0]["rows"] == 16
+    assert (total(), total(status="dino:ok"), total(status="missing")) == (16, 8, 6)
+    for shard in range(part.shards):
+        caches.write_pixels(cache, spec, shard)
+        caches.write_tokens(cache, spec, caches.TEACHERS[0], shard)
+    page.get("/api/overview")
+    assert (total(status="dino:ok"), total(status="missing")) == (13, 0)
+    store.seal(cache)
+    page.get("/api/overview")
+    assert (total(status="dino:ok"), total(where="row > 9")) == (13, 6)
 
 
 def test_a_large_cache_is_told_from_its_seals_at_once_and_counted_later(

@@ -60,7 +60,7 @@ def run(
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except ModuleNotFoundError as error:
-        message = missing_extra(error.name or "", program=prog.split()[-1])
+        message = missing_extra(error.name or "", program=f"{prog} {arguments[0]}".split()[1])
         if message is None:
             raise
         print(f"error: {message}", file=sys.stderr)

@@ -18,16 +18,18 @@ EXTRAS = {
 }
 """Modules by extra. Those of an extra named like a program are what that program needs."""
 
+EXTRA_OF = {"init": "extract"}  # of programs that have none of their own name
+
 
 def missing_extra(module: str, *, program: str) -> str | None:
     """Return the message for a module that a program could not import; None if no extra brings it.
 
     Args:
         module: dotted name of the module that was not found.
-        program: `store`, `extract`, `train` or `eval`, whose own extra is named if it brings the module.
+        program: `store`, `extract`, `view` and so on, whose own extra is named if it brings the module.
     """
     top = module.partition(".")[0]
-    extras = [extra for extra in (program, *EXTRAS) if top in EXTRAS.get(extra, ())]
+    extras = [extra for extra in (EXTRA_OF.get(program, program), *EXTRAS) if top in EXTRAS.get(extra, ())]
     if not extras:
         return None
     return f"'{top}' is not installed. Run: pip install 'codistill[{extras[0]}]'"

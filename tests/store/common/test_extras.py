@@ -34,4 +34,6 @@ def test_the_extra_of_the_program_is_named_first() -> None:
     assert missing_extra("torch.nn", program="train") == "'torch' is not installed. Run: pip install 'codistill[train]'"
     assert "codistill[extract]" in str(missing_extra("torch", program="extract"))
     assert "codistill[inspect]" in str(missing_extra("matplotlib.pyplot", program="store"))
+    assert "codistill[view]" in str(missing_extra("PIL.Image", program="view"))
+    assert "codistill[extract]" in str(missing_extra("PIL.Image", program="init"))
     assert missing_extra("my_teachers", program="extract") is None

@@ -4,42 +4,34 @@
     python -m benchmarks.train --scale small           # takes seconds; the tests run it
     python -m benchmarks.train --batch 64 --steps 20   # on a GPU
 
-Three ways are measured in one process, one after another on the same rows: `bare` (forward, loss, backward, clipping,
-AdamW on one batch that stays in memory), `cached` (the trainer: reading, masks, checks, log records), `live` (the
-trainer, with the targets of every batch computed by the teachers in bfloat16, as DUNE does). Then cached and live run
-again in float32 without teacher dropping, to compare their losses step by step.
+Four ways are measured in one process, in turn on the same rows: `bare` (forward, loss, backward, clipping, AdamW on one
+batch that stays in memory), `cached` (the trainer: reading, masks, checks, log records), `codes at 16x` (the same from
+codes, which the trainer decodes), `live` (the trainer, with the targets of every batch computed by the teachers in
+bfloat16, as DUNE does). Then cached and live run again in float32 without teacher dropping, to compare their losses
+step by step.
 """
 
 import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 import torch
 import tyro
-from torch import Tensor
 
-import store
-from backbones import dino
 from backbones.images import normalise
-from backbones.vit import DinoVisionTransformer
 from benchmarks.machine import describe as describe_machine
-from benchmarks.noise import manifest_of_noise
+from benchmarks.train_data import SCALES, Scale, build_cache, coded_caches, make_teachers, tokens_of
 from extract.teachers.base import Teacher
-from extract.teachers.croco import CrocoEncoder
-from extract.teachers.dinov2 import DinoTeacher
-from extract.teachers.mast3r import CrocoTeacher
-from extract.teachers.options import Request
 from store.format.schema import PIXELS
 from train.data.buffers import row_bytes
 from train.data.loader import Batch, Loader
-from train.data.mixture import Mixture
+from train.data.mixture import Mixture, cached_forms
 from train.data.open_caches import describe, open_mixture
 from train.distributed import Ranks
 from train.objective.losses import teacher_loss
@@ -52,23 +44,6 @@ from train.step import Stepper, arithmetic
 
 WARMUP_STEPS = 2
 ROUNDS = 5  # the bare loop and the trainer take turns
-SHARD_ROWS = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scale:
-    """Sizes of the views (px), of the teachers (embed_dim, depth, num_heads), the student's recipe and the batch."""
-
-    image_size: int
-    teacher: tuple[int, int, int]
-    recipe: str
-    batch: int
-
-
-SCALES = {
-    "full": Scale(image_size=336, teacher=(1024, 24, 16), recipe="dune-base-336", batch=2),
-    "small": Scale(image_size=56, teacher=(64, 2, 1), recipe="tiny", batch=6),
-}
 
 
 def main(
@@ -78,6 +53,7 @@ def main(
     parity_steps: int = 4,
     device: str = "auto",
     teacher_dtype: str = "float32",
+    ratios: tuple[float, ...] = (16.0,),
     cache: Path | None = None,
     out: Path = Path("benchmarks/results/train.json"),
 ) -> dict[str, Any]:
@@ -90,24 +66,33 @@ def main(
         parity_steps: number of steps whose losses are compared; 0 compares none.
         device: auto, cpu or cuda.
         teacher_dtype: precision of the teachers that compute the stored tokens and those that losses are compared with.
-        cache: directory for the cache, which stays; None uses a temporary directory.
+        ratios: codes to train from too; each takes a cache, encoded at about 10 MB of float16 a second and thread.
+        cache: directory for the cache, which stays, with those of codes beside it; None uses a temporary directory.
         out: JSON file to write.
     """
     chosen_device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     sizes = SCALES[scale]
     images = batch or (64 if chosen_device.type == "cuda" and scale == "full" else sizes.batch)
-    location = cache or Path(tempfile.mkdtemp(prefix="codistill-benchmark-"))
+    folder = Path(tempfile.mkdtemp(prefix="codistill-benchmark-")) if cache is None else cache.parent
+    location = cache or folder / "float16"
     try:
         teachers = make_teachers(sizes, dtype=teacher_dtype, device=chosen_device)
         if not (location / "features.zarr").exists():
             rows = images * max(4, min(WARMUP_STEPS + steps, 256 // images))
             build_cache(location, teachers, sizes, rows=rows, batch=images)
         report = measure(
-            location, teachers, sizes, images=images, steps=steps, parity_steps=parity_steps, device=chosen_device
+            location,
+            teachers,
+            sizes,
+            images=images,
+            steps=steps,
+            parity_steps=parity_steps,
+            coded=coded_caches(location, ratios),
+            device=chosen_device,
         )
     finally:
         if cache is None:
-            shutil.rmtree(location, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
     report = {
         "scale": scale,
         "sizes": asdict(sizes),
@@ -121,75 +106,6 @@ def main(
     return report
 
 
-def make_teachers(sizes: Scale, *, dtype: str, device: torch.device) -> dict[str, Teacher]:
-    """Build DUNE's three teachers with random weights."""
-    width, depth, heads = sizes.teacher
-    torch.manual_seed(0)
-    requests = {
-        name: Request.model_validate({"model": name, "weights": "random", "dtype": dtype})
-        for name in ("dinov2", "multihmr", "mast3r")
-    }
-    teachers: dict[str, Teacher] = {}
-    for name, registers in (("dinov2", 4), ("multihmr", 0)):
-        network = DinoVisionTransformer(
-            embed_dim=width, depth=depth, num_heads=heads, register_tokens=registers, layer_scale=1.0
-        )
-        architecture = dino.infer(network.state_dict(), num_heads=heads, source="random weights")
-        teachers[name] = DinoTeacher(
-            network, request=requests[name], architecture=architecture, keep_cls=name == "dinov2"
-        )
-    encoder = CrocoEncoder(embed_dim=width, depth=depth, num_heads=heads, patch_size=16, mlp_hidden=4 * width)
-    teachers["mast3r"] = CrocoTeacher(encoder, request=requests["mast3r"], architecture={})
-    return {name: teacher.place_on(device) for name, teacher in sorted(teachers.items())}
-
-
-def tokens_of(teacher: Teacher, pixels: Tensor) -> Tensor:
-    """Return prefix and patches (B, P + N, C) in float32."""
-    return torch.cat(teacher(pixels), dim=1)
-
-
-def build_cache(location: Path, teachers: dict[str, Teacher], sizes: Scale, *, rows: int, batch: int) -> None:
-    """Write a sealed cache of smooth random pixels and the teachers' tokens of them."""
-    cache = store.create(location, {"image_size": sizes.image_size, "shard_rows": SHARD_ROWS})
-    paths = [f"{row}.png" for row in range(rows)]
-    numbers = pa.array(range(rows), pa.int64())
-    images = pa.table({"image_index": numbers, "path": paths, "bytes": numbers})
-    dataset = cache.create_dataset("noise", images=images, group="all", split="train", mode="train", views=1)
-    grid = sizes.image_size // 14
-    for name, teacher in teachers.items():
-        dataset.create_teacher(
-            name,
-            identity={"random": name},
-            groups=["all"],
-            patch_grid=(grid, grid),
-            prefix_tokens=teacher.prefix_tokens,
-            channels=teacher.channels,
-        )
-    for shard in range(dataset.shards):
-        shard_rows = dataset.shard_rows_of(shard)
-        pixels = _noise(len(shard_rows), sizes.image_size, seed=shard)
-        with dataset.write_shard(PIXELS, shard, provenance={}) as writer:
-            for view in pixels.numpy():
-                writer.append(view)
-            writer.finish(manifest=manifest_of_noise(shard_rows))
-        digest = dataset.read_trailer(PIXELS, shard).digest
-        for name, teacher in teachers.items():
-            with dataset.write_shard(name, shard, provenance={}, pixels_digest=digest) as writer:
-                for part in torch.split(pixels, batch):
-                    for row in tokens_of(teacher, part).half().cpu().numpy():
-                        writer.append(row)
-                writer.finish()
-    store.seal(cache)
-
-
-def _noise(count: int, size: int, *, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(count, 3, 9, 9, generator=generator)
-    fine = 0.1 * torch.rand(count, 3, size, size, generator=generator)
-    smooth = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic")
-    return ((smooth + fine).clamp(0, 1) * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-
-
 def measure(
     location: Path,
     teachers: dict[str, Teacher],
@@ -198,27 +114,33 @@ def measure(
     images: int,
     steps: int,
     parity_steps: int,
+    coded: Mapping[float, Path],
     device: torch.device,
 ) -> dict[str, Any]:
-    """Time the three ways of training, then compare the losses of cached and live."""
+    """Time the ways of training, then compare the losses of cached and live."""
     total = WARMUP_STEPS + steps
     timing = _recipe(sizes, images=images, steps=max(total, 2), values={"optim.precision": "bf16"})
     mixture = open_mixture(timing, [str(location)])
+    cached = {"cached": mixture} | {
+        f"codes at {ratio:g}x": open_mixture(timing, [str(place)]) for ratio, place in coded.items()
+    }
     report: dict[str, Any] = {
         "batch": images,
         "steps": steps,
-        "row_bytes": row_bytes(mixture.teachers, image_size=mixture.image_size),
+        "ways": list(cached),
+        "row_bytes": {name: _row_bytes(of_way) for name, of_way in cached.items()},
     }
-    rounds: dict[str, list[dict[str, float]]] = {"bare": [], "cached": []}
-    for _ in range(ROUNDS):  # in turn, so that other load on the machine falls on both
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in ("bare", *cached)}
+    for _ in range(ROUNDS):  # in turn, so that other load on the machine falls on all
         rounds["bare"].append(time_bare(timing, mixture, device=device, steps=steps))
-        rounds["cached"].append(time_trainer(timing, mixture, device=device, steps=steps))
+        for name, of_way in cached.items():
+            rounds[name].append(time_trainer(timing, of_way, device=device, steps=steps))
     report |= {name: _median(of_way) for name, of_way in rounds.items()} | {"rounds": rounds}
+    report["over_cached"] = {name: _median_ratio(rounds[name], rounds["cached"]) for name in list(cached)[1:]}
     fast = make_teachers(sizes, dtype="bfloat16", device=device)
     report["live"] = time_trainer(timing, mixture, device=device, steps=steps, teachers=fast)
     del fast
-    ratios = [cached["step_s"] / bare["step_s"] for cached, bare in zip(rounds["cached"], rounds["bare"], strict=True)]
-    report["overhead_over_bare"] = sorted(ratios)[ROUNDS // 2] - 1  # of neighbouring rounds, which had the same load
+    report["overhead_over_bare"] = _median_ratio(rounds["cached"], rounds["bare"]) - 1
     report["live_over_cached"] = report["live"]["step_s"] / report["cached"]["step_s"]
     if parity_steps:
         values = {"optim.precision": "fp32", "sharing.drop_probability": 0.0, "optim.lr": 3e-4 * 256 / images}
@@ -233,6 +155,17 @@ def measure(
 def _median(rounds: list[dict[str, float]]) -> dict[str, float]:
     """Return the round with the median time."""
     return sorted(rounds, key=lambda one: one["step_s"])[len(rounds) // 2]
+
+
+def _median_ratio(rounds: list[dict[str, float]], others: list[dict[str, float]]) -> float:
+    """Return the median ratio of the times of neighbouring rounds, which had the same load."""
+    return sorted(one["step_s"] / other["step_s"] for one, other in zip(rounds, others, strict=True))[ROUNDS // 2]
+
+
+def _row_bytes(mixture: Mixture) -> int:
+    """Return the bytes of a row as it is read: pixels, and the tokens or codes of all teachers."""
+    forms = cached_forms(mixture.sources, mixture.teachers)
+    return row_bytes(mixture.teachers, image_size=mixture.image_size, forms=forms)
 
 
 def _recipe(sizes: Scale, *, images: int, steps: int, values: dict[str, Any]) -> Recipe:
@@ -364,17 +297,19 @@ def as_markdown(report: dict[str, Any]) -> str:
     torch_version = report["machine"]["versions"]["torch"]
     lines = [
         f"{report['device']}, {report['threads']} threads, torch {torch_version}; scale {report['scale']}, batch "
-        f"{report['batch']}, {report['row_bytes'] / 1e6:.2f} MB per row, {report['steps']} steps after {WARMUP_STEPS}",
+        f"{report['batch']}, {report['steps']} steps after {WARMUP_STEPS}",
         "",
-        "| | seconds per step | images/s | data wait |",
-        "|---|---:|---:|---:|",
-        f"| bare loop | {report['bare']['step_s']:.3f} | {report['batch'] / report['bare']['step_s']:.2f} | |",
+        "| | MB a row | seconds per step | images/s | data wait |",
+        "|---|---:|---:|---:|---:|",
+        f"| bare loop | | {report['bare']['step_s']:.3f} | {report['batch'] / report['bare']['step_s']:.2f} | |",
     ]
-    for name in ("cached", "live"):
-        way = report[name]
-        lines.append(f"| {name} | {way['step_s']:.3f} | {way['images_per_s']:.2f} | {100 * way['data_wait']:.2f} % |")
+    for name in (*report["ways"], "live"):
+        way, size = report[name], report["row_bytes"].get(name)
+        speed = f"{way['step_s']:.3f} | {way['images_per_s']:.2f} | {100 * way['data_wait']:.2f} %"
+        lines.append(f"| {name} | {'' if size is None else f'{size / 1e6:.2f}'} | {speed} |")
     lines += [
         "",
+        *(f"{name} / cached = {ratio:.2f}, in time a step" for name, ratio in report["over_cached"].items()),
         f"live / cached = {report['live_over_cached']:.2f}; trainer over bare loop = "
         f"{100 * report['overhead_over_bare']:+.1f} %",
     ]

@@ -16,7 +16,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from benchmarks.train import SCALES, make_teachers, tokens_of
+from benchmarks.train_data import SCALES, make_teachers, tokens_of
 from extract.teachers.base import Teacher
 from extract.teachers.runner import check_tokens
 
@@ -27,7 +27,7 @@ def overheads(scale: str, *, device: str, dtype: str, batch_size: int) -> dict[s
     """Return for each teacher the median seconds of a batch, those of the bare network, the overhead, and images/s.
 
     Args:
-        scale: key of `benchmarks.train.SCALES`.
+        scale: key of `benchmarks.train_data.SCALES`.
         device: cpu or cuda.
         dtype: dtype of the teachers' arithmetic.
         batch_size: images in a batch.

@@ -128,7 +128,7 @@ def _build(
     rows = _drawn(usable, most=most)
     total = sum(map(len, rows.values()))
     if not total:
-        raise errors.MissingShard(f"no row of '{array}' is there yet: extract it first")
+        raise samples.none_usable(array)
     patches = max(tokens.shape_of(opened, name, array).patches for name in names)
     each = 1 if kind == "rows" else max(1, min(patches, MOST_VECTORS // total))
     index = empty_index(names, _fitted_to(opened, names, array, kind=kind), vectors=min(each * total, MOST_VECTORS))

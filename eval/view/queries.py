@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     import duckdb
 
 QUERY_SECONDS, ORDER_SECONDS = 30.0, 300.0  # of a condition that somebody wrote; of an order of all rows
-MEMORY = "1GB"
+MEMORY, ORDER_MEMORY = "1GB", "4GB"  # paths of 20 million rows in order take 3 GB
 THREADS = 2
 LONGEST_CONDITION = 4000
 LOCKED = (
+    "SET temp_directory=''",  # what does not fit is refused; else it goes into the folder that the page was started in
     "SET enable_external_access=false",
     "SET python_enable_replacements=false",
     "SET autoinstall_known_extensions=false",
     "SET autoload_known_extensions=false",
-    f"SET memory_limit='{MEMORY}'",
     f"SET threads={THREADS}",
     "SET lock_configuration=true",
 )
@@ -113,6 +113,9 @@ def ordered(
     """
     if column not in SCHEMA.names:
         raise errors.InvalidInput(f"sort: no column '{column[:40]}'; expected one of {', '.join(SCHEMA.names)}")
+    if not manifests:
+        none = pa.chunked_array([], SCHEMA.field(column).type)
+        return Ordered(source=np.zeros(0, np.int16), row=np.zeros(0, np.int32), value=none)
     tables: dict[str, Any] = {f"c{number}": pa.table({"row": pa.array(r, pa.int64())}) for number, r in chosen.items()}
     selects = []
     for place, (number, manifest) in enumerate(manifests):
@@ -125,7 +128,7 @@ def ordered(
     direction = "DESC" if descending else "ASC"
     end = "" if limit is None else f" LIMIT {limit}"
     query = f"{' UNION ALL '.join(selects)} ORDER BY value {direction} NULLS LAST, source, row{end}"
-    with _connection(tables, seconds=ORDER_SECONDS) as connection:
+    with _connection(tables, seconds=ORDER_SECONDS, memory=ORDER_MEMORY) as connection:
         table = _select(connection, query)
     return Ordered(
         source=table["source"].to_numpy(),
@@ -153,7 +156,9 @@ def _numbered(batch: pa.RecordBatch, part: DatasetPart) -> pa.Table:
 
 
 @contextmanager
-def _connection(tables: Mapping[str, Any], *, seconds: float) -> "Iterator[duckdb.DuckDBPyConnection]":
+def _connection(
+    tables: Mapping[str, Any], *, seconds: float, memory: str = MEMORY
+) -> "Iterator[duckdb.DuckDBPyConnection]":
     """Open a database in memory with some tables and nothing else; what runs is ended after some seconds."""
     import duckdb
 
@@ -163,7 +168,7 @@ def _connection(tables: Mapping[str, Any], *, seconds: float) -> "Iterator[duckd
     try:
         for name, table in tables.items():
             connection.register(name, table)
-        for setting in LOCKED:
+        for setting in (f"SET memory_limit='{memory}'", *LOCKED):
             connection.execute(setting)
         timer.start()
         yield connection

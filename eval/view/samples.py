@@ -84,12 +84,17 @@ def sample_of(
     """Return patches [S, C] of a sample of rows.
 
     Raises:
-        errors.NotSealed: no row of the array is there yet.
+        errors.MissingShard: no row of the array is ok.
     """
     chosen = usable_rows(opened, dataset, needed_arrays(array), count=rows)
     if not len(chosen):
-        raise errors.MissingShard(f"no row of '{dataset.name}/{array}' is there yet: extract it first")
+        raise none_usable(f"{dataset.name}/{array}")
     return sample_patches(opened, dataset, array, rows=chosen, patches=patches, progress=progress)
+
+
+def none_usable(array: str) -> errors.MissingShard:
+    """Return the error that no row of an array can be used."""
+    return errors.MissingShard(f"no row of '{array}' is ok: all failed, or it is not extracted yet")
 
 
 def needed_arrays(array: str) -> list[str]:

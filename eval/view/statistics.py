@@ -94,7 +94,7 @@ def _sample(opened: Opened, dataset: str, teacher: str, progress: Progress) -> t
     source = opened.dataset(dataset)
     rows = samples.usable_rows(opened, source, [teacher], count=SAMPLED_ROWS)
     if not len(rows):
-        raise errors.MissingShard(f"no row of '{dataset}/{teacher}' is there yet: extract it first")
+        raise samples.none_usable(f"{dataset}/{teacher}")
     patches = samples.sample_patches(
         opened, source, teacher, rows=rows, patches=SAMPLED_PATCHES, progress=lambda done: progress(0.9 * done)
     ).astype(np.float64)

@@ -24,7 +24,7 @@ export function open(main) {
     const grid = gridOf(answer, array);
     const own = gridOf(answer, state.source);
     const patches = grid && own ? selectionOn(numbers(state.patches), own, grid) : [];
-    refill(head, queryPanel(state, query, names, array, grid, patches));
+    refill(head, queryPanel(state, answer, names, array, grid, patches));
     if (array === undefined) return results.replaceChildren(empty("This row has no tokens.", "Choose another row."));
     if (state.what === "patches" && patches.length === 0) {
       return results.replaceChildren(empty("No patch is chosen.", "Open the row and click a patch, or search for rows."));
@@ -58,11 +58,10 @@ const mark = (patches, [h, w]) =>
   svg("svg", { class: "marks", viewBox: `0 0 ${w} ${h}`, preserveAspectRatio: "none", "aria-hidden": "true" },
     svg("path", { class: "chosen", d: outline(patches, [h, w]) }));
 
-function queryPanel(state, query, names, array, grid, patches) {
-  const { dataset, row } = query;
+function queryPanel(state, { dataset, row, status }, names, array, grid, patches) {
   const what = segmented("What to find", [{ value: "patches", text: "Patches" }, { value: "rows", text: "Rows" }], state.what, (value) => go({ what: value }));
   return el("div", { class: "query" },
-    el("a", { class: "thumb", href: link({ page: "row" }), title: "back to the row" }, pixels(dataset, row, 320), patches.length && grid ? mark(patches, grid) : null),
+    el("a", { class: "thumb", href: link({ page: "row" }), title: "back to the row" }, pixels(dataset, row, 320, (status.pixels ?? "ok") === "ok"), patches.length && grid ? mark(patches, grid) : null),
     el("form", { class: "controls needs-cache", "aria-label": "What to find", onsubmit: (event) => event.preventDefault() },
       el("p", {}, "Most like ", el("b", {}, patches.length ? plural(patches.length, "patch").replace("patchs", "patches") : "the whole view"),
         ` of ${dataset} ${count(row)}`),

@@ -9,6 +9,7 @@ import pytest
 
 import store
 from eval.view import overview, selection
+from eval.view.opened import Opened
 from store.format.schema import OK
 from store.inspection.health import sentence
 from store.inspection.info import inspect
@@ -225,6 +226,13 @@ def test_images_that_are_added_while_the_page_is_served_are_there_when_it_is_loa
     store.seal(cache)
     page.get("/api/overview")
     assert (total(status="dino:ok"), total(where="row > 9")) == (13, 6)
+
+
+def test_a_cache_without_datasets_has_an_empty_list_in_every_order(tmp_path: Path) -> None:
+    page = Page(Opened(cache=store.create(tmp_path, {"image_size": 28, "shard_rows": 4, "flip": 0.0, "seed": 0})))
+    assert page.get("/api/overview")["sentence"].startswith("Empty")
+    for query in ({}, {"sort": "path"}, {"sort": "norm:dino"}, {"sample": 5}, {"sql": "view = 0"}, {"status": "ok"}):
+        assert (page.get("/api/rows", **query)["total"], page.get("/api/rows", **query)["rows"]) == (0, [])
 
 
 def test_a_large_cache_is_told_from_its_seals_at_once_and_counted_later(

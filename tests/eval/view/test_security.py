@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import duckdb
 import pytest
 from starlette.testclient import TestClient
 
@@ -192,8 +193,15 @@ def test_sql_cannot_fill_the_memory(page: Page, condition: str, refused: str) ->
     assert refused in page.refused("/api/rows", sql=condition, dataset="rooms")
 
 
+def test_queries_write_nothing_where_the_page_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with queries._connection({}, seconds=60, memory="30MB") as connection, pytest.raises(duckdb.OutOfMemoryException):
+        connection.execute("SELECT max(i) FROM (SELECT i FROM range(3000000) t(i) ORDER BY hash(i) LIMIT 2900000)")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_sql_has_what_conditions_need(page: Page) -> None:
-    total = page.get("/api/rows", sql="lower(path) like '%' and view in (0, 1) and try_cast(row as double) + 1 > 0")
+    total = page.get("/api/rows", sql="lower(path) like '%' and view in (0, 1, 2) and try_cast(row as double) + 1 > 0")
     larger = page.get("/api/rows", dataset="flowers", sql="row >= (select max(m.row) from manifest m)")
     assert (total["total"], larger["total"]) == (17, 1)
 

@@ -17,6 +17,7 @@ BINS = 256  # of the cosine, over [-1, 1]
 SLOPE_TOLERANCE = 0.05
 CHANCE = 5.0  # standard deviations of the slope of few tokens
 MAX_COUNT = 2.0**53
+BLOCK_TOKENS = 64  # measured at a time: what a pass writes, the next one finds in the second-level cache
 
 Kind = Literal["prefix", "patch"]
 KINDS: tuple[Kind, Kind] = ("prefix", "patch")
@@ -143,14 +144,24 @@ def measure(true: Float32, decoded: Float32) -> tuple[Float64, Int64, Float64]:
 
     The cosine with a vector of zeros is 0.
     """
-    squares, products, decoded_squares = true * true, true * decoded, decoded * decoded
-    sums = np.stack([part.sum(axis=0, dtype=np.float64) for part in (squares, products, decoded_squares)])
-    norms = np.sqrt(squares.sum(axis=1, dtype=np.float64) * decoded_squares.sum(axis=1, dtype=np.float64))
-    dots = products.sum(axis=1, dtype=np.float64)
+    sums, of_tokens = np.zeros((3, true.shape[1])), np.empty((4, len(true)))
+    scratch = np.empty((BLOCK_TOKENS, true.shape[1]), np.float32)
+    for first in range(0, len(true), BLOCK_TOKENS):
+        part = slice(first, first + BLOCK_TOKENS)
+        z, z_hat = true[part], decoded[part]
+        values = scratch[: len(z)]
+        for place, (one, other) in enumerate(((z, z), (z, z_hat), (z_hat, z_hat))):
+            np.multiply(one, other, out=values)
+            sums[place] += values.sum(axis=0, dtype=np.float64)
+            of_tokens[place, part] = values.sum(axis=1, dtype=np.float64)
+        np.abs(np.subtract(z, z_hat, out=values), out=values)
+        slope = np.minimum(values, 1)
+        values -= slope / 2
+        values *= slope
+        of_tokens[3, part] = values.mean(axis=1, dtype=np.float64)
+    squares, dots, decoded_squares, smooth_l1 = of_tokens
+    norms = np.sqrt(squares * decoded_squares)
     cosines = np.clip(np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0), -1, 1)
-    difference = np.abs(true - decoded)
-    slope = np.minimum(difference, 1)
-    smooth_l1 = (slope * (difference - slope / 2)).mean(axis=1, dtype=np.float64)
     floor = np.array([len(true), (1 - cosines).sum(), smooth_l1.sum()])
     return sums, np.bincount(cosine_bins(cosines), minlength=BINS), floor
 

@@ -15,6 +15,7 @@ EXTRAS = {
     "trackio": ("trackio",),
     "view": ("PIL", "duckdb", "faiss", "starlette", "uvicorn"),
     "demo": ("skimage",),
+    "body": ("anny", "trimesh"),
 }
 """Modules by extra. Those of an extra named like a program are what that program needs."""
 

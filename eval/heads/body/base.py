@@ -21,6 +21,7 @@ class BodyModel(Protocol):
         expression_numbers: number of expression numbers, E; 0 if it has no expression.
         pelvis: joint that the root rotates about.
         head: joint that `transl` of a person is the place of.
+        mirrored: for each rotation the number of the one on the other side of the body, itself in the middle.
         faces: int64 (F, 3), triangles of the mesh.
     """
 
@@ -29,6 +30,7 @@ class BodyModel(Protocol):
     expression_numbers: int
     pelvis: int
     head: int
+    mirrored: Sequence[int]
     faces: np.ndarray
 
     def __call__(self, rotations: Tensor, shape: Tensor, expression: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,7 +42,8 @@ class BodyModel(Protocol):
             expression: (P, E).
 
         Returns:
-            vertices (P, V, 3) and joints (P, K, 3), in the camera's axes: x right, y down, z forward.
+            vertices (P, V, 3) and joints (P, K, 3) in the model's own axes, x to the side: the root's
+            rotation takes them to those of the camera, x right, y down, z forward.
         """
         ...
 

@@ -8,8 +8,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from store.common.regular_files import open_regular
 from store.common.text import some
-from store.errors import Damaged, InvalidInput, MissingFile, UnsafeFile
+from store.errors import Damaged, InvalidInput, MissingFile, RefusedFile, UnsafeFile
 
 Arrays = dict[str, "np.ndarray[Any, np.dtype[Any]]"]
 
@@ -30,7 +31,8 @@ def read_arrays(path: Path, dimensions: Mapping[str, int], *, subject: str) -> A
     """
     where = f"{subject} '{path}'"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_regular(path) as stream:
+            file = np.load(stream, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise InvalidInput(f"{where}: expected an .npz file, found a single array")
             missing = [name for name in dimensions if name not in file.files]
@@ -39,8 +41,8 @@ def read_arrays(path: Path, dimensions: Mapping[str, int], *, subject: str) -> A
                     f"{where}: no arrays {', '.join(missing)}; it has {some(sorted(file.files), limit=12)}"
                 )
             arrays = {name: file[name] for name in dimensions}
-    except OSError as error:
-        raise MissingFile(f"{where}: cannot be read ({error.strerror or error})") from None
+    except (OSError, RefusedFile) as error:
+        raise MissingFile(f"{where}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     except (BadZipFile, EOFError, zlib.error) as error:
         raise Damaged(f"{where}: not a whole .npz file ({error}). Copy it again") from None
     except InvalidInput:

@@ -5,7 +5,7 @@ from typing import Any
 
 from eval.view import cosines, images, maps, rows
 from eval.view.find import MOST_FOUND, SCOPES, WHAT, find
-from eval.view.opened import Opened
+from eval.view.opened import Opened, checked_row
 from eval.view.overview import overview
 from eval.view.parameters import Parameters
 from eval.view.records import records
@@ -89,7 +89,8 @@ def _pixels(opened: Opened, query: Parameters) -> images.Picture:
 
 def _photograph(opened: Opened, query: Parameters) -> images.Picture:
     dataset, row = query.required("dataset"), query.number("row")
-    (record,) = records(opened, opened.dataset(dataset), [row])
+    source = opened.dataset(dataset)
+    (record,) = records(opened, source, [checked_row(source, row)])
     return images.photograph(opened, dataset, row, record, size=_size(query) or 1024)
 
 

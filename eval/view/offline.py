@@ -103,12 +103,12 @@ class _Content:
         answer = self.ask("api/rows", **list_query(state, limit=ROWS))
         answer["total"] = len(answer["rows"])  # of which the file has all
         places = [(row["dataset"], row["row"]) for row in answer["rows"]]
-        self.thumbnails(places, THUMBNAIL_PX[state.get("size", "m")])
+        self.thumbnails(places, _thumbnail_px(state))
         for dataset, row in places if state.get("overlay") else ():
             self.picture(THUMB, dataset=dataset, row=row, array=state["overlay"], mode="pca")
 
     def row(self, state: Query, facts: Any) -> None:
-        own = (state["dataset"], int(state["row"]))
+        own = (state["dataset"], _row_of(state))
         places = list(dict.fromkeys([own, *places_of(state.get("beside", ""))]))
         rows = [self.ask("api/row", dataset=dataset, row=row) for dataset, row in places]
         for (dataset, row), answer in zip(places, rows, strict=True):
@@ -136,7 +136,7 @@ class _Content:
         for name, number in {found["dataset"]: found["row"] for found in results}.items():
             self.ask("api/row", dataset=name, row=number)
         places = [(found["dataset"], found["row"]) for found in results]
-        self.thumbnails(places, THUMBNAIL_PX[state.get("size", "m")])
+        self.thumbnails(places, _thumbnail_px(state))
 
     def statistics(self, state: Query, facts: Any) -> None:
         teachers = [teacher["name"] for teacher in facts["teachers"]]
@@ -170,7 +170,7 @@ def list_query(state: Query, *, limit: int) -> dict[str, Any]:
 
 def searched_of(state: Query) -> tuple[str, int]:
     """Return the row that is searched for."""
-    return next(iter(places_of(state.get("of", ""))), (state["dataset"], int(state["row"])))
+    return next(iter(places_of(state.get("of", ""))), (state["dataset"], _row_of(state)))
 
 
 def question_of(state: Query, ask: Ask) -> dict[str, str] | None:
@@ -182,7 +182,7 @@ def question_of(state: Query, ask: Ask) -> dict[str, str] | None:
     grids = {array["name"]: array["grid"] for array in answer["arrays"]}
     array = next((name for name in (state.get("array"), state.get("source"), *grids) if name in grids), None)
     what, source = state.get("what", "patches"), grids.get(state.get("source", ""))
-    numbers = [int(number) for number in state.get("patches", "").split(",") if number.isdecimal()]
+    numbers = [int(number) for number in state.get("patches", "").split(",") if _is_number(number)]
     patches = list(dict.fromkeys(_on_grid(n, source, grids[array]) for n in numbers)) if source and array else []
     if array is None or (what == "patches" and not patches):
         return None
@@ -198,10 +198,24 @@ def _address(path: str, query: Query) -> tuple[str, dict[str, str]]:
     return (f"{path}?{encoded}" if asked else path), asked
 
 
+def _row_of(state: Query) -> int:
+    if not _is_number(state["row"]):
+        raise InvalidInput(f"row: expected a whole number, found '{state['row'][:40]}'")
+    return int(state["row"])
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 16
+
+
+def _thumbnail_px(state: Query) -> str:
+    return THUMBNAIL_PX.get(state.get("size", ""), THUMBNAIL_PX["m"])
+
+
 def places_of(text: str) -> list[tuple[str, int]]:
     """Return "a:1,b:2" as pairs."""
     parts = [part.rpartition(":") for part in text.split(",")]
-    return [(dataset, int(row)) for dataset, colon, row in parts if colon and row.isdecimal()]
+    return [(dataset, int(row)) for dataset, colon, row in parts if colon and _is_number(row)]
 
 
 def _on_grid(patch: int, source: list[int], grid: list[int]) -> int:

@@ -99,7 +99,7 @@ class Opened:
         self.dataset(dataset)
         teachers = self.listing().teachers[dataset]
         if name not in teachers:
-            raise _missing(f"array in '{dataset}'", name, teachers)
+            raise _missing("array", name, teachers, where=f" in '{dataset}'")
         return teachers[name]
 
     def run(self, name: str) -> StudentRun:
@@ -145,6 +145,6 @@ def _teachers(dataset: store.Dataset, parts: Sequence[tuple[store.Dataset, froze
     return teachers
 
 
-def _missing(kind: str, name: str, available: Mapping[str, object]) -> errors.MissingName:
+def _missing(kind: str, name: str, available: Mapping[str, object], *, where: str = "") -> errors.MissingName:
     listed = ", ".join(available) or "none"
-    return errors.MissingName(f"no {kind} '{name[:80]}'{near_miss(name, available)}; available: {listed[:400]}")
+    return errors.MissingName(f"no {kind} '{name[:80]}'{where}{near_miss(name, available)}; available: {listed[:400]}")

@@ -114,7 +114,7 @@ class Guard:
             return 403, "the Host header does not name this machine; open the address that codistill view printed"
         path = scope["path"]
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+        if origin is not None and _place_of(origin) != headers.get("host", "").lower():
             return 403, "requests from other web sites are refused"
         site = headers.get("sec-fetch-site", "none")
         opened_by_link = path == "/" and headers.get("sec-fetch-mode", "navigate") == "navigate"
@@ -138,6 +138,14 @@ class Guard:
             query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
             given = query.get("token", [""])[0]
         return hmac.compare_digest(given.encode(), self._access.token.encode())
+
+
+def _place_of(origin: str) -> str | None:
+    """Return host and port of an Origin header; None if it is no address."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _without_port(host: str) -> str:

@@ -1,5 +1,6 @@
 """The page's server: addresses, each answered by one function on the opened cache; errors as one line of JSON."""
 
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -97,6 +98,9 @@ async def _answered(make: Callable[[], Response]) -> Response:
         return JSONResponse({"error": _one_line(error)}, status_code=404)
     except (errors.CodistillError, OSError, pa.ArrowException, ValueError) as error:
         return JSONResponse({"error": _one_line(error)}, status_code=400)
+    except Exception as error:  # a fault of ours: told where it happened, without ending the page
+        logging.getLogger(__name__).exception("a request failed")
+        return JSONResponse({"error": f"{type(error).__name__}: {_one_line(error)}"}, status_code=500)
 
 
 async def _not_found(request: Request, error: HTTPException) -> Response:

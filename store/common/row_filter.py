@@ -48,13 +48,19 @@ def parse(text: str, schema: pa.Schema, *, subject: str = "data.subset") -> Expr
     subject = f"{subject} {text!r}"
     try:
         tree = ast.parse(text.strip(), mode="eval")
+    except (MemoryError, RecursionError):
+        raise InvalidConfig(subject, ["too many parts in one another"]) from None
     except SyntaxError as error:
         raise InvalidConfig(subject, [f"not an expression: {error.msg} at character {error.offset}"]) from None
     try:
         expression = _Translator(subject, schema).expression(tree.body)
         schema.empty_table().filter(expression)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, TypeError) as error:
         raise InvalidConfig(subject, [f"these types do not go together: {error}"]) from None
+    except OverflowError:
+        raise InvalidConfig(subject, ["a number has more than 64 bits"]) from None
+    except RecursionError:
+        raise InvalidConfig(subject, ["too many parts in one another"]) from None
     return expression
 
 

@@ -33,6 +33,7 @@ def test_a_name_that_was_rebound_to_this_machine_may_not(page: Page, host: str) 
         {"origin": "https://evil.example"},
         {"origin": "http://localhost:9999"},
         {"origin": "null"},
+        {"origin": "http://[::1"},
         {"sec-fetch-site": "cross-site"},
         {"sec-fetch-site": "same-site"},
         {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"},
@@ -201,7 +202,9 @@ def test_queries_write_nothing_where_the_page_was_started(tmp_path: Path, monkey
 
 
 def test_sql_has_what_conditions_need(page: Page) -> None:
-    total = page.get("/api/rows", sql="lower(dataset) like '%o%' and row in (0, 1, 2) and try_cast(row as double) + 1 > 0")
+    total = page.get(
+        "/api/rows", sql="lower(dataset) like '%o%' and row in (0, 1, 2) and try_cast(row as double) + 1 > 0"
+    )
     larger = page.get("/api/rows", dataset="flowers", sql="row >= (select max(m.row) from manifest m)")
     assert (total["total"], larger["total"]) == (6, 1)
 
@@ -218,6 +221,30 @@ def test_a_query_that_takes_too_long_ends(page: Page, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("path", "query", "message"),
     [
+        ("/img/photograph", {"dataset": "flowers", "row": 10**6}, "row 1000000 is not in 'flowers'"),
+        ("/api/map", {"dataset": "flowers", "row": 0, "array": "pixels"}, "no array 'pixels' in 'flowers'"),
+    ],
+)
+def test_what_is_not_there_is_told(page: Page, path: str, query: dict[str, object], message: str) -> None:
+    assert message in page.refused(path, 404, **query)
+
+
+def test_a_fault_of_ours_is_one_line_with_the_headers_of_all_answers(
+    page: Page, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("gone")
+
+    monkeypatch.setattr(server.export, "png_of", fail)
+    response = page.client.get("/export", params={"kind": "png"})
+    assert (response.status_code, response.json()) == (500, {"error": "KeyError: 'gone'"})
+    assert "content-security-policy" in response.headers
+    assert "Traceback" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "message"),
+    [
         ("/api/rows", {"limit": 10**6}, "limit: expected a number from 0 to 512"),
         ("/api/rows", {"offset": "1e9"}, "offset: expected a whole number"),
         ("/api/rows", {"sample": 10**9}, "sample: expected a number"),
@@ -225,6 +252,9 @@ def test_a_query_that_takes_too_long_ends(page: Page, monkeypatch: pytest.Monkey
         ("/api/rows", {"status": "fine"}, "status: expected ok"),
         ("/api/rows", {"where": "__import__('os')"}, "is not understood"),
         ("/api/rows", {"where": "colour == 1"}, "unknown column 'colour'"),
+        ("/api/rows", {"where": "row < 9223372036854775808"}, "more than 64 bits"),
+        ("/api/rows", {"where": "view < 1" + "+1" * 1900}, "too many parts in one another"),
+        ("/export", {"state": "page=row&dataset=flowers&row=x"}, "row: expected a whole number, found 'x'"),
         ("/api/rows", {"view": "first"}, "view: expected a number"),
         ("/api/map", {"dataset": "flowers", "row": "9" * 40, "array": "vit"}, "row: expected a whole number"),
         ("/api/map", {"dataset": "flowers", "row": "\N{ARABIC-INDIC DIGIT ONE}", "array": "vit"}, "a whole number"),

@@ -14,6 +14,7 @@ EXTRAS = {
     "wandb": ("wandb",),
     "trackio": ("trackio",),
     "view": ("PIL", "duckdb", "faiss", "starlette", "uvicorn"),
+    "heads": ("cv2", "poselib"),
     "demo": ("skimage",),
     "body": ("anny", "trimesh"),
 }

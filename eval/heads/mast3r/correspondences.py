@@ -102,36 +102,59 @@ def draw(
         two: the second view.
         generator: source of the draws.
         count: number of pairs, N.
-        negatives: share of negatives at least, as far as there are pixels that correspond to none: of these they are
-            drawn, independently in the two views and without replacement.
+        negatives: see `draw_from`.
         clip: see `mutual_pixels`.
 
     Raises:
         InvalidInput: a view with less than N pixels, or shapes that do not fit together.
     """
-    smallest = min(one.valid.size, two.valid.size)
+    shapes = (one.valid.shape, two.valid.shape)
+    return draw_from(mutual_pixels(one, two, clip=clip), shapes, generator, count=count, negatives=negatives)
+
+
+def draw_from(
+    mutual: tuple[np.ndarray, np.ndarray],
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+    generator: np.random.Generator,
+    *,
+    count: int = COUNT,
+    negatives: float = NEGATIVES,
+) -> Correspondences:
+    """Draw pixel pairs from all that correspond, and fill them up with negatives.
+
+    Args:
+        mutual: corresponding pixels of both views, int (M, 2) each.
+        shapes: (H, W) of both views.
+        generator: source of the draws.
+        count: number of pairs, N.
+        negatives: share of negatives at least, as far as there are pixels that correspond to none: of these they are
+            drawn, independently in the two views and without replacement.
+
+    Raises:
+        InvalidInput: a view with less than N pixels.
+    """
+    smallest = min(int(np.prod(shape)) for shape in shapes)
     if not 0 < count <= smallest or not 0 <= negatives <= 1:
         raise InvalidInput(
             f"{count} pixel pairs with a share {negatives} of negatives: expected 1 to {smallest}, the pixels of the "
             "smaller view, and a share from 0 to 1"
         )
-    pixels1, pixels2 = mutual_pixels(one, two, clip=clip)
-    alone = [_others(pixels, view) for pixels, view in ((pixels1, one), (pixels2, two))]
-    positives = min(len(pixels1), int(count * (1 - negatives)))
+    alone = [_others(pixels, shape) for pixels, shape in zip(mutual, shapes, strict=True)]
+    positives = min(len(mutual[0]), int(count * (1 - negatives)))
     positives = max(positives, count - min(len(alone[0]), len(alone[1])))
-    chosen = np.sort(generator.permutation(len(pixels1))[:positives])
+    chosen = np.sort(generator.permutation(len(mutual[0]))[:positives])
     drawn = [others[generator.permutation(len(others))[: count - positives]] for others in alone]
     return Correspondences(
-        pixels1=np.concatenate([pixels1[chosen], drawn[0]]),
-        pixels2=np.concatenate([pixels2[chosen], drawn[1]]),
+        pixels1=np.concatenate([mutual[0][chosen], drawn[0]]),
+        pixels2=np.concatenate([mutual[1][chosen], drawn[1]]),
         matched=np.arange(count) < positives,
     )
 
 
-def _others(pixels: np.ndarray, view: PosedView) -> np.ndarray:
-    """Return the pixels of a view that are not among those given."""
-    width = view.valid.shape[1]
-    free = np.ones(view.valid.size, dtype=bool)
+def _others(pixels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the pixels of a view of shape (H, W) that are not among those given."""
+    height, width = shape
+    free = np.ones(height * width, dtype=bool)
     free[pixels[:, 0] + width * pixels[:, 1]] = False
     return _pixels(np.flatnonzero(free), width)
 

@@ -1,0 +1,1 @@
+"""Cameras from matches and points: relative poses, their scale, and depth from several views."""

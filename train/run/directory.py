@@ -77,12 +77,12 @@ def prepare(
         if resume:
             _refuse_another(out, recipe=recipe, selection=selection)
             return
-        _delete_content(out)
+        delete_content(out)
     write_selection(out, selection)
     atomic.write_text(out / RECIPE, recipe.to_json())
 
 
-def _delete_content(out: Path) -> None:
+def delete_content(out: Path) -> None:
     """Delete a run but for its lock; the recipe goes last, so that what a crash leaves is still known as a run."""
     for path in sorted(out.iterdir(), key=lambda path: path.name == RECIPE):
         if path.name == LOCK:

@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from eval.heads.pairs.geometry import pixel_rays, resized_intrinsics
-from eval.heads.pairs.overlap import mutual_pixels
+from eval.heads.pairs.matches import common_pixels
 from eval.heads.pairs.resize import Size, resize_image
 from eval.heads.pairs.views import Pair, View
 
 LEAST_ENLARGEMENT = 0.1  # the range of the zoom is at least this share of the image
 CANDIDATES = 4  # crops of each view
-OVERLAP_GRID_PX = 160  # correspondences are counted on about so many columns
+OVERLAP_GRID_PX = 160  # long side of the depth maps that correspondences are counted on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +52,7 @@ def crop_pair(pair: Pair, sizes: tuple[Size, Size], rng: np.random.Generator) ->
         sizes: target of each view.
         rng: decides zoom and place of the crops.
     """
-    stride = max(1, pair[0].size[0] // OVERLAP_GRID_PX)
-    common = mutual_pixels(*pair, stride=stride)
+    common = common_pixels(pair, long_side=OVERLAP_GRID_PX)
     crops = [[random_crop(view, size, rng) for _ in range(CANDIDATES)] for view, size in zip(pair, sizes, strict=True)]
     held = [np.stack([c.contains(pixels) for c in each]) for each, pixels in zip(crops, common, strict=True)]
     counts = held[0].astype(np.int64) @ held[1].T.astype(np.int64)

@@ -11,9 +11,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from eval.heads.pairs.files import Tree
-from eval.heads.pairs.geometry import resized_intrinsics
+from eval.heads.pairs.geometry import inverse_pose, resized_intrinsics
 from eval.heads.pairs.resize import resize_nearest
-from eval.heads.pairs.views import Pair, View, checked_view
+from eval.heads.pairs.views import Pair, View, checked_view, pose_problems
 from store.common.text import some
 from store.errors import InvalidInput, MissingFile
 
@@ -51,7 +51,7 @@ Depth: TypeAlias = tuple[np.ndarray, np.ndarray | None]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FramePairs:
-    """Pairs of frames.
+    """Pairs of frames; the world of a pair is the first camera's frame.
 
     Attributes:
         tree: the files.
@@ -78,12 +78,15 @@ class FramePairs:
     def pair(self, index: int, rng: np.random.Generator) -> Pair:
         """See `PairDataset.pair`; `rng` decides whether the background is masked."""
         masked = self.mask_background == "always" or (self.mask_background == "random" and bool(rng.integers(2)))
-        first, second = (self.view(int(number), masked=masked) for number in self.pairs[index])
+        frames = [self.frames[number] for number in self.pairs[index]]
+        problems = pose_problems(frames[0].pose)
+        if problems:
+            raise InvalidInput(f"{self.tree.subject}, {frames[0].image}: {problems[0]}")
+        origin = inverse_pose(frames[0].pose)  # far from the origin of a scene, float32 would round positions
+        first, second = (self._view(frame, origin @ frame.pose, masked=masked) for frame in frames)
         return first, second
 
-    def view(self, number: int, *, masked: bool = False) -> View:
-        """Return one frame as a view; raises as `PairDataset.pair`."""
-        frame = self.frames[number]
+    def _view(self, frame: Frame, pose: np.ndarray, *, masked: bool) -> View:
         image = self.tree.image(frame.image)
         size = image.shape[1], image.shape[0]
         depth, sky = self.read_depth(self.tree, frame)
@@ -104,7 +107,7 @@ class FramePairs:
             depthmap=depth,
             sky=sky,
             mask=mask,
-            camera_pose=frame.pose,
+            camera_pose=pose,
             intrinsics=intrinsics,
             is_metric=self.is_metric,
             dataset=self.tree.subject,

@@ -40,10 +40,20 @@ def inverse_pose(pose: np.ndarray) -> np.ndarray:
     return inverse
 
 
-def world_points(view: View) -> np.ndarray:
-    """Return the point of each pixel in the world, float64 (H, W, 3); the camera's centre where depth is unknown."""
-    rays = pixel_rays(view.intrinsics, view.size)
-    return transform(view.camera_pose, rays * view.depthmap[..., None])
+def world_points(view: View, *, depth: np.ndarray | None = None, intrinsics: np.ndarray | None = None) -> np.ndarray:
+    """Return the point of each pixel in the world; the camera's centre where depth is unknown.
+
+    Args:
+        view: the view.
+        depth: takes this depth (h, w) instead of the view's, for example a smaller one ...
+        intrinsics: ... with this camera.
+
+    Returns:
+        float64 (h, w, 3).
+    """
+    depth = view.depthmap if depth is None else depth
+    rays = pixel_rays(view.intrinsics if intrinsics is None else intrinsics, (depth.shape[1], depth.shape[0]))
+    return transform(view.camera_pose, rays * depth[..., None])
 
 
 def project(points: np.ndarray, view: View) -> tuple[np.ndarray, np.ndarray]:

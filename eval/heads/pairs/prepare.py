@@ -1,7 +1,8 @@
 """A pair of views made ready for training: cut to the batch's resolution, colours changed.
 
-A function of the pair, the resolution and the generator. The recipe is MASt3R's: four random crops of each view of which
-the two with most in common are taken, colour jitter independent in the views, and once in 200 pairs the same view twice.
+A function of the pair, the resolution and the generator. The recipe is MASt3R's: four random crops of each view, of
+which the two with most in common are taken, colour jitter independent in the views, and in one of 200 pairs the first
+view twice. That its two crops then differ is our choice.
 """
 
 from dataclasses import dataclass, replace
@@ -48,8 +49,9 @@ def prepare(pair: Pair, resolution: Size, rng: np.random.Generator, augmentation
     if rng.random() < augmentation.monocular:
         pair = pair[0], replace(pair[0], instance=f"{pair[0].instance} again")
     sizes = oriented_size(resolution, pair[0].size, rng), oriented_size(resolution, pair[1].size, rng)
-    if augmentation.crops:
-        cut = crop_pair(pair, sizes, rng)
-    else:
-        cut = cover(pair[0], sizes[0]), cover(pair[1], sizes[1])
+    cut = crop_pair(pair, sizes, rng) if augmentation.crops else _centres(pair, sizes)
     return (jitter(cut[0], rng), jitter(cut[1], rng)) if augmentation.colours else cut
+
+
+def _centres(pair: Pair, sizes: tuple[Size, Size]) -> Pair:
+    return cover(pair[0], sizes[0]), cover(pair[1], sizes[1])

@@ -2,10 +2,10 @@
 
 Documented: ENVIRONMENT/{Easy,Hard}/P000/image_left/000000_left.png, depth_left/000000_left_depth.npy (metres, float32),
 pose_left.txt (a line a frame: tx ty tz qx qy qz qw, camera to world, in the NED frame: x forward, y right, z down), and
-the same for the right camera; all images 640 x 480, fx = fy = 320, cx = 320, cy = 240. Far objects such as the sky
-have a large depth (about 10,000). Metric. Our choice: environments may lie below a second folder of their name, as
-the zips unpack; pairs are frames some steps apart, and the two cameras of a frame; from 1,000 m on it is sky; the
-camera is scaled if images have another size.
+the same for the right camera; all images 640 x 480, fx = fy = 320, cx = 320, cy = 240. Far objects such as the sky have
+a large depth (about 10,000). Metric. Our choice: environments may lie below a second folder of their name, as the zips
+unpack; pairs are frames some steps apart, and the two cameras of a frame; from 1,000 m on it is sky; the camera is
+scaled if images have another size.
 """
 
 import numpy as np

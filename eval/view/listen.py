@@ -55,7 +55,7 @@ def serve(opened: Opened, *, host: str, port: int, say: Callable[[str], None]) -
 def address(listening: socket.socket, host: str, access: Access) -> str:
     """Return the address to open in a browser."""
     wildcard = host in ("0.0.0.0", "::", "")
-    name = socket.gethostname() if wildcard else "localhost" if is_loopback(host) and ":" not in host else host
+    name = socket.gethostname() if wildcard else "localhost" if host == "127.0.0.1" else host
     if ":" in name:
         name = f"[{name.strip('[]')}]"
     token = f"?token={access.token}" if access.token else ""

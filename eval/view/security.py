@@ -60,7 +60,7 @@ def access_for(host: str) -> Access:
         host: name or address to listen on.
     """
     if is_loopback(host):
-        return Access(hosts=frozenset(LOOPBACK))
+        return Access(hosts=frozenset({*LOOPBACK, host.lower().strip("[]")}))
     names = {host.lower(), socket.gethostname().lower(), socket.getfqdn().lower(), *LOOPBACK}
     return Access(hosts=frozenset(names), token=secrets.token_urlsafe(TOKEN_BYTES))
 

@@ -92,10 +92,13 @@ def test_the_address_for_people() -> None:
     with listening:
         port = listening.getsockname()[1]
         assert address(listening, "127.0.0.1", access_for("127.0.0.1")) == f"http://localhost:{port}/"
+        other = access_for("127.0.0.2")  # of this machine, too, but localhost does not lead to it
+        assert "127.0.0.2" in other.hosts
+        assert address(listening, "127.0.0.2", other) == f"http://127.0.0.2:{port}/"
         access = access_for("example.org")
         assert address(listening, "example.org", access) == f"http://example.org:{port}/?token={access.token}"
-        with bound_socket("127.0.0.1", port) as other:  # taken: one of the next
-            assert port < other.getsockname()[1] < port + 20
+        with bound_socket("127.0.0.1", port) as next_to_it:  # taken: one of the next
+            assert port < next_to_it.getsockname()[1] < port + 20
     with pytest.raises(errors.InvalidInput, match="cannot be listened on"):
         bound_socket("no-such-host.invalid", 0)
     with pytest.raises(errors.InvalidInput, match="expected a port"):

@@ -11,6 +11,7 @@ sequence some steps apart in order of frame_number; the background is masked in 
 viewpoint or depth are left out.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -45,23 +46,30 @@ def open_pairs(tree: Tree, options: ObjectOptions) -> FramePairs:
         found = sorted((item for item in numbered if item is not None), key=lambda item: (item[1].scene, item[0]))
         frames += [frame for _, frame in found]
 
-    def read_depth(tree: Tree, frame: Frame) -> Depth:
-        scale, mask = depths[frame.depth]
+    return frame_pairs(
+        tree,
+        frames,
+        step_pairs(frames, options.steps),
+        read_depth=_DepthReader(depths=depths),
+        is_metric=False,
+        mask_background=options.mask_background,
+        expected=EXPECTED,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _DepthReader:
+    """Reads depth with the factor and the mask that the annotations name for it."""
+
+    depths: dict[str, tuple[float, str | None]]
+
+    def __call__(self, tree: Tree, frame: Frame) -> Depth:
+        scale, mask = self.depths[frame.depth]
         depth = png_half_depth(tree, frame.depth) * scale
         known = np.isfinite(depth)
         if mask is not None:
             known &= tree.image(mask)[..., 0] > 0
         return np.where(known, depth, 0), None
-
-    return frame_pairs(
-        tree,
-        frames,
-        step_pairs(frames, options.steps),
-        read_depth=read_depth,
-        is_metric=False,
-        mask_background=options.mask_background,
-        expected=EXPECTED,
-    )
 
 
 def _frame(

@@ -1,14 +1,15 @@
 """ScanNet++, as the official toolkit lays it out.
 
-Documented: data/SCENE/iphone/pose_intrinsic_imu.json (by frame_000000: pose and aligned_pose, camera to world, and
-intrinsic, 3 x 3), with rgb/frame_000000.jpg and depth/frame_000000.png once the toolkit has extracted them;
+Documented: data/SCENE/iphone/pose_intrinsic_imu.json (by frame_000000: aligned_pose, camera to world, and intrinsic, 3
+x 3), with rgb/frame_000000.jpg and depth/frame_000000.png once the toolkit has extracted them;
 data/SCENE/dslr/nerfstudio/transforms_undistorted.json (fl_x, fl_y, cx, cy, w, h; frames and test_frames with file_path,
 transform_matrix, is_bad) with undistorted_images, which the toolkit makes; depth as 16-bit millimetres, 0 where
-unknown. Metric. Nerfstudio's cameras look along -z with y up. Our choice: "iphone" takes the phone's own depth,
-enlarged to the image, with ARKit's pinhole camera and aligned pose, of which axes we take to be OpenCV's as in the
-toolkit's renderer; "dslr" takes depth rendered from the mesh for the undistorted images into
-dslr/DEPTH_FOLDER/NAME.png, for which the toolkit has no script (its own renders are of the distorted images); pixel
-centres of nerfstudio are at 0.5; bad and test frames are left out; pairs are frames some steps apart.
+unknown. Metric. The toolkit back-projects the phone's depth with axes of OpenCV and pixel centres at integers;
+nerfstudio's cameras look along -z with y up. Our choice: "iphone" takes the phone's own depth, enlarged to the image,
+and ARKit's pinhole camera; "dslr" takes depth rendered from the mesh for the undistorted images into
+dslr/DEPTH_FOLDER/NAME.png, for which the toolkit has no script (its own renders are of the distorted images), and moves
+nerfstudio's principal point by half a pixel; bad and test frames are left out; pairs are frames some steps apart; the
+root may be the folder data itself.
 """
 
 from typing import Any, Literal
@@ -24,8 +25,8 @@ from store.errors import InvalidInput
 
 MILLIMETRES = 1000.0
 OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
-IPHONE = "data/*/iphone/pose_intrinsic_imu.json"
-DSLR = "data/*/dslr/nerfstudio/transforms_undistorted.json"
+IPHONE = "iphone/pose_intrinsic_imu.json"
+DSLR = "dslr/nerfstudio/transforms_undistorted.json"
 
 
 class ScanNetPPOptions(VideoOptions):
@@ -49,7 +50,8 @@ def open_pairs(tree: Tree, options: ScanNetPPOptions) -> FramePairs:
     """
     phone = options.camera == "iphone"
     frames: list[Frame] = []
-    for name in tree.glob(IPHONE if phone else DSLR):
+    metadata = IPHONE if phone else DSLR
+    for name in sorted({*tree.glob(f"data/*/{metadata}"), *tree.glob(f"*/{metadata}")}):
         content = tree.json(name)
         try:
             frames += _phone_frames(tree, name, content) if phone else _dslr_frames(tree, name, content, options)
@@ -64,7 +66,7 @@ def open_pairs(tree: Tree, options: ScanNetPPOptions) -> FramePairs:
         read_depth=_read_depth,
         is_metric=True,
         enlarge_depth=phone,
-        expected=(IPHONE if phone else DSLR).replace("*", "SCENE"),
+        expected=f"data/SCENE/{metadata}",
     )
 
 
@@ -76,7 +78,7 @@ def _phone_frames(tree: Tree, name: str, content: Any) -> list[Frame]:
         image = f"{folder}/rgb/{key}.jpg"
         if tree.has(image):
             where = f"{tree.where(name)} {key}"
-            pose = content[key].get("aligned_pose", content[key]["pose"])
+            pose = content[key]["aligned_pose"]
             frames.append(
                 Frame(
                     image=image,

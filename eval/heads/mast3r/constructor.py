@@ -36,7 +36,7 @@ def parse(text: str, *, source: str) -> dict[str, Any]:
         arguments = {str(keyword.arg): _value(keyword.value) for keyword in call.keywords if keyword.arg}
         if len(arguments) != len(call.keywords):
             raise ValueError("arguments without a name")
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidInput(
             f"{source}: expected the constructor of a MASt3R model with literal arguments, found {shown!r} ({reason})"

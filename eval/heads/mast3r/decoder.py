@@ -116,7 +116,8 @@ class TwoStreamDecoder(nn.Module):
         Returns:
             For each view the tokens of `entries`: (B, N, E), then three of (B, N, D).
         """
-        one, two = self.decoder_embed(tokens1), self.decoder_embed(tokens2)
+        # float32 for the residual sums, also under autocast
+        one, two = self.decoder_embed(tokens1).float(), self.decoder_embed(tokens2).float()
         steps1, steps2 = {0: tokens1}, {0: tokens2}
         for number, (block1, block2) in enumerate(zip(self.dec_blocks, self.dec_blocks2, strict=True), start=1):
             one, two = block1(one, table1, two, table2), block2(two, table2, one, table1)

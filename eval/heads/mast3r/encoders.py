@@ -4,7 +4,6 @@ Shapes: B images, H W pixels, N patches, E channels. Source: naver/mast3r; DUNE 
 """
 
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,18 +19,19 @@ HALF = (0.5, 0.5, 0.5)
 STUDENT_NORM_EPS = 1e-5  # PyTorch's default, unlike every other norm here
 
 
-class PairEncoder(Protocol):
-    """An encoder of single images."""
+class PairEncoder(nn.Module):
+    """An encoder of single images: uint8 (B, H, W, 3) to patch tokens (B, N, E), row-major.
+
+    Attributes:
+        patch_size: in px.
+        embed_dim: E.
+    """
 
     patch_size: int
     embed_dim: int
 
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """Encode uint8 (B, H, W, 3) into patch tokens (B, N, E), row-major."""
-        ...
 
-
-class CrocoPairEncoder(nn.Module):
+class CrocoPairEncoder(PairEncoder):
     """MASt3R's encoder on pixels of mean and deviation 0.5."""
 
     def __init__(self, network: CrocoEncoder) -> None:
@@ -46,7 +46,7 @@ class CrocoPairEncoder(nn.Module):
         return tokens
 
 
-class StudentPairEncoder(nn.Module):
+class StudentPairEncoder(PairEncoder):
     """A student, frozen and always in evaluation mode: its patches after the last block, without its final norm.
 
     Pixels are normalised with ImageNet's statistics; CLS and registers are dropped.

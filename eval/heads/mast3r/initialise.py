@@ -64,10 +64,13 @@ def from_mast3r(
     say = stated(constructor_of(content, source=source), sizes, source=source)
     state = completed(state, plain=True, source=source)
     found = infer(state, say, source=source)
+    decoder = {name: tensor for name, tensor in state.items() if not name.startswith(OF_THE_ENCODER)}
+    with torch.device("meta"):
+        state_dicts.check(found.build().state_dict(), decoder, source=source)
     student = open_student(encoder, num_heads=sizes.get("enc_num_heads"))
     new = fitted(found, student, factor=sizes.get("hidden_dim_factor"))
     model = from_scratch(student, new, modes=say.modes, seed=seed)
-    return Initialised(model=model, fresh=_copy_fitting(model, state, found, source=source))
+    return Initialised(model=model, fresh=_copy_fitting(model, decoder))
 
 
 def fitted(found: PairSizes, student: StudentPairEncoder, *, factor: float | None = None) -> PairSizes:
@@ -134,11 +137,8 @@ def draw(model: PairModel, seed: int) -> None:
 
 
 @torch.no_grad()
-def _copy_fitting(model: PairModel, state: Mapping[str, Tensor], found: PairSizes, *, source: str) -> tuple[str, ...]:
+def _copy_fitting(model: PairModel, decoder: Mapping[str, Tensor]) -> tuple[str, ...]:
     """Copy the tensors that fit by shape; returns the names of those that do not, and of the student's norm."""
-    decoder = {name: tensor for name, tensor in state.items() if not name.startswith(OF_THE_ENCODER)}
-    with torch.device("meta"):
-        state_dicts.check(found.build().state_dict(), decoder, source=source)
     own = model.mast3r.state_dict()
     fitting = {name: tensor for name, tensor in decoder.items() if tensor.shape == own[name].shape}
     model.mast3r.load_state_dict(fitting, strict=False)

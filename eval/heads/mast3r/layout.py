@@ -76,8 +76,9 @@ def fill(model: PairModel, state: Mapping[str, Tensor], *, source: str) -> None:
     own = model.state_dict()
     expected = {theirs: own[name] for theirs, name in ours.items()} | unused_shapes(model)
     state_dicts.check(expected, state, source=source)
-    if any(parameter.is_meta for parameter in model.parameters()):
-        model.to_empty(device="cpu")
+    for part in (model.mast3r, model.encoder):
+        if any(parameter.is_meta for parameter in part.parameters()):
+            part.to_empty(device="cpu")
     used = {name: state[theirs] for theirs, name in ours.items()}
     model.load_state_dict(used, strict=model.norm is None)
 

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from backbones import dino, state_dicts, weight_files
+from backbones.device import resolve_device
 from eval.heads.mast3r import constructor
 from eval.heads.mast3r.encoders import CrocoPairEncoder, StudentPairEncoder, open_student
 from eval.heads.mast3r.layout import DECODER, UNUSED, completed, fill
 from eval.heads.mast3r.model import PairModel
-from eval.heads.mast3r.sizes import PairSizes, Stated, check_told, infer, stated
+from eval.heads.mast3r.sizes import PairSizes, Stated, check_told, depth, infer, stated
 from extract.teachers import mast3r as croco_files
 from extract.teachers.croco import CrocoEncoder
 from store.errors import InvalidInput
@@ -49,7 +50,8 @@ def load(
 
     Raises:
         MissingFile, UnsafeFile, Damaged: as `backbones.weight_files.load`.
-        InvalidInput: another model, missing, unexpected or misshapen tensors, unknown sizes, or no encoder.
+        InvalidInput: another model, missing, unexpected or misshapen tensors, unknown sizes, no encoder, or no such
+            device.
     """
     source = f"weights '{weights}' as MASt3R"
     content = weight_files.load(weights)
@@ -68,7 +70,7 @@ def load(
         )
     else:
         model = _plain(state, say, sizes, source=source)
-    return model.to(device).eval()
+    return model.to(resolve_device(str(device), option="device")).eval()
 
 
 def constructor_of(content: Any, *, source: str) -> dict[str, Any] | None:
@@ -95,10 +97,11 @@ def _plain(state: state_dicts.State, say: Stated, sizes: Mapping[str, Any], *, s
         for theirs, ours in croco_files.ENCODER.items()
         if name.startswith(theirs)
     }
+    enc_depth = depth(state, "enc_blocks", source=source)
     architecture = croco_files.infer(
         own, num_heads=say.enc_num_heads, stored_groups=state_dicts.groups(state), source=source
     )
-    check_told(found, sizes, source=source, enc_depth=architecture["depth"])
+    check_told(found, sizes, source=source, enc_depth=enc_depth)
     with torch.device("meta"):
         model = PairModel(CrocoPairEncoder(CrocoEncoder(**architecture)), found.build(), say.modes, student=False)
     model.unused = {"mask_token": state["mask_token"].clone()} if "mask_token" in state else {}
@@ -134,7 +137,6 @@ def _student_variant(
     check_told(found, sizes, source=source)
     with torch.device("meta"):
         network = found.build()
-    network.to_empty(device="cpu")
     model = PairModel(student, network, say.modes, student=True)
     model.unused = {DECODER + name: decoder[name].clone() for name in UNUSED if name in decoder}
     rest = {name: tensor for name, tensor in state.items() if not name.startswith(DECODER)}

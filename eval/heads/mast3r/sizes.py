@@ -126,26 +126,34 @@ def infer(state: Mapping[str, Tensor], say: Stated, *, source: str) -> PairSizes
         raise InvalidInput(
             f"{source}: expected a MASt3R decoder with heads, found no {listed}; groups {state_dicts.groups(state)}"
         )
-    flat = [name for name in REQUIRED if state[name].ndim < 2 or not state[name].numel()]
-    if flat or state["patch_embed.proj.weight"].ndim != 4:
-        raise InvalidInput(f"{source}: expected matrices and kernels, found {some(flat, limit=3)} of none")
+    kernels = ("patch_embed.proj.weight", *(name for name in REQUIRED if ".dpt." in name))
+    odd = [name for name in REQUIRED if state[name].ndim != (4 if name in kernels else 2) or not state[name].numel()]
+    if odd:
+        raise InvalidInput(f"{source}: expected matrices and kernels, found {some(odd, limit=3)} of another kind")
     dec_embed_dim, enc_embed_dim = state["decoder_embed.weight"].shape
     if say.dec_num_heads is None and dec_embed_dim % HEAD_DIM:
         raise InvalidInput(f"{source}: {dec_embed_dim} channels are no multiple of {HEAD_DIM}. Pass dec_num_heads")
     return PairSizes(
         enc_embed_dim=enc_embed_dim,
         dec_embed_dim=dec_embed_dim,
-        dec_depth=depth(state, "dec_blocks"),
+        dec_depth=depth(state, "dec_blocks", source=source),
         dec_num_heads=say.dec_num_heads or dec_embed_dim // HEAD_DIM,
         mlp_hidden=len(state["dec_blocks.0.mlp.fc1.weight"]),
         head=_head_sizes(state, say, source=source),
     )
 
 
-def depth(state: Mapping[str, Tensor], blocks: str) -> int:
-    """Return the number of blocks named `blocks.N`: one more than the highest number."""
-    numbers = [int(found[1]) for name in state if (found := re.match(rf"{blocks}\.(\d+)\.", name))]
-    return 1 + max(numbers, default=-1)
+def depth(state: Mapping[str, Tensor], blocks: str, *, source: str) -> int:
+    """Return the number of blocks named `blocks.N`.
+
+    Raises:
+        InvalidInput: the numbers have gaps: a depth is memory asked for, so a number alone is not believed.
+    """
+    numbers = {found[1] for name in state if (found := re.match(rf"{blocks}\.(\d+)\.", name))}
+    if numbers != {str(number) for number in range(len(numbers))}:
+        listed = some(sorted(numbers), limit=3)
+        raise InvalidInput(f"{source}: expected {blocks}.0 to {blocks}.{len(numbers) - 1}, found numbers {listed}")
+    return len(numbers)
 
 
 def _head_sizes(state: Mapping[str, Tensor], say: Stated, *, source: str) -> HeadSizes:

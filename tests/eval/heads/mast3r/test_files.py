@@ -1,6 +1,7 @@
 """Released layouts: read strictly and without running anything, written, and a student's head begun from MASt3R."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from eval.heads import mast3r
 from eval.heads.mast3r import constructor
 from eval.heads.mast3r.layout import to_released
 from eval.heads.mast3r.model import PairModel
-from store.errors import InvalidInput, UnsafeFile
-from tests.eval.heads.mast3r.goldens import PAIR, PAIR_HEADS, images, read, tiny_pair, tiny_student
+from store.errors import InvalidInput, MissingFile, UnsafeFile
+from tests.eval.heads.mast3r.goldens import PAIR, PAIR_HEADS, TINY, images, read, tiny_pair, tiny_student
+from train.run.load import load as load_run
 
 SHARED = "downstream_head1.dpt.scratch.layer{}_rn.weight"
 DUPLICATE = "downstream_head1.dpt.scratch.layer_rn.{}.weight"
@@ -81,6 +83,9 @@ def test_loading_is_strict(tmp_path: Path) -> None:
         ({"decoder_embed.bias": torch.zeros(3)}, "decoder_embed.bias expected 24, found 3"),
         ({"dec_blocks2.0.norm1.bias": None}, "1 missing .dec_blocks2.0.norm1.bias"),
         ({DUPLICATE.format(1): torch.zeros_like(state[shared])}, "one tensor, found different values"),
+        ({"dec_blocks.999999999.norm1.bias": torch.zeros(24)}, "expected dec_blocks.0 to dec_blocks.4"),
+        ({"enc_blocks.7.norm1.bias": torch.zeros(64)}, "expected enc_blocks.0 to enc_blocks.2"),
+        ({"decoder_embed.weight": torch.zeros(24)}, "decoder_embed.weight of another kind"),
         ({"decoder_embed.weight": None}, "expected a MASt3R decoder with heads, found no decoder_embed.weight"),
     ):
         with pytest.raises(InvalidInput, match=expected):
@@ -110,6 +115,7 @@ def test_an_absent_second_stream_is_a_copy_in_files_of_mast3r_only(tmp_path: Pat
         ({}, "Pass dec_num_heads"),
         ({**PAIR_HEADS, "dec_depth": 12, "desc_dim": 24}, "dec_depth 12, its weights have 4; desc_dim 24"),
         ({**PAIR_HEADS, "conf_mode": ("cubic", 0, 1)}, "conf_mode"),
+        ({**PAIR_HEADS, "device": "cuda:77"}, "device cuda:77 cannot be used"),
         ({**PAIR_HEADS, "encoder": "x"}, "it has its own encoder"),
     ],
 )
@@ -130,6 +136,7 @@ def test_constructors_are_read_not_run(tmp_path: Path) -> None:
         f"AsymmetricMASt3R(a=__import__('os').mkdir({str(mark)!r}))",
         f"[open({str(mark)!r}, 'w') for _ in 'a']",
         "AsymmetricMASt3R(**{'a': 1})",
+        "AsymmetricMASt3R(a={[]})",
         "AsymmetricMASt3R(a=" + "(" * 5000 + ")" * 5000 + ")",
         "Other()",
         "AsymmetricMASt3R(pos_embed='cosine')",
@@ -169,6 +176,20 @@ def test_a_students_head_begins_with_what_fits() -> None:
     again = mast3r.from_mast3r(PAIR, tiny_student(32), dec_num_heads=2, enc_num_heads=2)
     assert torch.equal(own["mast3r.decoder_embed.weight"], again.model.mast3r.decoder_embed.weight)
     begun.model(images(1, 28, 42), images(1, 28, 28))
+
+
+def test_students_come_from_runs_and_files(run_directory: Path, tmp_path: Path) -> None:
+    student = load_run(run_directory).distiller.encoder
+    sizes = replace(TINY, enc_embed_dim=student.embed_dim)
+    pair = mast3r.from_scratch(run_directory, sizes).eval()
+    mast3r.save(tmp_path / "a.pth", pair)
+    named = {f"encoder.{name.replace('reg_token', 'register_tokens')}": t for name, t in student.state_dict().items()}
+    torch.save({"model": named}, tmp_path / "student.pth")
+    for encoder in (run_directory, tmp_path / "student.pth"):
+        loaded = mast3r.load(tmp_path / "a.pth", encoder=encoder, enc_num_heads=student.num_heads)
+        assert same(pair, loaded, 14)
+    with pytest.raises(MissingFile, match="expected a run or a file"):
+        mast3r.load(tmp_path / "a.pth", encoder=tmp_path / "b.pth")
 
 
 def wb() -> tuple[str, str]:

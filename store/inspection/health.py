@@ -1,8 +1,9 @@
 """The sentence that `codistill store info` opens with: whether all is well, and if not, what mends it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from store.common.text import some
+from store.format.schema import PIXELS
 from store.inspection.info import ArrayInfo, CacheInfo
 
 NAMED = 3  # arrays in a sentence
@@ -18,7 +19,7 @@ def sentence(info: CacheInfo) -> str:
     if not info.datasets:
         return f"Empty: there are no datasets yet. Run: codistill extract run CATALOGUE.toml --cache {where}"
     problems = list(_problems(info))
-    failed = _listed(info, "failed")
+    failed = _named(_failed(info))
     failures = f"{failed[0]:,} rows failed in {failed[1]} (codistill store failures {where})" if failed else ""
     held = f"{_count(len(info.datasets), 'dataset')} with {_count(sum(d.rows for d in info.datasets), 'row')}"
     if problems:
@@ -58,7 +59,22 @@ def _problems(info: CacheInfo) -> Iterator[str]:
 
 def _listed(info: CacheInfo, kind: str) -> tuple[int, str] | None:
     """Return the sum of a count of arrays, and the arrays where it is not 0; None where there are none."""
-    counts = {name: getattr(array, kind) for name, array in _arrays(info)}
+    return _named({name: getattr(array, kind) for name, array in _arrays(info)})
+
+
+def _failed(info: CacheInfo) -> dict[str, int]:
+    """Return failed rows by array; a row without pixels has failed for every teacher, and counts once."""
+    counts = {}
+    for dataset in info.datasets:
+        without = next((array.failed for array in dataset.arrays if array.name == PIXELS), 0)
+        for array in dataset.arrays:
+            again = without if array.name != PIXELS and not array.missing else 0
+            counts[f"{dataset.name}/{array.name}"] = max(0, array.failed - again)
+    return counts
+
+
+def _named(counts: Mapping[str, int]) -> tuple[int, str] | None:
+    """Return the sum of counts by array, and the arrays where it is not 0; None where there are none."""
     found = {name: count for name, count in counts.items() if count}
     return (sum(found.values()), some(found, limit=NAMED)) if found else None
 

@@ -118,14 +118,14 @@ def would_append(cache: Cache | None, entry: DatasetEntry, source: Source) -> st
         return f"'{entry.name}' is not in the cache yet: all of its images would be taken in"
     changes = image_changes(cache[entry.name], source.enumerate())
     told = f"{len(changes.new):,} new images of '{entry.name}' would be taken in"
-    return told + (f"; stored and {changes.untouched}: nothing would be done about them" if changes.untouched else "")
+    return told + (f"; stored images: {changes.untouched}; their rows would stay" if changes.untouched else "")
 
 
 def _append(cache: Cache, entry: DatasetEntry, source: Source, changes: ImageChanges, listing: Listing) -> list[str]:
     """Take in new images as further parts; return what to tell of it."""
     notes = []
     if changes.untouched:
-        notes.append(f"nothing is done about images that were stored and are {changes.untouched}: their rows stay")
+        notes.append(f"stored images: {changes.untouched}; their rows stay as they are")
     new, described = changes.new, _described(entry, source, remark=entry.note)
     begun = _begun(cache, entry.name, listing)
     for images in [table for table in (begun, _without(new, begun)) if table is not None and len(table)]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from backbones.images import IMAGENET_MEAN, IMAGENET_STD
@@ -61,7 +61,8 @@ def export_encoder(
             texts[LICENCE] = licence
     with _nothing_left_on_failure(directory, [WEIGHTS, *texts, ONNX, checksums.SUMS]):
         with atomic.replacing(directory / WEIGHTS) as partial:
-            save_file(state, partial, metadata={"format": "pt"})
+            # not save_file, whose files only their owner may read
+            partial.write_bytes(save(state, metadata={"format": "pt"}))
         for name, text in texts.items():
             atomic.write_text(directory / name, text)
         if onnx:

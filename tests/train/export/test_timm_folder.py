@@ -1,5 +1,6 @@
 """An exported encoder gives the same tokens in timm alone."""
 
+import errno
 import json
 import os
 import subprocess
@@ -9,7 +10,6 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from backbones import weight_files
@@ -17,7 +17,6 @@ from backbones.images import IMAGENET_MEAN, IMAGENET_STD
 from backbones.vit import DinoVisionTransformer
 from store.errors import Damaged, InvalidInput, OutputExists, StorageFailed
 from tests.train import golden
-from train.export import timm_folder
 from train.export.card import CardFacts, DatasetFacts, TeacherFacts
 from train.export.timm_folder import export_encoder
 from train.model.encoder import build_encoder
@@ -68,6 +67,7 @@ def test_a_process_that_has_only_timm(tmp_path: Path) -> None:
     encoder = build_encoder(Student(architecture="tiny", depth=1), pos_grid=(4, 4)).eval()
     assert isinstance(encoder, DinoVisionTransformer)
     export_encoder(encoder, tmp_path / "model", image_size=56)
+    assert len({file.stat().st_mode for file in (tmp_path / "model").iterdir()}) == 1  # whoever reads one reads all
     images = torch.randn(1, 3, 56, 56)
     save_file({"images": images}, tmp_path / "images.safetensors")
     script = f"""
@@ -157,10 +157,10 @@ def test_a_changed_export_is_refused_by_our_readers_and_read_by_timm(tmp_path: P
 
 def test_an_export_onto_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full_disk(*_: object, **__: object) -> None:
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     encoder = build_encoder(Student(architecture="tiny", depth=1), pos_grid=(4, 4)).eval()
-    monkeypatch.setattr(timm_folder, "save_file", full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(StorageFailed, match="no space left on device"):
         export_encoder(encoder, tmp_path / "model", image_size=56, card=CARD)
     assert list(tmp_path.iterdir()) == []

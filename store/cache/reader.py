@@ -14,7 +14,7 @@ from store.cache import row_status
 from store.cache.jpeg_index import JpegIndexes
 from store.cache.jpeg_reads import JpegReader
 from store.cache.metadata import DatasetMetadata
-from store.cache.row_reads import ReadContext, RowRead, plan_reads
+from store.cache.row_reads import ReadContext, RowRead, SlotPlans, plan_reads
 from store.cache.row_status import RowStatus
 from store.common.text import some
 from store.common.threads import Task, ThreadTeam
@@ -84,10 +84,11 @@ class Reader:
             self._require_bytes(name, node, numbers)
             targets[name] = np.empty(shape, dtype) if given is None else given
         tasks: list[Task] = []
+        plans: SlotPlans = {}
         for name, node in nodes.items():
             code = self._code(name, node, raw=raw)
             read = RowRead(node=node, rows=numbers, out=targets[name], verify=verify, code=code, places=positions)
-            tasks += self._plan(read)
+            tasks += self._plan(read, plans)
         self._team.run(tasks)
         return targets
 
@@ -117,11 +118,11 @@ class Reader:
         read = RowRead(node=node, rows=rows, out=out, verify=verify, crc32c=crc32c, code=code)
         self._team.run(list(self._plan(read)))
 
-    def _plan(self, read: RowRead) -> Iterator[Task]:
-        """Yield the tasks of a read, by the form in which the array is stored."""
+    def _plan(self, read: RowRead, plans: SlotPlans | None = None) -> Iterator[Task]:
+        """Yield the tasks of a read, by the form in which the array is stored; plans are those for the same rows."""
         if isinstance(read.node.layout, IndexedLayout):
             return self._jpeg.plan(read.node, read.rows, read.out, verify=read.verify, places=read.places)
-        return plan_reads(read, self._context)
+        return plan_reads(read, self._context, plans)
 
     @cached_property
     def _jpeg(self) -> JpegReader:

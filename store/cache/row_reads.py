@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -70,11 +69,37 @@ class ReadContext:
     first_row: int = 0
 
 
-def plan_reads(read: RowRead, context: ReadContext) -> Iterator[Task]:
+@dataclass(frozen=True, kw_only=True)
+class SlotPlan:
+    """Which slots are read in which order, in rows, so that arrays of about one size share it.
+
+    Attributes:
+        order: int64 [B], sorts the rows.
+        rows: int64 [B], the sorted rows.
+        calls: (start, stop, slot) of each system call: sorted rows from start to stop, side by side from that slot on.
+        tasks: (first call, behind the last call, shard) of each task.
+    """
+
+    order: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+    calls: list[tuple[int, int, int]]
+    tasks: list[tuple[int, int, int]]
+
+
+SlotPlans = dict[tuple[int, int, int], SlotPlan]
+"""Plans for the rows of one read, by the rows of a shard, of a system call and of a task."""
+
+
+def plan_reads(read: RowRead, context: ReadContext, plans: SlotPlans | None = None) -> Iterator[Task]:
     """Yield tasks that fill `read.out`; independent threads may run them.
 
     Everything is planned here and in one go: between two copies of a megabyte no Python code is left in the processor's
     caches, so that each statement in the loop over rows would cost many times its usual price.
+
+    Args:
+        read: rows to read.
+        context: where they are read from.
+        plans: plans of other arrays for the same rows, which are used and added to.
     """
     layout = read.node.layout
     if read.code is not None:
@@ -86,35 +111,50 @@ def plan_reads(read: RowRead, context: ReadContext) -> Iterator[Task]:
     assert isinstance(layout, ShardLayout), "rows stored as JPEG have no slots"
     if not len(read.rows):
         return
-    order = np.argsort(read.rows, kind="stable")
-    rows = read.rows[order]
-    starts = _call_starts(rows, layout, context.storage.call_bytes)
+    plan = _slot_plan(read.rows, layout, context.storage.call_bytes, plans={} if plans is None else plans)
     targets = list(read.out.reshape(len(read.out), -1).view(np.uint8))
-    buffers: list[Any] = [None] * (2 * len(rows))
-    buffers[0::2] = [targets[target] for target in read.place_of(order).tolist()]
+    buffers: list[Any] = [None] * (2 * len(plan.rows))
+    buffers[0::2] = [targets[target] for target in read.place_of(plan.order).tolist()]
     expected: list[npt.NDArray[np.uint32]] = []
     if read.verify:
-        crcs = np.empty((len(rows), CHECKSUM_BYTES), np.uint8)
+        crcs = np.empty((len(plan.rows), CHECKSUM_BYTES), np.uint8)
         buffers[1::2] = list(crcs)
-        expected = [crcs.view("<u4")[:, 0], *([] if read.crc32c is None else [read.crc32c[order]])]
+        expected = [crcs.view("<u4")[:, 0], *([] if read.crc32c is None else [read.crc32c[plan.order]])]
     else:
-        buffers[1::2] = [np.empty(CHECKSUM_BYTES, np.uint8)] * len(rows)  # nobody looks at them
-    shards = rows[starts] // layout.shard_rows
-    offsets = ((rows[starts] - shards * layout.shard_rows) * layout.stride).tolist()
-    first_rows = starts.tolist()
-    reads = list(zip(first_rows, [*first_rows[1:], len(rows)], offsets, strict=True))
-    blocks = starts * layout.stride // TASK_BYTES
-    new_task = (shards[1:] != shards[:-1]) | (blocks[1:] != blocks[:-1])
-    bounds = [0, *(np.flatnonzero(new_task) + 1).tolist(), len(reads)]
-    for first, last in pairwise(bounds):
-        yield _SlotTask(read, context, layout, rows, buffers, expected, reads[first:last])
+        buffers[1::2] = [np.empty(CHECKSUM_BYTES, np.uint8)] * len(plan.rows)  # nobody looks at them
+    for first, last, shard in plan.tasks:
+        yield _SlotTask(read, context, layout, plan.rows, buffers, expected, plan.calls[first:last], shard)
 
 
-def _call_starts(rows: npt.NDArray[np.int64], layout: ShardLayout, call_bytes: int) -> npt.NDArray[np.int64]:
-    """Return where in the sorted rows each call begins: neighbouring slots of a shard, up to a limit."""
+def _slot_plan(rows: npt.NDArray[np.int64], layout: ShardLayout, call_bytes: int, *, plans: SlotPlans) -> SlotPlan:
+    """Return the plan of an array, one of `plans` or a new one, which is added."""
     per_call = min(max(1, call_bytes // layout.stride), CALL_ROWS)
+    sizes = (layout.shard_rows, per_call, max(1, TASK_BYTES // layout.stride))
+    if sizes not in plans:
+        plans[sizes] = _plan_slots(rows, *sizes)
+    return plans[sizes]
+
+
+def _plan_slots(rows: npt.NDArray[np.int64], shard_rows: int, per_call: int, per_task: int) -> SlotPlan:
+    order = np.argsort(rows, kind="stable")
+    rows = rows[order]
+    starts = _call_starts(rows, shard_rows, per_call)
+    first_rows, blocks = starts.tolist(), starts // per_task
+    shards, slots = np.divmod(rows[starts], shard_rows)
+    new_task = (shards[1:] != shards[:-1]) | (blocks[1:] != blocks[:-1])
+    bounds = [0, *(np.flatnonzero(new_task) + 1).tolist(), len(first_rows)]
+    return SlotPlan(
+        order=order,
+        rows=rows,
+        calls=list(zip(first_rows, [*first_rows[1:], len(rows)], slots.tolist(), strict=True)),
+        tasks=list(zip(bounds, bounds[1:], shards[bounds[:-1]].tolist(), strict=False)),
+    )
+
+
+def _call_starts(rows: npt.NDArray[np.int64], shard_rows: int, per_call: int) -> npt.NDArray[np.int64]:
+    """Return where in the sorted rows each call begins: neighbouring slots of a shard, up to a limit."""
     positions = np.arange(len(rows))
-    joined = (rows[1:] - rows[:-1] == 1) & (rows[1:] % layout.shard_rows != 0)
+    joined = (rows[1:] - rows[:-1] == 1) & (rows[1:] % shard_rows != 0)
     if per_call == 1 or not joined.any():
         return positions
     apart = np.append(True, ~joined)
@@ -123,7 +163,7 @@ def _call_starts(rows: npt.NDArray[np.int64], layout: ShardLayout, call_bytes: i
 
 
 class _SlotTask:
-    """Reads some slots of one shard: `reads` are (start, stop, offset), from start to stop in the sorted rows."""
+    """Reads some slots of one shard: `reads` are (start, stop, slot), from start to stop in the sorted rows."""
 
     def __init__(
         self,
@@ -134,11 +174,16 @@ class _SlotTask:
         buffers: list[Any],
         expected: list[npt.NDArray[np.uint32]],
         reads: list[tuple[int, int, int]],
+        shard: int,
     ) -> None:
         self._read, self._context, self._layout = read, context, layout
         self._rows, self._expected, self._reads = rows, expected, reads
-        self._calls = [(buffers[2 * a : 2 * b], offset, (b - a) * layout.stride) for a, b, offset in reads]
-        self._shard = int(rows[reads[0][0]]) // layout.shard_rows
+        spare = 0 if read.verify else CHECKSUM_BYTES  # the checksum of the last row of a call is not even read
+        stride, skipped = layout.stride, bool(spare)
+        self._calls = [
+            (buffers[2 * a : 2 * b - skipped], slot * stride, (b - a) * stride - spare) for a, b, slot in reads
+        ]
+        self._shard = shard
 
     def __call__(self) -> None:
         node, verify = self._read.node, self._read.verify

@@ -103,7 +103,7 @@ def colours(boxes: Boxes, hits: Hits, pyramids: Sequence[Sequence[Tensor]], pixe
     for kind in sorted(set(kinds.tolist())):
         chosen = (kinds == kind).nonzero()[:, 0]
         source = pyramids[kind // LEVELS][kind % LEVELS]
-        painted[chosen] = _bilinear(source, texels[chosen] / 2 ** (kind % LEVELS))
+        painted[chosen] = _bilinear(source, (texels[chosen] + 0.5) / 2 ** (kind % LEVELS) - 0.5)
     return painted * boxes.shade[which][:, None].float()
 
 

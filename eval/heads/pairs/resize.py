@@ -21,7 +21,7 @@ def resize_image(image: np.ndarray, size: Size) -> np.ndarray:
     """Resize uint8 (H, W, 3) to `size`: Lanczos if it shrinks, else bicubic."""
     shrinks = size[0] < image.shape[1] or size[1] < image.shape[0]
     filtered = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS if shrinks else Image.Resampling.BICUBIC)
-    return np.asarray(filtered)
+    return np.array(filtered)  # writable, which torch wants
 
 
 def resize_nearest(array: np.ndarray, size: Size) -> np.ndarray:

@@ -75,10 +75,12 @@ class PairsFile(_Section):
         dataset: the datasets, in order.
     """
 
-    dataset: Annotated[tuple[PairsEntry, ...], Field(min_length=1)]
+    dataset: tuple[PairsEntry, ...]
 
     @pydantic.model_validator(mode="after")
     def _unlike(self) -> Self:
+        if not self.dataset:
+            raise ValueError("no datasets; add [[dataset]] with name, kind and pairs")
         repeated = [name for name, count in Counter(entry.name for entry in self.dataset).items() if count > 1]
         if repeated:
             raise ValueError(f"two datasets are named '{repeated[0]}'; names tell pairs apart")

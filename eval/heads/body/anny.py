@@ -93,7 +93,7 @@ def _default_model() -> Any:
         raise MissingExtra(missing_extra(error.name or "anny", program="eval") or str(error)) from None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Fallback to lbs")
-        return anny.Anny(skinning_method="lbs")
+        return anny.Anny(skinning_method="lbs").float()  # made in float64
 
 
 def _other_side(bone: str) -> str:

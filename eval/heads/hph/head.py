@@ -54,7 +54,7 @@ class PersonHead(nn.Module):
         self.decpose = nn.Linear(sizes.dim, sizes.pose_numbers)
         self.decshape = nn.Linear(sizes.dim, sizes.num_betas)
         self.deccam = nn.Linear(sizes.dim, CAMERA_NUMBERS)
-        self.decexpression = nn.Linear(sizes.dim, sizes.expressions)
+        self.decexpression = nn.Linear(sizes.dim, sizes.expressions) if sizes.expressions else None
 
     def forward(self, context: Tensor, cells: Tensor) -> dict[str, Tensor]:
         """Decode the people in some cells; people of one image attend to each other.
@@ -82,8 +82,13 @@ class PersonHead(nn.Module):
             "pose": self.decpose(people).float() + self.get_buffer("init_body_pose"),
             "shape": self.decshape(people).float() + mean_shape,
             "camera": self.deccam(people).float() + self.get_buffer("init_cam"),
-            "expression": self.decexpression(people).float() + self.get_buffer("init_expression"),
+            "expression": self._expression(people).float() + self.get_buffer("init_expression"),
         }
+
+    def _expression(self, people: Tensor) -> Tensor:
+        """Return the expression's numbers, (P, D) -> (P, E); none for a body model without expression."""
+        numbers: Tensor = people[:, :0] if self.decexpression is None else self.decexpression(people)
+        return numbers
 
     def _decode(self, queries: Tensor, context: Tensor, image: Tensor) -> Tensor:
         """Run the decoder on images that have people, (P, Q) and (B, N, E) -> (P, D); others would attend to nobody."""

@@ -4,53 +4,15 @@ Shapes: B images, n x n cells, P people, J rotations, V vertices, K joints. Sour
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
 from eval.heads.hph.people import People
+from eval.heads.hph.recipe import POINTS_2D, LossWeights
 from eval.heads.hph.targets import Truth
 
 LOG_EPS = 1e-7
-POINTS_2D = ("j2d", "v2d")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossWeights:
-    """Weights of the terms; defaults are those of the authors' trainer.
-
-    Attributes:
-        bce: detection.
-        offset: place of the head in its cell.
-        rotmat: rotations.
-        shape: shape numbers.
-        dist: scaled logarithm of the distance.
-        transl: place of the head in space.
-        j3d: joints around the pelvis.
-        v3d: vertices around the pelvis.
-        j2d: joints in px.
-        v2d: vertices in px.
-        start_2d_epoch: first epoch of the terms in px; before it they count nothing.
-    """
-
-    bce: float = 10.0
-    offset: float = 1.0
-    rotmat: float = 0.1
-    shape: float = 1.0
-    dist: float = 1.0
-    transl: float = 1.0
-    j3d: float = 100.0
-    v3d: float = 100.0
-    j2d: float = 1.0
-    v2d: float = 1.0
-    start_2d_epoch: int = 10
-
-    def at(self, epoch: int) -> dict[str, float]:
-        """Return the weight of each term in an epoch."""
-        weights = asdict(self)
-        begins = weights.pop("start_2d_epoch")
-        return {name: 0.0 if name in POINTS_2D and epoch < begins else weight for name, weight in weights.items()}
 
 
 def detection_loss(scores: Tensor, true: Tensor) -> Tensor:

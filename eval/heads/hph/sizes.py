@@ -136,7 +136,7 @@ def _found(state: Mapping[str, Tensor], *, source: str) -> dict[str, int]:
         "img_size": CELL_PX * shape("x_attention_head.cross_queries_x", 0),
         "num_betas": shape("x_attention_head.decshape.weight", 0),
         "rotations": shape("x_attention_head.decpose.weight", 0) // NUMBERS_A_ROTATION,
-        "expressions": shape("x_attention_head.decexpression.weight", 0),
+        "expressions": shape("x_attention_head.init_expression", 1),
         "dim": shape(decoder + "pos_embedding", 2),
         "depth": count(layer),
         "mlp_dim": shape(f"{layer}0.2.fn.net.0.weight", 0),

@@ -90,3 +90,13 @@ def test_eleven_shape_numbers_take_the_means_with_a_zero() -> None:
     assert isinstance(head, PerceptionHead)
     assert head.x_attention_head.mean_shape == "init_betas_kid"
     assert head.x_attention_head.get_buffer("init_betas").shape == (1, 10)
+
+
+def test_a_head_without_expression_is_saved_and_loaded(tmp_path: Path) -> None:
+    sizes = HeadSizes(embed_dim=8, img_size=28, num_betas=6, rotations=4, expressions=0, dim=32, heads=1, mlp_dim=8)
+    files.save(tmp_path / "head.pt", files.build(sizes))
+    head = hph.load(tmp_path / "head.pt")
+    with torch.no_grad():
+        people = head(torch.randn(1, 4, 8), torch.eye(3) * 30, cells=torch.tensor([[0, 1, 0]]))
+    assert head.sizes == sizes
+    assert (people.expression.shape, people.shape.shape, people.rotmat.shape) == ((1, 0), (1, 6), (1, 4, 3, 3))

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from eval.heads.hph import losses
-from eval.heads.hph.losses import LossWeights, all_terms, total
+from eval.heads.hph.losses import all_terms, total
+from eval.heads.hph.recipe import LossWeights
 from eval.heads.hph.targets import prepare
 from tests.eval.heads.hph import golden
 

@@ -46,6 +46,7 @@ def measure_reading(
     The rows read are compared with those written.
     """
     seconds: dict[Key, list[float]] = defaultdict(list)
+    processor: dict[Key, list[float]] = defaultdict(list)
     shares: dict[Key, list[float]] = defaultdict(list)
     for page_cache in get_args(PageCache):
         for repetition in range(repetitions[page_cache]):
@@ -54,7 +55,9 @@ def measure_reading(
                 for reader in readers:
                     key = (reader.name, order, page_cache)
                     shares[key].append(_prepare(reading.folders[reader.format], page_cache))
-                    seconds[key].append(_time(reading, reader, batches, order=order, page_cache=page_cache))
+                    took, used = _time(reading, reader, batches, order=order, page_cache=page_cache)
+                    seconds[key].append(took)
+                    processor[key].append(used)
     size = len(batches) * reading.batch * reading.rows.row_bytes
     return [
         {
@@ -64,6 +67,7 @@ def measure_reading(
             "page_cache": page_cache,
             "resident_before": float(np.median(shares[reader.name, order, page_cache])),
             **_summary(seconds, (reader.name, order, page_cache), size=size, limits=reading.limits),
+            "processor_ratio_to_raw": _ratio(processor, (reader.name, order, page_cache), reading.limits),
         }
         for page_cache in get_args(PageCache)
         for order in get_args(Order)
@@ -91,16 +95,17 @@ def _prepare(folder: Path, page_cache: PageCache) -> float:
 
 def _time(
     reading: Reading, reader: Reader, batches: Sequence[RowNumbers], *, order: Order, page_cache: PageCache
-) -> float:
+) -> tuple[float, float]:
+    """Return the seconds of one pass, and those of all processors together."""
     with _open(reader, reading, order):
         if page_cache == "warm":
             reader.read(batches[-1])  # work that is done once: status, plans, threads
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), time.process_time()
         for batch in batches:
             delivered = reader.read(batch)
-        took = time.perf_counter() - begun
+        took, used = time.perf_counter() - begun, time.process_time() - used
         reading.rows.check(delivered, reading.out)
-    return took
+    return took, used
 
 
 @contextmanager
@@ -113,12 +118,17 @@ def _open(reader: Reader, reading: Reading, order: Order) -> Iterator[None]:
 
 
 def _summary(seconds: Mapping[Key, list[float]], key: Key, *, size: int, limits: Sequence[str]) -> dict[str, Any]:
-    """Return speed and ratio to the limit; the ratio is taken within each repetition, then its median."""
+    """Return speed and ratio to the limit."""
     took = np.array(seconds[key])
-    limit = np.min([seconds[name, key[1], key[2]] for name in limits], axis=0)
     return {
         "bytes": size,
         "seconds": took.tolist(),
         "gb_per_s": float(np.median(size / took) / 1e9),
-        "ratio_to_raw": float(np.median(limit / took)),
+        "ratio_to_raw": _ratio(seconds, key, limits),
     }
+
+
+def _ratio(seconds: Mapping[Key, list[float]], key: Key, limits: Sequence[str]) -> float:
+    """Return the speed over that of the limit: the ratio is taken within each repetition, then its median."""
+    limit = np.min([seconds[name, key[1], key[2]] for name in limits], axis=0)
+    return float(np.median(limit / np.array(seconds[key])))

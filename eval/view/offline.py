@@ -158,7 +158,7 @@ def _maps(state: Query, facts: Any, shown: str) -> Iterator[dict[str, str]]:
         yield {"mode": "pca", "basis": basis, "shown": shown if basis == "shown" else ""}
     yield from ({"mode": mode} for mode in ("norm", "outlier"))
     if facts["runs"]:
-        yield {"mode": "error", "run": state.get("run", "")}
+        yield {"mode": "error", "run": state.get("run") or facts["runs"][0]["name"]}
 
 
 def list_query(state: Query, *, limit: int) -> dict[str, Any]:

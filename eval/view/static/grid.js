@@ -105,7 +105,7 @@ export function open(main) {
     const first = Math.floor(Number(state.at || 0) / PAGE_ROWS);
     const answer = await rows.fetch(first);
     const total = answer.total ?? first * PAGE_ROWS + answer.rows.length;
-    status.replaceChildren(sentence(state, total, answer), measureAll(state, answer));
+    status.replaceChildren(sentence(state, total, answer), " ", measureAll(state, answer));
     if (answer.state === "building") measuring(state, rows, total);
     else if (total === 0) nothing.replaceChildren(empty("No row matches.", "Take a condition away, or choose another dataset or status."));
     return total;

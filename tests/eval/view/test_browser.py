@@ -380,3 +380,6 @@ def test_an_exported_view_works_without_a_server(window: BrowserContext, address
             complete(offline)
             nearest = "(all) => all.every((one) => one.dataset.drawing === 'nearest')"
             assert offline.locator("canvas.map").evaluate_all(nearest)
+            offline.get_by_text("Error", exact=True).click()
+            complete(offline)
+            expect(offline.locator('.shown:first-child [data-tile="vit"]')).to_contain_text("1 - cosine")

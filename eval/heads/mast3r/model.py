@@ -28,7 +28,7 @@ class ViewTokens:
     """The encoder's tokens of one view of B pairs, as the decoder takes them; may come from a cache.
 
     Attributes:
-        tokens: (B, N, E), row-major on each image's own grid.
+        tokens: (B, N, E), row-major on each image's own grid; computed with in float32.
         grid: (rows, cols) of patches of the images as stored.
         portrait: which images are portraits that are stored transposed; None where images are stored as they are.
     """
@@ -71,7 +71,7 @@ class PairDecoder(TwoStreamDecoder):
             )
             for view in (one, two)
         ]
-        return self.decode(one.tokens, tables[0], two.tokens, tables[1])
+        return self.decode(one.tokens.float(), tables[0], two.tokens.float(), tables[1])
 
 
 class PairModel(nn.Module):
@@ -180,7 +180,7 @@ class PairModel(nn.Module):
         """Apply the norm behind a student; other encoders have their own."""
         if self.norm is None:
             return view
-        return ViewTokens(tokens=self.norm(view.tokens), grid=view.grid, portrait=view.portrait)
+        return ViewTokens(tokens=self.norm(view.tokens.float()), grid=view.grid, portrait=view.portrait)
 
     def decode(self, one: ViewTokens, two: ViewTokens) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Predict both views from their tokens; see `forward`. The heads run in float32 under any autocast."""
@@ -268,7 +268,6 @@ def oriented(head: Callable[[list[Tensor], tuple[int, int]], Maps], entries: lis
     Returns:
         Maps of all images, as the images are stored.
     """
-    entries = [tokens.float() for tokens in entries]
     if view.portrait is None or not any(view.portrait):
         return head(entries, view.grid)
     upright, lying = _split(view.portrait)

@@ -1,5 +1,6 @@
 """The pair model beyond the numbers: bad input, gradients, a frozen student, DUNE's variant in every batch form."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -90,9 +91,21 @@ def test_the_heads_compute_in_float32_under_autocast(pair: PairModel) -> None:
     views = images(1, 28, 42), images(1, 42, 28)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         one, two = pair(*views)
-        entries, _ = pair.mast3r.view_entries(pair.encode(views[0]), pair.encode(views[1]))
+        entries, others = pair.mast3r.view_entries(pair.encode(views[0]), pair.encode(views[1]))
         with torch.autocast("cpu", enabled=False), torch.no_grad():
-            expected = pair.mast3r.downstream_head1.dpt([tokens.float() for tokens in entries], (2, 3))
+            expected = pair.mast3r.downstream_head1.dpt(entries, (2, 3))
         raw = pair.raw(*views)[0]
+    assert {tokens.dtype for tokens in (*entries, *others)} == {torch.float32}
     assert {maps.dtype for half in (one, two) for maps in half.values()} == {torch.float32}
     np.testing.assert_array_equal(raw.numpy(), expected.numpy())
+
+
+def test_tokens_of_a_cache_may_be_of_half_precision(pair: PairModel) -> None:
+    views = [pair.encode_frozen(images(1, 28, 42, seed=seed)) for seed in (0, 1)]
+    halves = [replace(view, tokens=view.tokens.bfloat16()) for view in views]
+    with torch.no_grad():
+        exact, rounded = (pair.decode(*map(pair.normed, each)) for each in (views, halves))
+    for one, two in zip(exact, rounded, strict=True):
+        for name, maps in one.items():
+            assert two[name].dtype == torch.float32
+            assert (two[name] - maps).norm() < 0.05 * maps.norm()

@@ -277,6 +277,45 @@ def test_parts_are_repaired_deleted_and_made_compact_like_any_dataset(folder: Pa
     assert not [name for name in tree_of(cache) if "pictures" in name]
 
 
+def test_jpeg_pixels_and_codes_go_on_in_a_part(tmp_path: Path) -> None:
+    add_images(tmp_path, range(IMAGES))
+    options: dict[str, str] = {"datasets": dataset_entry("pictures", "views = 2"), "recipe": 'pixels = "jpeg"'}
+    catalogue = small_catalogue(tmp_path, teachers=TEACHER.format("quick", "ratio = 4"), **options)
+    cache = tmp_path / "cache"
+    assert run_extract(catalogue, "--cache", cache) == 0
+    before = tree_of(cache)
+    add_images(tmp_path, range(IMAGES, IMAGES + LATER))
+    assert run_extract(catalogue, "--cache", cache, "--append") == 0
+    after = tree_of(cache)
+    assert {name: after[name] for name in before} == before
+    first, part = (store.open(cache).part(name) for name in ("pictures", PART))
+    assert part.code("quick").spec == first.code("quick").spec
+    assert part.array("pixels").document["codecs"] == first.array("pixels").document["codecs"]
+    rows, names = np.array([ALL_ROWS - 1, 0, ROWS, ROWS - 1]), ["pixels", "quick"]
+    dataset = store.open(cache)["pictures"]
+    read = dataset.read(rows, names)
+    for name, values in read.items():
+        assert all(
+            np.array_equal(values[place], dataset.read([row], [name])[name][0]) for place, row in enumerate(rows)
+        )
+    np.testing.assert_array_equal(part.read([0], ["pixels"])["pixels"][0], read["pixels"][2])
+    path = cache / f"features.zarr/{PART}/pixels/c.1.0.0.0"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:40] + b"damage" + whole[46:])
+    assert [problem.shard for problem in verify(cache).problems] == [1]
+    outcome = check_and_repair(
+        cache,
+        quick=False,
+        catalogue=catalogue,
+        device="cpu",
+        confirm=lambda _: True,
+        progress=False,
+        say=lambda _: None,
+    )
+    assert not outcome.wrong
+    assert path.read_bytes() == whole
+
+
 def test_commands_show_one_dataset(folder: Path) -> None:
     (folder / "images" / "z.png").write_bytes(b"no picture")
     assert run_extract(folder / "catalogue.toml", "--cache", folder / "cache", "--append", "--max-failed", "1") == 0

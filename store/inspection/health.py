@@ -68,7 +68,7 @@ def _failed(info: CacheInfo) -> dict[str, int]:
     for dataset in info.datasets:
         without = next((array.failed for array in dataset.arrays if array.name == PIXELS), 0)
         for array in dataset.arrays:
-            again = without if array.name != PIXELS and not array.missing else 0
+            again = 0 if array.name == PIXELS else without
             counts[f"{dataset.name}/{array.name}"] = max(0, array.failed - again)
     return counts
 

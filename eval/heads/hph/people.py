@@ -118,6 +118,11 @@ class People(_Fields):
             raise IndexError(f"person {index} of {len(self)}")
         return Person(**{name: self.value(name)[index] for name in self.keys()})
 
+    def cpu(self) -> "People":
+        """Return the same in host memory, without gradient."""
+        values = {name: self.value(name).detach().cpu() for name in self.keys()}
+        return People(**values, score_map=self.score_map.detach().cpu())
+
     def of_image(self, image: int) -> list[Person]:
         """Return the people of one image of the batch."""
         return [person for person in self if int(person.idx_image_row_col[0]) == image]

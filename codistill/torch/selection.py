@@ -144,7 +144,8 @@ def _problems(
     if not found and not problems:
         other = sorted({dataset.split for cache in caches for dataset in cache})
         exits = f"splits here: {', '.join(other)}; pass split= or datasets=" if other else "it holds no dataset"
-        problems.append(f"no dataset with split {split!r} in {', '.join(cache.location for cache in caches)}: {exits}")
+        where = ", ".join(cache.location for cache in caches) or "an empty list of caches"
+        problems.append(f"no dataset with split {split!r} in {where}: {exits}")
     return problems
 
 
@@ -270,6 +271,10 @@ def _reads(
     held = [tuple(name for name in teachers if name in dataset.teachers) for dataset in datasets]
     if conditions.sharing == "available":
         return held
+    modes = (*get_args(SharingMode), "available")
+    if conditions.sharing not in modes:
+        problems.append(f"sharing: expected one of {', '.join(modes)}, found {conditions.sharing!r}")
+        return held
     groups = sorted({dataset.group for dataset in datasets})
     try:
         table = eligibility_table(
@@ -279,7 +284,7 @@ def _reads(
             generic_groups=conditions.generic_groups,
         )
     except InvalidInput as error:
-        problems.append(f"{error}. Modes: {', '.join(get_args(SharingMode))}, available")
+        problems.append(str(error))
         return held
     reads = [
         tuple(name for name, used in zip(teachers, table[:, groups.index(dataset.group)], strict=True) if used)

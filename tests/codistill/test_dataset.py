@@ -155,8 +155,8 @@ def test_teachers_that_an_image_may_learn_from(plain: str) -> None:
         ({"rows": {"faces": [10]}}, r"rows 10 are not in 'faces', which has 0\.\.9"),
         ({"subset": "view > 3"}, "no row is ok in pixels, alpha, beta and meets 'view > 3'"),
         ({"subset": "veiw > 3"}, "did you mean 'view'"),
-        ({"sharing": "some"}, "expected one of full, generic, none.*available"),
         ({"teachers": "alpha"}, r"lists of names"),
+        ({"sharing": "all"}, "sharing: expected one of full, generic, none, available, found 'all'"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_a_line(plain: str, options: dict[str, Any], message: str) -> None:

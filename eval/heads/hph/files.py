@@ -9,7 +9,7 @@ from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ def load(
             tensors and only checked; files that `save` wrote tell these too.
 
     Returns:
-        The head in evaluation mode. `head(tokens, intrinsics)` returns the people.
+        The head in evaluation mode, its weights without gradient. `head(tokens, intrinsics)` returns the people.
 
     Raises:
         MissingFile, Damaged, UnsafeFile: the file cannot be read safely.
@@ -52,7 +52,17 @@ def load(
     given = {**_stored_heads(checkpoint, given), **given}
     head = build(sizes_of(state, given, source=source), meta=True)
     state_dicts.load_into(head, {name: tensor.float() for name, tensor in state.items()}, source=source)
-    return head.to(device).eval()
+    return head.to(device).eval().requires_grad_(False)
+
+
+def tokens_read(weights: str | Path) -> Literal["patches", "all"]:
+    """Return which tokens of its encoder the blocks of a head were trained on, as files of our trainings tell.
+
+    Released heads have no blocks and read patches.
+    """
+    args = _args(weight_files.load(weights))
+    form = getattr(args, "head", None)
+    return "all" if isinstance(form, dict) and form.get("tokens") == "all" else "patches"
 
 
 def head_tensors(checkpoint: Any, *, source: str) -> state_dicts.State:
@@ -107,8 +117,13 @@ def save(
 
 def _stored_heads(checkpoint: Any, given: Mapping[str, Any]) -> dict[str, int]:
     """Return the numbers of attention heads that a file of ours tells; none if the caller gave any."""
-    args = checkpoint.get("args") if isinstance(checkpoint, Mapping) else None
-    stored = getattr(args, SIZES, None) if isinstance(args, Namespace) else None
+    stored = getattr(_args(checkpoint), SIZES, None)
     if not isinstance(stored, dict) or any(name in given for name in NOT_IN_TENSORS):
         return {}
     return {name: stored[name] for name in NOT_IN_TENSORS if type(stored.get(name)) is int}
+
+
+def _args(checkpoint: Any) -> Namespace:
+    """Return the settings of a checkpoint; empty ones if it has none."""
+    args = checkpoint.get("args") if isinstance(checkpoint, Mapping) else None
+    return args if isinstance(args, Namespace) else Namespace()

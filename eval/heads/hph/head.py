@@ -183,6 +183,8 @@ class PerceptionHead(nn.Module):
         """
         count, channels = self.sizes.grid**2, self.sizes.embed_dim
         at_least = "at least " if self.sizes.blocks else ""
+        if not isinstance(tokens, Tensor):
+            raise InvalidInput(f"tokens: expected a tensor, found {type(tokens).__name__}")
         fits = tokens.ndim == 3 and tokens.shape[2] == channels and tokens.is_floating_point()
         if not fits or tokens.shape[1] < count or (tokens.shape[1] > count and not self.sizes.blocks):
             raise InvalidInput(

@@ -115,8 +115,9 @@ def train_hph(
 
         # The end: a file that `eval.heads.hph.load` opens.
         if step == recipe.steps and not (out / training_run.HEAD).exists():
+            args = {**recipe.model_dump(mode="json"), "encoder": dict(encoder.identity)}
             epoch = step // recipe.steps_per_epoch
-            files.save(out / training_run.HEAD, head, epoch=epoch, iteration=step, args=recipe.model_dump(mode="json"))
+            files.save(out / training_run.HEAD, head, epoch=epoch, iteration=step, args=args)
     return Outcome(step=step, steps=recipe.steps)
 
 
@@ -209,7 +210,7 @@ class Stepper:
         self.recipe = recipe
         self._tokens, self._head, self._body = tokens, head, body
         self._rates = cosine(start=recipe.lr, end=recipe.minimum_lr, steps=recipe.steps)
-        self._optimizer = torch.optim.Adam(head.parameters(), lr=recipe.lr)
+        self._optimizer = torch.optim.Adam(head.parameters(), lr=recipe.lr, fused=True)
 
     def step(self, batch: TrainingBatch, step: int) -> dict[str, Any]:
         """Take one step.

@@ -30,6 +30,8 @@ def test_a_released_file_is_read_without_backbone_and_body_model(tmp_path: Path)
     assert head.sizes == HeadSizes(**golden.SIZES, block_heads=12)
     assert set(head.state_dict()) == set(tensors)
     assert not head.training
+    assert not any(parameter.requires_grad for parameter in head.parameters())
+    assert files.tokens_read(tmp_path / "multiHMR.pt") == "patches"
 
 
 def test_what_is_saved_is_loaded_with_its_blocks(tmp_path: Path) -> None:

@@ -101,16 +101,19 @@ def test_a_trained_head_is_loaded_and_finds_what_it_was_shown(
 ) -> None:
     data = Images(2)
     data.samples = data.samples[1:]  # one image with one person
-    chosen = recipe(steps=40, batch=1, flip=0.0, lr=1e-2, checkpoint={"every_steps": 0})
+    form = {**SMALL["head"], "tokens": "all"}
+    chosen = recipe(head=form, steps=40, batch=1, flip=0.0, lr=1e-2, checkpoint={"every_steps": 0})
     train(tmp_path / "run", encoder, body, data, recipe=chosen)
     records = log.read(tmp_path / "run")
     assert records[-1]["losses"]["bce"] < 0.2 * records[0]["losses"]["bce"]
     assert records[-1]["lr"] < 0.01 * records[0]["lr"]
     head = hph.load(tmp_path / "run" / "head.pt")
+    assert files.tokens_read(tmp_path / "run" / "head.pt") == "all"
     one = data.samples[0]
     with torch.no_grad():
-        tokens = FrozenTokens(encoder)(torch.from_numpy(one.pixels[None]))
+        tokens = FrozenTokens(encoder, tokens="all")(torch.from_numpy(one.pixels[None]))
         people = head(tokens, torch.from_numpy(one.intrinsics), body=body)
+    assert tokens.shape == (1, 17, 16)
     assert len(people) == 1
     assert people["loc"].shape == (1, 2)
     assert people["v3d"].shape == (1, tiny_smplx.VERTICES, 3)

@@ -48,6 +48,8 @@ def test_essential_matrix_and_its_scale(golden: dict[str, np.ndarray], library: 
         metric = with_metric_scale(estimate, *pixels, depth0, depth1, *cameras, rule=rule)  # type: ignore[arg-type]
         assert errors(metric, golden)[2] < 0.3
         assert metric.inliers.sum() <= estimate.inliers.sum()
+    cut = with_metric_scale(estimate, *map(np.trunc, pixels), depth0, depth1, *cameras, rule="mean")
+    np.testing.assert_array_equal(cut.translation, metric.translation)  # depth is that of the pixel cut to integers
     nothing = with_metric_scale(estimate, *pixels, np.full_like(depth0, np.nan), depth1, *cameras)
     assert "has depth in both views" in nothing.failure
     rotation, direction, _ = errors(

@@ -80,6 +80,15 @@ def test_matches_are_mutual_without_repetition_and_away_from_the_border(golden: 
     assert matching.away_from_border(corners, (40, 56)).tolist() == [False, True, True, False, False]
 
 
+def test_starts_that_walk_on_for_ten_rounds_are_dropped() -> None:
+    places = np.cumsum(1 / np.arange(1, 61))  # ever closer: each one's nearest of the other view is the next
+    line = np.stack([places, np.zeros(60), np.zeros(60)], axis=1)[None]
+    one, two = line[:, 0::2], line[:, 1::2]
+    for start, expected in ((0, []), (25, [[29, 0]])):
+        xy1, xy2 = matching.fast_reciprocal(one, two, starts=np.array([[start, 0]]), metric="euclidean")
+        assert (xy1.tolist(), xy2.tolist()) == (expected, expected)
+
+
 def test_bad_maps() -> None:
     maps = np.ones((4, 6, 3), np.float32)
     hole = maps.copy()

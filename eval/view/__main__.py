@@ -91,14 +91,21 @@ def _folders(texts: Sequence[str]) -> dict[str, Path]:
 
 
 def _shown_runs(directories: Sequence[Path]) -> "dict[str, ShownRun]":
-    """Return runs by names that tell them apart; nothing is loaded yet."""
+    """Return runs by names that tell them apart; nothing but their descriptions is read yet.
+
+    Raises:
+        errors.CodistillError: a run does not say what it was trained on.
+    """
     if not directories:
         return {}
     from eval.commands.report import distinct_names
     from eval.view.runs import ShownRun
 
     different = list({directory.resolve(): directory for directory in directories}.values())
-    return {name: ShownRun(name, path) for name, path in distinct_names(different).items()}
+    runs = {name: ShownRun(name, path) for name, path in distinct_names(different).items()}
+    for run in runs.values():
+        run.check()
+    return runs
 
 
 def main(argv: list[str] | None = None) -> int:

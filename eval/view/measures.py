@@ -75,6 +75,8 @@ def sorted_rows(
     values = Values()
 
     def compute(progress: Progress) -> tuple[Values, int]:
+        if run:
+            opened.run(run).load()  # a damaged run is told; rows that lack something are left out
         by_dataset: dict[str, list[int]] = {}
         for dataset, row in places:
             by_dataset.setdefault(dataset, []).append(row)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 COMPUTED_TOGETHER = 4
 DESCRIPTION, CHECKPOINTS, MODEL = "cache.json", "checkpoints", "model.safetensors"  # in a run directory
+SHAPE = {"patch_grid", "prefix_tokens", "channels", "identity_digest"}  # of a teacher in the description
 WIDTH_OF = "distiller.encoder.norm.weight"
 
 
@@ -50,9 +51,24 @@ class ShownRun:
     def _description(self) -> dict[str, Any]:
         path = self.directory / DESCRIPTION
         try:
-            return strict_json.parse_object(path.read_bytes(), where=f"'{path}'")
+            found = strict_json.parse_object(path.read_bytes(), where=f"'{path}'")
         except OSError as error:
             raise errors.MissingFile(f"'{path}' cannot be read: {error.strerror}. Give a whole run") from error
+        teachers = found.get("teachers")
+        known = teachers.values() if isinstance(teachers, dict) else ()
+        whole = [isinstance(one, dict) and one.keys() >= SHAPE for one in known]
+        if not isinstance(found.get("image_size"), int) or not whole or not all(whole):
+            raise errors.Damaged(f"'{path}' does not describe a run's teachers and images. Give a whole run")
+        return found
+
+    def check(self) -> None:
+        """Refuse a run that does not say what it was trained on: no row could be shown beside it.
+
+        Raises:
+            errors.MissingFile: its description cannot be read.
+            errors.Damaged: its description is another file's.
+        """
+        _ = self._description
 
     @property
     def teachers(self) -> list[str]:

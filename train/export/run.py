@@ -78,8 +78,9 @@ def card_facts(run: Run, given: Mapping[str, Licence]) -> CardFacts:
     for name in given:
         if name not in known:
             hint = near_miss(name, sorted(known))
+            available = ", ".join(sorted(known))
             raise InvalidInput(
-                f"--licences: '{name}' is no teacher or dataset of this run{hint}; available: {', '.join(sorted(known))}"
+                f"--licences: '{name}' is no teacher or dataset of this run{hint}; available: {available}"
             )
     measured = [record for record in log.read(run.directory, log.FIDELITY) if record["step"] <= run.step]
     return CardFacts(

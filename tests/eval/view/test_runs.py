@@ -1,5 +1,6 @@
 """A run beside its teachers: its own tokens, its projections and its errors, as evaluation computes them."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from eval.fidelity.metrics import row_sums
 from eval.runs.open_run import OpenRun
 from eval.view.opened import Opened
 from eval.view.runs import ShownRun
+from store import errors
 from store.inspection import token_images
 from tests.eval.view.conftest import Page
 from tests.eval.view.test_maps import cosines, floats, numbers
@@ -97,3 +99,25 @@ def test_a_run_that_does_not_fit_the_cache_is_told_and_not_drawn(viewed: store.C
     message = page.refused("/api/map", dataset="rooms", row=1, array="student:first")
     assert message == "run 'first' sees images of 56 px, 'rooms' has 28 px"
     assert "no teacher 'vit'" in page.refused("/api/map", 404, dataset="rooms", row=1, array="vit", mode="error")
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", '{"teachers": 3, "image_size": 28}', '{"teachers": {"dino": {}}, "image_size": 28}']
+)
+def test_a_run_whose_description_is_another_files_is_refused_at_the_start(tmp_path: Path, text: str) -> None:
+    (tmp_path / "cache.json").write_text(text)
+    with pytest.raises(errors.CodistillError, match=r"cache\.json"):
+        ShownRun("night", tmp_path).check()
+
+
+def test_the_order_by_the_error_of_a_damaged_run_says_so(
+    cache: store.Cache, run_directory: Path, tmp_path: Path
+) -> None:
+    damaged = shutil.copytree(run_directory, tmp_path / "run")
+    for file in damaged.glob("checkpoints/*/model.safetensors"):
+        file.write_bytes(file.read_bytes()[:1000])
+    page = Page(Opened(cache=cache, runs={"night": ShownRun("night", damaged)}))
+    teacher = ShownRun("night", damaged).teachers[0]
+    page.client.get("/api/rows", params={"sort": f"error:night:{teacher}"})
+    page.opened.jobs.wait()
+    assert "damaged" in page.refused("/api/rows", sort=f"error:night:{teacher}")

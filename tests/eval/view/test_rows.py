@@ -120,7 +120,7 @@ def test_rows_are_sorted_by_the_norm_of_their_tokens(page: Page) -> None:
     assert answer["rows"][0]["sort_value"] == pytest.approx(means.max())
     assert (answer["state"], answer["note"]) == ("ready", None)
     assert page.finished("/api/rows", sort="norm:dino", dataset="flowers")["total"] == 8  # failed rows have none
-    assert "no array in 'rooms' 'dinno'" in page.refused("/api/rows", 404, sort="norm:dinno")
+    assert "no array 'dinno' in 'rooms'" in page.refused("/api/rows", 404, sort="norm:dinno")
 
 
 def test_a_row_tells_all_that_is_recorded_of_it(page: Page) -> None:

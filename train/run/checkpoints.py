@@ -184,6 +184,8 @@ def _write(directory: Path, checkpoint: Checkpoint) -> None:
     state = {"step": checkpoint.step, **checkpoint.state, "checksums": checksums.SUMS}
     save_file(_on_host(checkpoint.model), directory / MODEL)
     save_file(_on_host(checkpoint.optimizer), directory / OPTIMIZER)
+    for name in (MODEL, OPTIMIZER):  # save_file leaves them to their owner alone
+        (directory / name).chmod(directory.stat().st_mode & 0o666)
     (directory / STATE).write_text(json.dumps(state, indent=2) + "\n")
     checksums.write_folder_sums(directory, [MODEL, OPTIMIZER, STATE])
     for path in (*directory.iterdir(), directory):

@@ -60,6 +60,14 @@ def test_every_flipped_bit_is_refused_with_both_sums(directory: Path) -> None:
     assert checkpoints.load(directory, 1, optimizer=False).state["images"] == 3
 
 
+def test_whoever_may_list_a_checkpoint_may_read_its_files(directory: Path) -> None:
+    checkpoint = directory / "step-00000002"
+    allowed = checkpoint.stat().st_mode & 0o666
+    assert {path.name: path.stat().st_mode & 0o777 for path in checkpoint.iterdir()} == dict.fromkeys(
+        (MODEL, OPTIMIZER, STATE, SUMS), allowed
+    )
+
+
 def test_the_message_names_file_expected_found_and_way_out(directory: Path) -> None:
     path = directory / "step-00000001" / MODEL
     sums = (path.parent / SUMS).read_text()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from eval.heads.hph.people import People
-from eval.heads.hph.recipe import POINTS_2D, LossWeights
 from eval.heads.hph.targets import Truth
+from eval.heads.recipes.hph import POINTS_2D, LossWeights
 
 LOG_EPS = 1e-7
 

@@ -3,50 +3,35 @@
 Shapes: B images, S side in px, N patches, C channels.
 """
 
-import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from backbones.state_dicts import load_into
 from eval.encoders.open_encoder import OpenEncoder
 from eval.heads.body.base import BodyModel
-from eval.heads.hph import files, losses, training_run
+from eval.heads.hph import files, losses
 from eval.heads.hph.head import PerceptionHead
-from eval.heads.hph.recipe import HphRecipe
 from eval.heads.hph.samples import Sample, SampleSet, TrainingBatch, flipped, to_batch
 from eval.heads.hph.sizes import HeadSizes
 from eval.heads.hph.student import FrozenTokens
+from eval.heads.recipes.hph import HphRecipe
+from eval.heads.training import loop
+from eval.heads.training.schedule import gradient_norm
 from store.common.stateless_random import key, uniforms
 from store.common.threads import ordered_map
 from store.errors import Diverged, InvalidInput
+from train.distributed import Ranks
 from train.optim import cosine, set_lr
 from train.run import checkpoints, log
 from train.run.checkpoints import Checkpoint
-from train.run.interrupt import StopRequest
-from train.run.lock import RunLock
-from train.run.output import CHECKPOINTS
 
+HEAD = "head.pt"
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """End of a training: steps done, of how many."""
-
-    step: int
-    steps: int
-
-    @property
-    def finished(self) -> bool:
-        """True if all steps are done."""
-        return self.step >= self.steps
 
 
 def train_hph(
@@ -61,7 +46,7 @@ def train_hph(
     overwrite: bool = False,
     quiet: bool = False,
     listener: log.Listener | None = None,
-) -> Outcome:
+) -> loop.Outcome:
     """Train a perception head on a frozen encoder into a run directory.
 
     Everything random is a function of (seed, step), so a run that was stopped and resumed takes the same steps as one
@@ -82,7 +67,7 @@ def train_hph(
 
     Raises:
         InvalidInput: no images, or encoder, data and body model do not fit together.
-        OutputExists, Conflict: `out` holds something else; see `eval.heads.hph.training_run.prepare`.
+        OutputExists, Conflict: `out` holds something else; see `eval.heads.training.run_directory.prepare`.
         Diverged: a loss or gradient was not finite; no weight was changed by it.
     """
     if not len(data):
@@ -90,62 +75,36 @@ def train_hph(
     tokens = FrozenTokens(encoder, tokens=recipe.head.tokens)
     torch.manual_seed(key("first weights", recipe.seed) >> 1)
     head = files.build(sizes_for(recipe, channels=tokens.channels, body=body), means=means).to(encoder.device).train()
-    with RunLock(out) as lock:
-        # The starting point: step 0, or the newest checkpoint.
-        first_step = training_run.prepare(
-            out,
-            recipe=recipe,
-            training=training_run.description(tokens, data, body),
-            lock=lock,
-            resume=resume,
-            overwrite=overwrite,
-        )
-        stepper = Stepper(recipe, tokens=tokens, head=head, body=body)
-        if first_step:
-            stepper.restore(checkpoints.load(out / CHECKPOINTS))
-        log.truncate(out, after_step=first_step or -1)
+    stepper = Stepper(recipe, tokens=tokens, head=head, body=body)
 
-        # The steps, each with images that were read while the one before was computed.
-        logger = log.RunLogger(
-            out, done=first_step, steps=recipe.steps, tensorboard=False, quiet=quiet, listener=listener
-        )
-        batches = _batches(data, recipe, steps=range(first_step, recipe.steps), body=body, device=encoder.device)
-        with StopRequest() as stop, logger, closing(batches):
-            step = _steps(stepper, batches, first_step=first_step, stop=stop, out=out, logger=logger)
+    def batches(steps: range) -> Generator[TrainingBatch]:
+        return _batches(data, recipe, steps=steps, body=body, device=encoder.device)
 
-        # The end: a file that `eval.heads.hph.load` opens.
-        if step == recipe.steps and not (out / training_run.HEAD).exists():
-            args = {**recipe.model_dump(mode="json"), "encoder": dict(encoder.identity)}
-            epoch = step // recipe.steps_per_epoch
-            files.save(out / training_run.HEAD, head, epoch=epoch, iteration=step, args=args)
-    return Outcome(step=step, steps=recipe.steps)
+    def write(path: Path) -> None:  # a file that `eval.heads.hph.load` opens
+        args = {**recipe.model_dump(mode="json"), "encoder": dict(encoder.identity)}
+        files.save(path, head, epoch=recipe.steps // recipe.steps_per_epoch, iteration=recipe.steps, args=args)
+
+    training = loop.Training(
+        recipe=recipe,
+        description=_description(tokens, data, body),
+        stepper=stepper,
+        batches=batches,
+        images=recipe.batch,
+        weights=HEAD,
+        write=write,
+    )
+    ranks = Ranks(rank=0, world=1, device=encoder.device)
+    return loop.run(training, out, ranks=ranks, resume=resume, overwrite=overwrite, quiet=quiet, listener=listener)
 
 
-def _steps(
-    stepper: "Stepper",
-    batches: Iterator[TrainingBatch],
-    *,
-    first_step: int,
-    stop: StopRequest,
-    out: Path,
-    logger: log.RunLogger,
-) -> int:
-    """Take steps, write the log and checkpoints; return the number of steps done."""
-    recipe, step, began_s = stepper.recipe, first_step, time.perf_counter()
-    for batch in batches:
-        waited_s = time.perf_counter() - began_s
-        numbers = stepper.step(batch, step)
-        step += 1
-        taken_s = time.perf_counter() - began_s
-        rate = {"images_per_s": recipe.batch / taken_s, "step_s": taken_s, "data_wait_s": waited_s}
-        logger.step({"step": step, **numbers, **rate})
-        began_s = time.perf_counter()
-        stopping, every = stop.requested, recipe.checkpoint.every_steps
-        if step == recipe.steps or stopping or (every and step % every == 0):
-            checkpoints.save(out / CHECKPOINTS, stepper.checkpoint(step), keep=recipe.checkpoint.keep)
-        if stopping:
-            break
-    return step
+def _description(tokens: FrozenTokens, data: SampleSet, body: BodyModel) -> dict[str, Any]:
+    """Return JSON of what a resumption must not change besides the recipe."""
+    numbers = (body.rotations, body.shape_numbers, body.expression_numbers)
+    return {
+        "encoder": dict(tokens.encoder.identity),
+        "images": len(data),
+        "body": {"model": type(body).__name__, "numbers": list(numbers), "faces": len(body.faces)},
+    }
 
 
 def _batches(
@@ -238,7 +197,7 @@ class Stepper:
             raise Diverged(f"step {step + 1}: the detection loss is not finite. Lower lr, or use precision fp32")
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        norm = _gradient_norm(self._head)
+        norm = gradient_norm(self._head)
         if not bool(norm.isfinite()):
             raise Diverged(f"step {step + 1}: the gradient is not finite. Lower lr, or use precision bf16 or fp32")
         self._optimizer.step()
@@ -268,9 +227,3 @@ class Stepper:
         source = f"checkpoint of step {checkpoint.step}"
         load_into(self._head, dict(checkpoint.model), source=source)
         checkpoints.restore_optimizer(self._optimizer, self._head, checkpoint.optimizer)
-
-
-def _gradient_norm(module: nn.Module) -> Tensor:
-    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
-    norm: Tensor = torch.stack(torch._foreach_norm(gradients)).norm()
-    return norm

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from eval.heads.hph import losses
 from eval.heads.hph.losses import all_terms, total
-from eval.heads.hph.recipe import LossWeights
 from eval.heads.hph.targets import prepare
+from eval.heads.recipes.hph import LossWeights
 from tests.eval.heads.hph import golden
 
 IMG_SIZE = 112

@@ -13,11 +13,11 @@ from eval.encoders.open_encoder import OpenEncoder, of_student
 from eval.heads import hph
 from eval.heads.body.smplx import SmplX
 from eval.heads.hph import files
-from eval.heads.hph import recipe as recipes
-from eval.heads.hph.recipe import HphRecipe
 from eval.heads.hph.samples import Sample, SampleSet, to_batch
 from eval.heads.hph.student import FrozenTokens
 from eval.heads.hph.train import Stepper, draw, sizes_for, train_hph
+from eval.heads.recipes import hph as recipes
+from eval.heads.recipes.hph import HphRecipe
 from store.errors import Conflict, Diverged, InvalidConfig, InvalidInput, OutputExists
 from tests.eval.heads.body import tiny_smplx
 from tests.eval.heads.hph.test_samples import sample

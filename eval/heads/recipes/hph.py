@@ -1,14 +1,13 @@
 """The recipe of a training of the perception head; imports no torch."""
 
-import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from eval.heads.recipes.base import HeadRecipe
 from store.common.config import parse
 from train.recipe.config import (
-    Checkpoint,
     Count,
     CountOrNone,
     Few,
@@ -17,14 +16,12 @@ from train.recipe.config import (
     NotNegativeFloat,
     PositiveFloat,
     Section,
-    Seed,
     Share,
     Steps,
     Width,
 )
 
 PATCH_PX = 14
-FREE = ("checkpoint", "readers")  # may differ between a run and its resumption
 POINTS_2D = ("j2d", "v2d")
 
 
@@ -88,7 +85,7 @@ class HeadConfig(Section):
     mlp_dim: Width = 1024
 
 
-class HphRecipe(Section):
+class HphRecipe(HeadRecipe):
     """A training of the perception head on a frozen student; defaults are DUNE's where the paper tells them.
 
     From the paper: 672 px, rate 4e-5, batch 16, cosine decay over 200,000 steps, two blocks. From Multi-HMR's trainer:
@@ -113,8 +110,10 @@ class HphRecipe(Section):
         readers: threads that read images.
     """
 
+    TITLE: ClassVar[str] = "training of a perception head"
+    FREE: ClassVar[tuple[str, ...]] = ("checkpoint", "readers")
+
     kind: Literal["hph"] = "hph"
-    seed: Seed = 0
     img_size: Width = 672
     batch: Images = 16
     steps: Steps = 200_000
@@ -125,7 +124,6 @@ class HphRecipe(Section):
     steps_per_epoch: Count = 100
     head: HeadConfig = HeadConfig()
     losses: LossWeights = LossWeights()
-    checkpoint: Checkpoint = Checkpoint(every_steps=1000)
     readers: Annotated[int, Field(ge=1, le=64)] = 4
 
     @model_validator(mode="after")
@@ -138,10 +136,6 @@ class HphRecipe(Section):
         if problems:
             raise ValueError(". ".join(problems))
         return self
-
-    def to_json(self) -> str:
-        """Return the text of a run's `recipe.json`."""
-        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
 
 
 def from_mapping(data: Mapping[str, Any], *, subject: str) -> HphRecipe:

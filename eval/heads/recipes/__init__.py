@@ -1,0 +1,1 @@
+"""Recipes of the trainings of task heads, as typed configurations; nothing here imports torch."""

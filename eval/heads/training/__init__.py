@@ -1,0 +1,1 @@
+"""What trainings of all task heads share: the run directory, the loop over steps, schedules of learning rates."""

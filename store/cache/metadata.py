@@ -205,18 +205,26 @@ class DatasetMetadata:
             errors.Damaged: an array of the code is absent or damaged, or together they are not the code recorded.
         """
         if teacher not in self._codes:
-            info = self.teacher(teacher)
-            if info.code is None:
-                raise errors.InvalidInput(f"'{self.name}/{teacher}' is stored as float16 tokens: it has no code")
-            self._codes[teacher] = code_files.read_code(
-                self.storage,
-                dataset=self.name,
-                teacher=teacher,
-                spec=info.code,
-                prefix_tokens=info.prefix_tokens,
-                patch_grid=info.patch_grid,
-            )
+            self._codes[teacher] = self._stored_code(teacher)
         return self._codes[teacher]
+
+    def check_code(self, teacher: str) -> None:
+        """Check that the stored code is whole and the one recorded, without keeping it; raises as `code` does."""
+        if teacher not in self._codes:
+            self._stored_code(teacher)
+
+    def _stored_code(self, teacher: str) -> Code:
+        info = self.teacher(teacher)
+        if info.code is None:
+            raise errors.InvalidInput(f"'{self.name}/{teacher}' is stored as float16 tokens: it has no code")
+        return code_files.read_code(
+            self.storage,
+            dataset=self.name,
+            teacher=teacher,
+            spec=info.code,
+            prefix_tokens=info.prefix_tokens,
+            patch_grid=info.patch_grid,
+        )
 
     def identity_digest(self, array: str) -> str:
         """Return the digest of what an array's values depend on; every shard of the array carries it."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from store import TeacherInfo
+from store.cache.joined_dataset import parts_of
 from train.data.buffers import to_device
 from train.data.loader import Batch
 from train.data.mixture import Source
@@ -53,7 +54,11 @@ class BatchLosses:
         self._names = list(teachers)
         self._floors = floors_of(sources, self._names)  # (S, T, 2, 2)
         holders = [(name, source.dataset) for name in self._names for source in sources if source.codes([name])]
-        self._codes = {name: dataset.code(name) for name, dataset in dict(reversed(holders)).items()}  # all are alike
+        self._codes = {name: dataset.code(name) for name, dataset in dict(reversed(holders)).items()}
+        for name, dataset in holders:  # all are recorded as alike: that one's arrays are not, its rows do not tell
+            for part in parts_of(dataset):
+                if name in part.teachers:
+                    part.check_code(name)
         self._decoders: dict[str, Decoder] = {}
         self.corrects = bool(self._codes)
 

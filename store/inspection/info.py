@@ -19,6 +19,7 @@ from store.format.attributes import is_archive
 from store.format.layout import any_in_shard
 from store.format.schema import FAILED, MISSING, OK, PIXELS, shard_name
 from store.inspection.code_info import CodeInfo, code_info
+from store.inspection.table_damage import table_damage
 
 BAR_CELLS = 24
 TRAILERS_READ = 256  # of one array; with more unsealed shards than that, sealing is the quicker way to know
@@ -125,7 +126,7 @@ class CacheInfo:
 
 
 def inspect(cache: Cache) -> CacheInfo:
-    """Summarise a cache. Reads no row and no manifest; needs no seal, and is exact on a sealed cache."""
+    """Summarise a cache. Reads no row, and of a manifest the end alone; needs no seal, is exact on a sealed cache."""
     datasets = list(cache)
     return CacheInfo(
         location=cache.location,
@@ -246,6 +247,7 @@ def _stored(part: Dataset, name: str) -> _Stored:
     stored = [sizes.get(shard_name(shard, len(node.shape)), -1) for shard in range(part.shards)]
     present = np.array(stored) >= 0
     status, notes = _sealed_status(part, name)
+    notes += table_damage(part, name)
     damaged = len(notes)
     sealed = any_in_shard(status != MISSING, part.shard_rows)
     gone = int((sealed & ~present).sum())

@@ -15,7 +15,7 @@ from store.inspection.export import export
 from store.inspection.failures import failures
 from store.inspection.info import inspect
 from store.inspection.row_view import Tokens, gather
-from tests.store import caches
+from tests.store import caches, damage
 from tests.store.caches import CODED_TEACHERS, DATASETS, DatasetSpec
 
 FLOWERS = DatasetSpec("flowers", "generic", images=5, views=2, failed={3}, failed_tokens={"vit": {9}})
@@ -55,8 +55,11 @@ def test_info_as_json_has_the_same_and_says_where_no_seal_is(
     assert arrays["part"]["code"]["prefix"] is None  # it has no prefix tokens
     assert 0.9 < arrays["vit"]["code"]["patch"]["slope"] < 1.1
     caches.make_cache(tmp_path / "cache", DATASETS[:1], CODED_TEACHERS[:1], seal=False)
+    damage.overwrite(tmp_path / "cache/features.zarr/flowers/vit/code/mean/c.0.0", b"")
     assert main(["info", str(tmp_path / "cache")]) == 0
-    assert "not sealed" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "not sealed" in told
+    assert "damaged or gone in flowers/vit (" in told
 
 
 def test_pictures_show_decoded_tokens_and_fill_patches_that_are_not_stored(whole: Path, tmp_path: Path) -> None:

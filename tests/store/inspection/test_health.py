@@ -61,3 +61,27 @@ def test_damage_is_told_first(tmp_path: Path) -> None:
     assert found.startswith("Not all is well: 2 shards or tables damaged or gone in ")
     assert f"(codistill store verify {root} --repair)" in found
     assert "flowers/mast" in found
+
+
+@pytest.mark.parametrize(
+    ("table", "kept_bytes"),
+    [
+        ("manifest/flowers.parquet", 0),
+        ("manifest/flowers.parquet", None),
+        ("seal/flowers.dino.safetensors", 100),
+        ("seal/flowers.pixels.safetensors", 100),
+        ("features.zarr/flowers/dino/statistics/c.0.0.0", 100),
+        ("features.zarr/flowers/dino/statistics/c.0.0.0", None),
+        ("images/flowers.parquet", 100),
+    ],
+)
+def test_a_sealed_table_that_is_cut_or_gone_is_told(tmp_path: Path, table: str, kept_bytes: int | None) -> None:
+    root = tmp_path / "cache"
+    caches.make_cache(root)
+    file = root / table
+    if kept_bytes is None:
+        file.unlink()
+    else:
+        damage.overwrite(file, file.read_bytes()[:kept_bytes])
+    array = "dino" if "dino" in table else "pixels"
+    assert said(root).startswith(f"Not all is well: 1 shards or tables damaged or gone in flowers/{array} (")

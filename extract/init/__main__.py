@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from extract.init.folders import Tree
 
 CACHE = "cache"  # proposed name
+VIDEOS = "videos are not read: write their frames as images (ffmpeg -i VIDEO -vf fps=1 FOLDER/%06d.jpg)"
 Folders = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER...")]
 
 
@@ -119,6 +120,9 @@ def _refuse_nothing(found: "Sequence[Found]", trees: "Sequence[Tree]") -> None:
         others = sum(one.others + len(one.packed) for one in contents)
         reasons = [f"{one.guess.kind}: {one.numbers.problem}" for one in of_tree]
         packed = [name for one in contents for name in one.packed]
+        videos = [name for one in contents for name in one.videos]
+        if videos:
+            reasons.append(f"{len(videos):,} {VIDEOS}")
         if packed:
             reasons.append(f"'{packed[0]}' must be unpacked first: only plain tar files are read in place")
         problems.append(
@@ -143,20 +147,25 @@ def _table(found: "Sequence[Found]") -> list[str]:
 
 def _notes(found: "Sequence[Found]", trees: "Sequence[Tree]") -> list[str]:
     """Return sentences about what is left out or doubtful."""
+    from extract.init.measure import REFUSED
     from extract.init.toml_text import comment
 
     notes = []
     for tree in trees:
         packed = [name for contents in tree.contents.values() for name in contents.packed]
+        videos = [name for contents in tree.contents.values() for name in contents.videos]
         for count, what, names in (
             (len(tree.linked), "folders behind symbolic links are not entered", tree.linked),
             (len(tree.unreadable), "folders cannot be listed", tree.unreadable),
             (len(packed), "archives are left out: only plain tar files are read in place", packed),
+            (len(videos), VIDEOS, videos),
             (len(tree.not_utf8), "names are not UTF-8: rename them, or these images fail", tree.not_utf8),
         ):
             if count:
                 notes.append(f"{count:,} {what}" + (f", first '{comment(names[0])}'" if names else ""))
     for one in found:
+        if one.guess.refused and not one.numbers.problem:
+            notes.append(f"'{one.guess.name}': {one.guess.refused:,} more images are {REFUSED}")
         for folder, count in one.guess.doubtful.items():
             notes.append(f"'{one.guess.name}': {count:,} images in '{comment(folder)}': photographs? See `exclude`")
     return notes

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 
 from extract.init.guess import Guess, escaped
-from extract.init.measure import Numbers
+from extract.init.measure import REFUSED, Numbers
 from extract.init.teachers import ChosenTeachers, teacher_lines
 from extract.init.toml_text import comment, string, strings
 from extract.job.folder_sizes import shard_rows_for
@@ -108,6 +108,10 @@ def _remarks(one: Found) -> Iterator[str]:
         more = ", ..." if len(guess.classes) > NAMED else ""
         yield f"{len(guess.classes):,} folders, as of an ImageFolder: {named}{more}. They are one group; to balance"
         yield "batches over some of them, give these folders to `codistill init` one by one."
+    if guess.refused and numbers.images:
+        yield f"{guess.refused:,} more are {REFUSED}."
+    if guess.exclude:
+        yield "They lie beside folders of other datasets: leave them out if they are something else."
     if len(guess.suffixes) > 1:
         yield f"By suffix: {', '.join(f'{n:,} {suffix}' for suffix, n in list(guess.suffixes.items())[:NAMED])}."
 
@@ -133,7 +137,9 @@ def _entry_lines(one: Found, *, out: Path) -> Iterator[str]:
     else:
         yield f"views = {one.views}               # random views of each image: small datasets need more"
     if numbers.images and numbers.exact:
-        yield f"expected_images = {numbers.images}"
+        refused = guess.refused if guess.kind == "images" else 0
+        told = f"  # with those that will not be opened ({refused:,})" if refused else ""
+        yield f"expected_images = {numbers.images + refused}{told}"
 
 
 def _held_out_lines(found: Sequence[Found], *, out: Path) -> Iterator[str]:

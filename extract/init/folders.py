@@ -11,6 +11,7 @@ from store import errors
 
 TAR, PARQUET = (".tar",), (".parquet", ".pq")
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip", ".7z", ".rar")
+VIDEO = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".mts")
 SAMPLED_NAMES = 4  # of one folder
 
 
@@ -21,15 +22,22 @@ class FolderContents:
     Attributes:
         suffixes: number of images by suffix, as it is written.
         images: some names of images.
+        special: number of images that are pipes, sockets or devices: extraction lists them, and refuses to open them.
+        links: number of images that are links, by the folder below the root that they lead into; None where that is no
+            file below the root.
         tars, parquets, packed: names of tar files, of Parquet files, and of archives that cannot be read in place.
+        videos: names of videos, which are not read.
         others: number of other files.
     """
 
     suffixes: Counter[str] = field(default_factory=Counter)
     images: list[str] = field(default_factory=list)
+    special: int = 0
+    links: Counter[str | None] = field(default_factory=Counter)
     tars: list[str] = field(default_factory=list)
     parquets: list[str] = field(default_factory=list)
     packed: list[str] = field(default_factory=list)
+    videos: list[str] = field(default_factory=list)
     others: int = 0
 
     def add(self, name: str) -> None:
@@ -46,8 +54,15 @@ class FolderContents:
             self.tars.append(name)
         elif lower.endswith(PARQUET):
             self.parquets.append(name)
+        elif lower.endswith(VIDEO):
+            self.videos.append(name)
         else:
             self.others += 1
+
+    def refused(self, folder: str) -> int:
+        """Return how many images extraction would list and not open, if a dataset's root were `folder`."""
+        outside = (n for target, n in self.links.items() if target is None or not is_within(target, folder))
+        return self.special + sum(outside)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +86,7 @@ class Tree:
     def below(self, folder: str) -> Iterator[tuple[str, FolderContents]]:
         """Yield folder and contents of a folder and of all below it."""
         for name, contents in self.contents.items():
-            if not folder or name == folder or name.startswith(f"{folder}/"):
+            if is_within(name, folder):
                 yield name, contents
 
     def children(self, folder: str) -> list[str]:
@@ -92,6 +107,7 @@ def look(root: Path, on_file: Callable[[], object]) -> Tree:
     Raises:
         errors.MissingFile: it cannot be listed.
     """
+    resolved_root = os.path.realpath(root)
     tree = Tree(root=root, contents={}, linked=[], unreadable=[], not_utf8=[])
     folders = [""]
     while folders:
@@ -110,8 +126,8 @@ def look(root: Path, on_file: Callable[[], object]) -> Tree:
                         folders.append(name)
                     elif entry.is_symlink() and os.path.isdir(entry.path):
                         tree.linked.append(_shown(name))
-                    elif _is_regular(entry):
-                        contents.add(_shown(entry.name))
+                    else:
+                        _add(contents, entry, resolved_root)
         except OSError as error:
             if not folder:
                 raise errors.MissingFile(f"folder '{root}' cannot be listed ({error.strerror})") from error
@@ -119,11 +135,38 @@ def look(root: Path, on_file: Callable[[], object]) -> Tree:
     return replace(tree, contents=dict(sorted(tree.contents.items())), linked=sorted(tree.linked))
 
 
+def is_within(name: str, folder: str) -> bool:
+    """Return whether a path below the root is a folder or lies in it; everything lies in "", the root."""
+    return not folder or name == folder or name.startswith(f"{folder}/")
+
+
+def _add(contents: FolderContents, entry: os.DirEntry[str], resolved_root: str) -> None:
+    """Count what is no folder: an image as extraction lists it, anything else if it is a regular file."""
+    name = _shown(entry.name)
+    is_image = PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+    regular = _is_regular(entry)
+    if is_image or regular:
+        contents.add(name)
+    if is_image and entry.is_symlink():
+        contents.links[_folder_of_target(entry.path, resolved_root) if regular else None] += 1
+    elif is_image and not regular:
+        contents.special += 1
+
+
 def _is_regular(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_file()
     except OSError:
         return False
+
+
+def _folder_of_target(path: str, resolved_root: str) -> str | None:
+    """Return the folder below the root that a link's file is in; None if it is outside."""
+    folder = os.path.dirname(os.path.realpath(path))
+    if os.path.commonpath((resolved_root, folder)) != resolved_root:
+        return None
+    relative = os.path.relpath(folder, resolved_root)
+    return "" if relative == "." else _shown(relative)
 
 
 def _shown(name: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from extract.init.folders import FolderContents, Tree
+from extract.init.folders import FolderContents, Tree, is_within
 from store.format import schema
 from store.format.parts import whole_name
 
@@ -37,7 +37,8 @@ class Guess:
         root: folder of the images.
         patterns: globs of its images, tar or Parquet files below the root.
         exclude: globs of what belongs to other datasets.
-        files: number of images, tar or Parquet files.
+        files: number of images, tar or Parquet files, as extraction lists them.
+        refused: number of images among them that extraction will not open: links out of the root or to nothing, pipes.
         sample: paths of some images below the root, or of all tar or Parquet files.
         classes: names of class folders, as of an ImageFolder; empty if it has none.
         doubtful: folders whose names say that they hold masks, depth and the like, with their images.
@@ -53,6 +54,7 @@ class Guess:
     exclude: tuple[str, ...]
     files: int
     sample: tuple[str, ...]
+    refused: int = 0
     classes: tuple[str, ...] = ()
     doubtful: dict[str, int] = field(default_factory=dict)
     suffixes: dict[str, int] = field(default_factory=dict)
@@ -62,15 +64,18 @@ def guess(tree: Tree) -> list[Guess]:
     """Guess the datasets of a folder; their names are not unique yet.
 
     A folder with folders called train, val and the like is one group with these splits; so is each of its folders if
-    these have such folders in turn. Any other folder is one group.
+    these have such folders in turn. Any other folder is one group. What lies beside a folder of training images has
+    the name of the group with `-rest`.
     """
     found: list[Guess] = []
     for unit in _units(tree):
         group = _name_of(tree.root, unit)
         splits = _split_folders(tree, unit)
-        of_unit = [*_of_kinds(tree, unit, group=group, split="train", without=list(splits))]
+        rest = "rest" if "train" in splits.values() else ""
+        of_unit: list[Guess] = []
         for folder, split in splits.items():
             of_unit += _of_kinds(tree, folder, group=group, split=split, within=PurePosixPath(folder).name)
+        of_unit += _of_kinds(tree, unit, group=group, split="train", suffix=rest, without=list(splits))
         found += sorted(of_unit, key=lambda one: one.split != "train")
     return found
 
@@ -132,7 +137,14 @@ def _name_of(root: Path, unit: str) -> str:
 
 
 def _of_kinds(
-    tree: Tree, folder: str, *, group: str, split: Split, within: str = "", without: Sequence[str] = ()
+    tree: Tree,
+    folder: str,
+    *,
+    group: str,
+    split: Split,
+    within: str = "",
+    suffix: str = "",
+    without: Sequence[str] = (),
 ) -> Iterator[Guess]:
     """Yield a guess for each kind of source in a folder.
 
@@ -142,16 +154,15 @@ def _of_kinds(
         group: name of the group.
         split: split of what is there, unless file names say otherwise.
         within: name of the split's folder; empty for none.
+        suffix: what the name has behind the group's; told by `within` if empty.
         without: folders that belong to other guesses.
     """
     others = [*without, *(unit for unit in _units(tree) if unit and not folder)]
-    parts = {
-        name.removeprefix(folder).removeprefix("/"): contents
-        for name, contents in tree.below(folder)
-        if not any(name == other or name.startswith(f"{other}/") for other in others)
-    }
+    parts = _parts(tree, folder, without=others)
     exclude = tuple(f"{escaped(other.removeprefix(folder).removeprefix('/'))}/**" for other in others)
-    name = group if split == "train" and within.lower() in ("", "train", "training") else f"{group}-{_suffix(within)}"
+    is_plain = split == "train" and within.lower() in ("", "train", "training")
+    suffix = suffix or ("" if is_plain else _suffix(within))
+    name = f"{group}-{suffix}" if suffix else group
     suffixes = sum((contents.suffixes for contents in parts.values()), Counter[str]())
     if suffixes:
         yield Guess(
@@ -163,6 +174,7 @@ def _of_kinds(
             patterns=(_pattern(suffixes),),
             exclude=exclude,
             files=sum(suffixes.values()),
+            refused=sum(contents.refused(folder) for contents in parts.values()),
             classes=_classes(parts),
             doubtful=_doubtful(parts),
             suffixes=dict(suffixes.most_common()),
@@ -183,6 +195,15 @@ def _of_kinds(
                 files=len(files),
                 sample=tuple(files),
             )
+
+
+def _parts(tree: Tree, folder: str, *, without: Sequence[str]) -> dict[str, FolderContents]:
+    """Return contents of a folder and of all below it, by path below it, but for some folders."""
+    return {
+        name.removeprefix(folder).removeprefix("/"): contents
+        for name, contents in tree.below(folder)
+        if not any(is_within(name, other) for other in without)
+    }
 
 
 def _suffix(split_folder: str) -> str:

@@ -12,6 +12,7 @@ from store.common.regular_files import open_below
 COUNTED_FILES = 64  # tar or Parquet files of a dataset that are opened; of more, the number of images is estimated
 MEASURED_IMAGES = 32
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo", "bytes", "content")
+REFUSED = "links that lead nowhere or out of the dataset's root, or no regular files: they will not be opened"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,7 @@ class Numbers:
     """Numbers about one dataset.
 
     Attributes:
-        images: number of images; None if it is unknown.
+        images: number of images that can be opened; None if it is unknown.
         exact: whether all files were counted.
         sizes_px: (width, height) of some images, as their headers say.
         column: column of Parquet files that holds images; empty for other kinds.
@@ -43,7 +44,12 @@ def measure(guess: Guess, on_file: Callable[[], object]) -> Numbers:
     if guess.kind == "images":
         step = max(1, len(guess.sample) // MEASURED_IMAGES)
         sizes = [_size(guess.root, path) for path in guess.sample[::step][:MEASURED_IMAGES]]
-        return Numbers(images=guess.files, sizes_px=tuple(size for size in sizes if size is not None))
+        images = guess.files - guess.refused
+        return Numbers(
+            images=images,
+            sizes_px=tuple(size for size in sizes if size is not None),
+            problem="" if images else f"its {guess.files:,} images are {REFUSED}",
+        )
     chosen = guess.sample[:: max(1, -(-len(guess.sample) // COUNTED_FILES))]
     column = ""
     try:

@@ -1,6 +1,8 @@
 """Folders become a catalogue that plan and run take as it is, whatever their names and whatever lies in them."""
 
+import contextlib
 import io
+import os
 import subprocess
 import sys
 import tarfile
@@ -17,7 +19,9 @@ from extract.init import teachers
 from extract.init.__main__ import main
 from extract.init.guess import dataset_name
 from extract.sources import open_source
+from extract.sources.base import UNKNOWN_BYTES
 from extract.teachers.registry import WEIGHTS_VARIABLE
+from store.errors import DecodeError
 from tests.extract.builders import encoded, picture
 
 HOSTILE = [
@@ -202,3 +206,46 @@ def test_it_needs_no_torch_and_takes_weights_that_are_there(tmp_path: Path, monk
     monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path / "weights"))
     catalogue = init(Path("photos"), out=Path("c.toml"))
     assert [(entry.name, entry.weights) for entry in catalogue.teacher] == [("dinov2", file)]
+
+
+def test_what_will_be_refused_is_not_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pipes and links that lead out of the dataset's root are listed by extraction, and their rows fail."""
+    put(tmp_path / "img" / "train" / "a.jpg")
+    put(tmp_path / "img" / "pool" / "c.jpg")
+    put(tmp_path / "img" / "val" / "v.jpg")
+    train = tmp_path / "img" / "train"
+    os.mkfifo(train / "pipe.jpg")
+    (train / "inside.jpg").symlink_to("a.jpg")
+    (train / "beside.jpg").symlink_to("../pool/c.jpg")
+    (train / "nowhere.jpg").symlink_to("absent.jpg")
+    (tmp_path / "img" / "farm").mkdir()
+    (tmp_path / "img" / "farm" / "of_rest.jpg").symlink_to("../pool/c.jpg")  # below the root of the rest
+    (tmp_path / "far" / "x").mkdir(parents=True)
+    (tmp_path / "far" / "x" / "out.jpg").symlink_to(train / "a.jpg")
+    put(tmp_path / "far" / "val" / "v.jpg")
+    catalogue = init(Path("img"), Path("far"), out=Path("c.toml"))
+    assert listed(catalogue) == {"img": 5, "img-rest": 2, "img-val": 1, "far-val": 1}
+    told = capsys.readouterr().out
+    assert "'img': 3 more images are links that lead nowhere or out of the dataset's root, or no regular files" in told
+    assert [line.split()[:4] for line in told.splitlines()][1:4] == [
+        ["img", "img", "train", "2"],
+        ["img-rest", "img", "train", "2"],
+        ["img-val", "img", "val", "1"],
+    ]
+    assert "left out: its 1 images are links that lead nowhere" in told
+    for entry in catalogue.dataset:
+        source, opened = open_source(entry), 0
+        for path in source.enumerate().paths:
+            with contextlib.suppress(DecodeError):
+                opened += bool(source.read(path, UNKNOWN_BYTES))
+        assert opened == {"img": 2}.get(entry.name, entry.expected_images)
+
+
+def test_videos_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.MP4").write_bytes(b"video")
+    assert main(["clips"]) == 2
+    assert "no images in 'clips': 1 videos are not read: write their frames as images" in capsys.readouterr().err
+    put(tmp_path / "clips" / "x.jpg")
+    init(Path("clips"), out=Path("c.toml"))
+    assert "1 videos are not read: write their frames" in capsys.readouterr().out

@@ -50,7 +50,12 @@ class StudentPairEncoder(PairEncoder):
     """A student, frozen and always in evaluation mode: its patches after the last block, without its final norm.
 
     Pixels are normalised with ImageNet's statistics; CLS and registers are dropped.
+
+    Attributes:
+        dtype: of autocast, for example bfloat16; float32 means none.
     """
+
+    dtype = torch.float32
 
     def __init__(self, network: StudentNetwork) -> None:
         super().__init__()
@@ -66,7 +71,9 @@ class StudentPairEncoder(PairEncoder):
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode uint8 (B, H, W, 3) into patch tokens (B, N, E), without gradient."""
-        tokens, _ = self.network.forward_tokens(normalise(pixels, mean=IMAGENET_MEAN, std=IMAGENET_STD))
+        normalised = normalise(pixels, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        with torch.autocast(pixels.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            tokens, _ = self.network.forward_tokens(normalised)
         return self.network.split(tokens)[2]
 
 

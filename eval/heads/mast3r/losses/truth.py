@@ -4,7 +4,8 @@ Shapes: B pairs, H W pixels, N correspondences. Poses map camera to world coordi
 right, y down. Pixels are (x, y).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,10 @@ class ViewTruth:
     valid: Tensor
     sky: Tensor | None = None
 
+    def to(self, device: torch.device) -> "ViewTruth":
+        """Return the same on a device."""
+        return replace(self, **_on(self, device))
+
 
 @dataclass(frozen=True, kw_only=True)
 class PairTruth:
@@ -49,6 +54,10 @@ class PairTruth:
     pixels2: Tensor | None = None
     matched: Tensor | None = None
 
+    def to(self, device: torch.device) -> "PairTruth":
+        """Return the same on a device."""
+        return replace(self, **_on(self, device))
+
 
 def in_first_camera(truth: PairTruth) -> tuple[Tensor, Tensor]:
     """Return the points of both views in the coordinates of the first camera, (B, H, W, 3) each.
@@ -67,3 +76,8 @@ def in_first_camera(truth: PairTruth) -> tuple[Tensor, Tensor]:
     rotation, shift = to_camera[:, None, None, :3, :3], to_camera[:, None, None, :3, 3]
     one, two = ((rotation @ view.points[..., None])[..., 0] + shift for view in (truth.one, truth.two))
     return one, two
+
+
+def _on(truth: ViewTruth | PairTruth, device: torch.device) -> dict[str, Any]:
+    values = {field.name: getattr(truth, field.name) for field in fields(truth)}
+    return {name: value.to(device) for name, value in values.items() if value is not None}

@@ -14,7 +14,9 @@ from eval.view import samples, tokens
 from eval.view.cosines import query_of
 from eval.view.index import MOST_VECTORS, PatchIndex, empty_index
 from eval.view.jobs import READY, Progress
+from eval.view.manifests import unsealed_shards
 from eval.view.opened import Opened, checked_row
+from eval.view.parts import parts_of
 from eval.view.tokens import Float32
 from store import errors
 
@@ -59,7 +61,10 @@ def find(
     searched = of_run[1] if of_run is not None and of_run[1] else array
     kind = "patches" if chosen else "rows"
     scope = "sample" if tokens.parts_of(searched) is not None else scope  # a student computes each of them
-    key: Hashable = ("index", searched, kind, scope, dataset if scope == "dataset" else "")
+    names = [dataset] if scope == "dataset" else _datasets_with(opened, searched)
+    unsealed = _unsealed_shards(opened, names, searched)
+    growth = unsealed.bit_length()  # an index of a cache that is being extracted is built again at twice as many shards
+    key: Hashable = ("index", searched, kind, scope, dataset if scope == "dataset" else "", growth)
     job = opened.jobs.start(
         key, lambda progress: _build(opened, searched, kind=kind, scope=scope, dataset=dataset, progress=progress)
     )
@@ -68,7 +73,8 @@ def find(
     answer: dict[str, Any] = {"state": job.state, "progress": job.progress, "results": [], "note": None}
     if job.state != READY:
         return answer
-    index, note = job.result
+    index, note, unsealed_then = job.result
+    note = _with_unsealed(note, unsealed, added=unsealed - unsealed_then)
     (vectors,) = tokens.unit_patches(opened, dataset, [row], array)
     query = query_of(vectors, chosen or range(len(vectors)))
     if query is None:
@@ -120,10 +126,11 @@ def _nearest(
 
 def _build(
     opened: Opened, array: str, *, kind: str, scope: str, dataset: str, progress: Progress
-) -> tuple[tuple[PatchIndex, str | None], int]:
-    """Read rows and put their patches, or their means, into an index."""
+) -> tuple[tuple[PatchIndex, str | None, int], int]:
+    """Read rows and put their patches, or their means, into an index; also return how many shards had no seal."""
     names = [dataset] if scope == "dataset" else _datasets_with(opened, array)
     most = (STUDENT_ROWS if tokens.parts_of(array) else SAMPLED_ROWS) if scope == "sample" else None
+    unsealed = _unsealed_shards(opened, names, array)
     usable = _usable_rows(opened, names, array)
     rows = _drawn(usable, most=most)
     total = sum(map(len, rows.values()))
@@ -148,13 +155,32 @@ def _build(
             progress(done / total)
     index.finish()
     everything = sum(map(len, usable.values()))
-    return (index, _note(everything, total=total, each=each, patches=patches, kind=kind)), index.size_bytes
+    note = _note(everything, total=total, each=each, patches=patches, kind=kind)
+    return (index, note, unsealed), index.size_bytes
 
 
 def _note(everything: int, *, total: int, each: int, patches: int, kind: str) -> str | None:
     parts = [f"searched a sample of {total:,} of {everything:,} rows"] if total < everything else []
     parts += [f"{each} of {patches} patches of each row"] if kind == "patches" and each < patches else []
     return ", ".join(parts) or None
+
+
+def _with_unsealed(note: str | None, unsealed: int, *, added: int) -> str | None:
+    """Return a note that also tells of shards without a seal, and of those that came after the index was built."""
+    if not unsealed:
+        return note
+    told = f"{unsealed:,} shards have no seal: at most {samples.TRIED_SHARDS} of each dataset are searched"
+    came = f"{added:,} of them came after the index was built" if added > 0 else ""
+    return ", ".join(part for part in (note, told, came) if part)
+
+
+def _unsealed_shards(opened: Opened, names: Sequence[str], array: str) -> int:
+    """Return how many shards of an array exist that no seal covers; nothing is listed where all rows are sealed."""
+    needed, count = samples.needed_arrays(array), 0
+    for part in (part for name in names for part in parts_of(opened, name)):
+        held = [one for one in needed if one in part.arrays]
+        count += sum(len(unsealed_shards(opened, part.stored, one)) for one in held)
+    return count
 
 
 def _datasets_with(opened: Opened, array: str) -> list[str]:

@@ -20,11 +20,13 @@ from eval.view.parts import DatasetPart, parts_of
 from eval.view.records import STATUS_NAMES, sealed_status
 from eval.view.shards import shard_record
 from store import errors
+from store.common.config import near_miss
 from store.format.manifest import reason_kind
-from store.format.schema import MISSING, PIXELS
+from store.format.schema import FAILED, MISSING, PIXELS
 
 FIRST_ROWS = 4096
 STATUSES = {name: number for number, name in STATUS_NAMES.items()}
+FAILED_NAME = STATUS_NAMES[FAILED]
 Numbers = range | npt.NDArray[np.int32]
 
 
@@ -39,7 +41,7 @@ class Filter:
         where: condition as in `data.subset`.
         sql: SQL condition.
         status: `ok` (in all arrays), `failed` or `missing` (in any), or `ARRAY:ok` and so on.
-        reason: kind of the reason why a row failed; needs `status=ARRAY:failed`.
+        reason: kind of the reason why a row failed, in any array or in that of `status`.
     """
 
     dataset: str = ""
@@ -91,6 +93,7 @@ def selected(opened: Opened, wanted: Filter) -> Selected:
     Raises:
         errors.CodistillError: the filter is not understood, or reads what is not sealed.
     """
+    _check_status(opened, wanted)
 
     def make() -> Selected:
         parts = tuple(
@@ -99,6 +102,20 @@ def selected(opened: Opened, wanted: Filter) -> Selected:
         return Selected(parts=parts, ends=np.cumsum([len(part.rows) for part in parts], dtype=np.int64))
 
     return opened.memory.get_or_make(("selected", wanted), make, _bytes)
+
+
+def _check_status(opened: Opened, wanted: Filter) -> None:
+    """Refuse a status that is none, one of an array that no dataset has, and reasons of rows that did not fail."""
+    array, _, name = wanted.status.rpartition(":")
+    if wanted.status and name not in STATUSES:
+        found = f"found '{wanted.status[:40]}'"
+        raise errors.InvalidInput(f"status: expected ok, failed, missing or ARRAY:ok and so on, {found}")
+    arrays = sorted({PIXELS}.union(*opened.listing().teachers.values()))
+    if array and array not in arrays:
+        available = f"available: {', '.join(arrays)[:400]}"
+        raise errors.MissingName(f"status: no array '{array[:80]}'{near_miss(array, arrays)}; {available}")
+    if wanted.reason and name not in ("", FAILED_NAME):
+        raise errors.InvalidInput(f"reason: only failed rows have one, found status '{wanted.status[:40]}'")
 
 
 def page(selection: Selected, *, offset: int, limit: int) -> list[tuple[str, int]]:
@@ -188,12 +205,13 @@ def _datasets(opened: Opened, wanted: Filter) -> list[store.Dataset]:
 
 def _rows(opened: Opened, dataset: store.Dataset, wanted: Filter) -> Numbers:
     rows = _rows_of_view(dataset, wanted.view) if wanted.view else range(dataset.rows)
-    if not (wanted.where or wanted.sql or wanted.status):
+    status = wanted.status or (FAILED_NAME if wanted.reason else "")
+    if not (wanted.where or wanted.sql or status):
         return rows
     mask = np.zeros(dataset.rows, np.bool_)
     mask[rows.start : rows.stop : rows.step] = True
-    if wanted.status:
-        mask &= _with_status(opened, dataset, wanted.status, wanted.reason)
+    if status:
+        mask &= _with_status(opened, dataset, status, wanted.reason)
     for condition, ask in ((wanted.where, queries.rows_where), (wanted.sql, queries.rows_where_sql)):
         if condition:
             manifests = manifests_of(opened, dataset.name)
@@ -217,8 +235,6 @@ def _mask(rows: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.bool_]:
 
 def _with_status(opened: Opened, dataset: store.Dataset, text: str, reason: str) -> npt.NDArray[np.bool_]:
     array, _, name = text.rpartition(":")
-    if name not in STATUSES:
-        raise errors.InvalidInput(f"status: expected ok, failed, missing or ARRAY:ok and so on, found '{text[:40]}'")
     arrays = [PIXELS, *opened.listing().teachers[dataset.name]]
     if array and array not in arrays:
         return np.zeros(dataset.rows, np.bool_)  # another dataset may have it

@@ -7,7 +7,7 @@ const DEFAULTS = {
   from: "",
   group: "",
   status: "", // ok | failed | missing, in all or any arrays; or of one, as "dinov2:failed"
-  reason: "", // kind of reason why a row failed, with a status of one array
+  reason: "", // kind of reason why a row failed, in any array or in that of status
   view: "",
   where: "",
   sql: "",

@@ -1,5 +1,7 @@
 """Searching and statistics: against all tokens compared directly."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import store
 from eval.view import find, index
 from tests.eval.view.conftest import Page
 from tests.eval.view.test_maps import patches
+from tests.store import caches
 
 ALL_ROWS = {"flowers": [0, 1, 2, 4, 5, 6, 7, 8, 9], "rooms": list(range(7))}
 
@@ -135,3 +138,28 @@ def test_what_fails_in_the_background_is_told_and_can_be_asked_again(
             job.done.wait()
         assert page.refused("/api/find", **query) == "shard 1 is damaged"
     assert page.finished("/api/find", **query)["state"] == "ready"
+
+
+def test_an_index_of_a_cache_that_grows_tells_of_what_came_later(
+    tmp_path: Path, page_of: Callable[[store.Cache], Page]
+) -> None:
+    cache = caches.create_datasets(tmp_path / "cache")
+    spec, (dino, _) = caches.DATASETS[0], caches.TEACHERS
+    for shard in (0, 1):
+        caches.write_pixels(cache, spec, shard)
+    caches.write_tokens(cache, spec, dino, 0)
+    page = page_of(cache)
+    query = {"dataset": "flowers", "row": 0, "array": "dino", "patches": 1, "scope": "dataset"}
+    few = "shards have no seal: at most 32 of each dataset are searched"
+    first = page.finished("/api/find", **query)
+    assert (first["note"], len(first["results"])) == (f"1 {few}", 3 * 4 - 1)
+    caches.write_tokens(cache, spec, dino, 1)
+    second = page.finished("/api/find", **query)
+    assert (second["note"], len(second["results"])) == (f"2 {few}", 7 * 4 - 1)  # twice as many: built again
+    caches.write_pixels(cache, spec, 2)
+    caches.write_tokens(cache, spec, dino, 2)
+    third = page.finished("/api/find", **query)
+    assert third["note"] == f"3 {few}, 1 of them came after the index was built"
+    store.seal(cache)
+    page.get("/api/overview")
+    assert page.finished("/api/find", **query)["note"] is None

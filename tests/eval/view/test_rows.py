@@ -107,7 +107,13 @@ def test_samples_are_the_same_for_a_seed_and_without_repeats(page: Page) -> None
 def test_rows_are_selected_by_status_and_reason(page: Page) -> None:
     assert places(page.get("/api/rows", status="failed")) == [("flowers", 3), ("flowers", 9)]
     assert places(page.get("/api/rows", status="dino:failed", reason="overflow")) == [("flowers", 9)]
+    assert places(page.get("/api/rows", reason="overflow")) == [("flowers", 9)]
     assert page.get("/api/rows", status="missing")["total"] == 0
+    assert page.get("/api/rows", status="dino:missing", dataset="rooms")["total"] == 0
+    assert "no array 'dinno' (did you mean 'dino'?); available: dino, " in page.refused(
+        "/api/rows", 404, status="dinno:ok"
+    )
+    assert "found status 'dino:ok'" in page.refused("/api/rows", status="dino:ok", reason="overflow")
     assert page.get("/api/rows", status="ok", dataset="flowers")["total"] == 8
 
 

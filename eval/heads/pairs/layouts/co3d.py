@@ -39,12 +39,7 @@ def open_pairs(tree: Tree, options: ObjectOptions) -> FramePairs:
     frames: list[Frame] = []
     depths: dict[str, tuple[float, str | None]] = {}
     for name in tree.glob(f"*/{ANNOTATIONS}"):
-        entries = tree.json(name, gzipped=True)
-        if not isinstance(entries, list):
-            raise InvalidInput(f"{tree.where(name)}: expected a list of frames")
-        numbered = [_frame(entry, name.split("/")[0], depths, where=tree.where(name)) for entry in entries]
-        found = sorted((item for item in numbered if item is not None), key=lambda item: (item[1].scene, item[0]))
-        frames += [frame for _, frame in found]
+        frames += annotated_frames(tree, name, depths)
 
     return frame_pairs(
         tree,
@@ -55,6 +50,26 @@ def open_pairs(tree: Tree, options: ObjectOptions) -> FramePairs:
         mask_background=options.mask_background,
         expected=EXPECTED,
     )
+
+
+def annotated_frames(tree: Tree, name: str, depths: dict[str, tuple[float, str | None]] | None = None) -> list[Frame]:
+    """Read the frames of one category that have a viewpoint and a depth, by sequence and frame number.
+
+    Args:
+        tree: the dataset.
+        name: the category's file of annotations.
+        depths: receives factor and mask of each depth, by its name.
+
+    Raises:
+        InvalidInput, Damaged: see `open_pairs`.
+    """
+    entries = tree.json(name, gzipped=True)
+    if not isinstance(entries, list):
+        raise InvalidInput(f"{tree.where(name)}: expected a list of frames")
+    noted: dict[str, tuple[float, str | None]] = {} if depths is None else depths
+    numbered = [_frame(entry, name.split("/")[0], noted, where=tree.where(name)) for entry in entries]
+    found = sorted((item for item in numbered if item is not None), key=lambda item: (item[1].scene, item[0]))
+    return [frame for _, frame in found]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation, Slerp
 
+from eval.heads.pairs.box_scene import looking_at
 from eval.heads.pairs.geometry import inverse_pose, transform, world_points
 from eval.heads.pairs.views import View
 from eval.heads.scoring.predictor import Outputs, Predictor
@@ -34,6 +35,21 @@ def room(count: int, *, size: tuple[int, int] = SIZE, index: int = 0) -> tuple[V
         pose[:3, :3] = torch.from_numpy(turns[number].as_matrix())
         pose[:3, 3] = (1 - share) * first.pose[:3, 3] + share * last.pose[:3, 3]
         views.append(pairs.view(boxes, replace(first, pose=pose), instance=str(number)))
+    return tuple(views)
+
+
+@cache
+def arc(count: int, *, size: tuple[int, int] = SIZE, index: int = 0) -> tuple[View, ...]:
+    """Views of a room from above its boxes, far apart beside one another, all towards one place."""
+    pairs = room_pairs(size=size)
+    boxes, (first, _) = pairs.scene(index)
+    half = boxes.half[0]
+    target = half * torch.tensor([0.0, 0.6, -0.5], dtype=torch.float64)
+    views = []
+    for number, share in enumerate(np.linspace(-0.8, 0.8, count)):
+        place = half * torch.tensor([share, -0.7 + 0.2 * (number % 2), 0.5 + 0.3 * share], dtype=torch.float64)
+        camera = replace(first, pose=looking_at(place, target, roll=0.1 * share))
+        views.append(pairs.view(boxes, camera, instance=str(number)))
     return tuple(views)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
+from codistill.torch.arguments import checked_names, checked_text
 from codistill.torch.batch import DATASETS, Batch, Samples, eligible_of, numpy_arrays
 from codistill.torch.memory import BatchMemory
 from codistill.torch.selection import CacheLike, Conditions, RowsLike, Selection, Sharing, members_of, select
@@ -61,7 +62,7 @@ class CacheDataset(TorchDataset[dict[str, Any]]):
         self,
         cache: CacheLike | Iterable[CacheLike],
         *,
-        teachers: Sequence[str] = (),
+        teachers: Sequence[str] | None = None,
         rows: RowsLike | Mapping[str, RowsLike] | None = None,
         subset: str = "",
         datasets: Sequence[str] = (),
@@ -75,8 +76,9 @@ class CacheDataset(TorchDataset[dict[str, Any]]):
 
         Args:
             cache: location of a cache, an opened cache, a dataset of one, a slice of a dataset, or several of these.
-            teachers: names; empty takes all that the datasets have.
-            rows: slice, row numbers or mask of the only dataset, or these by name of a dataset.
+            teachers: names; None takes all that the datasets have.
+            rows: slice, row numbers or mask of the only dataset, or these by name of a dataset. A selection, not an
+                order: a row that is listed several times is taken once. Samplers and `batch` may repeat indices.
             subset: condition on the manifest's columns, such as `view < 4 and not grayscale`.
             datasets: names of the datasets to take; empty takes all of the split.
             split: `train`, `val` or None for both, where `cache` names no dataset.
@@ -88,16 +90,19 @@ class CacheDataset(TorchDataset[dict[str, Any]]):
 
         Raises:
             InvalidConfig: the arguments do not fit the caches, or no row is left; every problem is listed.
+            InvalidInput: an argument is of another type, or `teachers` is an empty list.
             MissingCache, MissingName, NotSealed: from the caches.
         """
-        if isinstance(teachers, str) or isinstance(datasets, str):
-            raise InvalidInput("teachers and datasets are lists of names, such as teachers=['dinov2']")
+        wanted = () if teachers is None else checked_names("teachers", teachers)
+        if teachers is not None and not wanted:
+            raise InvalidInput("teachers: the list is empty. Name some, or leave it out to take all")
+        names = checked_names("datasets", datasets)
         self.conditions = Conditions(
-            members=members_of(cache, datasets=datasets, split=split, rows=rows),
-            teachers=tuple(teachers),
-            subset=subset,
+            members=members_of(cache, datasets=names, split=split, rows=rows),
+            teachers=wanted,
+            subset=checked_text("subset", subset, example="view < 4"),
             sharing=sharing,
-            generic_groups=tuple(generic_groups),
+            generic_groups=checked_names("generic_groups", generic_groups),
         )
         self._raw, self._verify = raw, verify
         self._digest: str | None = None
@@ -146,7 +151,8 @@ class CacheDataset(TorchDataset[dict[str, Any]]):
         """Read the rows of `indices` (B) at once, each dataset in one go.
 
         Args:
-            indices: integers in any order, duplicates allowed; of our samplers, they carry the step.
+            indices: integers in any order, duplicates allowed; of our samplers, they carry the step. None at all give
+                an empty batch.
 
         Raises:
             MissingRow: an index is out of bounds.

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler as TorchSampler
 
+from codistill.torch.arguments import checked_number, shown
 from codistill.torch.batch import Batch
 from codistill.torch.dataset import CacheDataset
 from store.common.config import near_miss
@@ -69,9 +70,10 @@ class StepBatchSampler(TorchSampler[list[int]]):
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         self._world = world or (torch.distributed.get_world_size() if distributed else 1)
         self._rank = rank if rank is not None else (torch.distributed.get_rank() if distributed else 0)
-        for name, value, least in (("batch_size", batch_size, 1), ("start", start, 0), ("steps", steps or 1, 1)):
-            if value < least:
-                raise InvalidInput(f"{name}: expected at least {least}, found {value}")
+        for name, value, least in (("batch_size", batch_size, 1), ("start", start, 0)):
+            checked_number(name, value, least=least)
+        if steps is not None:
+            checked_number("steps", steps, least=1)
         if batch_size % self._world or not 0 <= self._rank < self._world:
             raise InvalidInput(
                 f"batch_size {batch_size} on rank {self._rank} of {self._world}: it is the total of all ranks. Choose "
@@ -131,14 +133,19 @@ class StepBatchSampler(TorchSampler[list[int]]):
             Conflict: the state is of other data, another seed or another batch size; both values are shown.
             InvalidInput: it is no state of a sampler.
         """
+        if not isinstance(state, Mapping):
+            raise InvalidInput(f"state of a sampler: expected what state_dict returned, found {shown(state)}")
         unknown = [key for key in ("step", *self._settings) if key not in state]
         if unknown:
             guess = near_miss(unknown[0], list(state))
-            raise InvalidInput(f"state of a sampler: '{unknown[0]}' is not there{guess}; found {', '.join(state)}")
+            raise InvalidInput(
+                f"state of a sampler: '{unknown[0]}' is not there{guess}; found {', '.join(state) or 'nothing'}"
+            )
         differing = differences({key: state[key] for key in self._settings}, self._settings)
         if differing:
             raise Conflict(f"the state is of another sampler. {'; '.join(differing)}")
-        self._start = self._drawn = self.read_up_to = int(state["step"])
+        step = checked_number("step of the state", state["step"], least=0)
+        self._start = self._drawn = self.read_up_to = step
 
 
 class BalancedBatchSampler(StepBatchSampler):
@@ -173,7 +180,7 @@ class BalancedBatchSampler(StepBatchSampler):
         Raises:
             InvalidInput: a number is out of bounds, or the batch does not divide over the ranks.
         """
-        groups = {name: rows for name, rows in data.groups.items() if rows}
+        groups = {name: rows for name, rows in _checked(data).groups.items() if rows}
         if len(groups) < len(data.groups):
             empty = ", ".join(name for name, rows in data.groups.items() if not rows)
             raise InvalidInput(f"group {empty} has no usable row to balance with. Leave its datasets out")
@@ -199,7 +206,7 @@ class ShuffledBatchSampler(StepBatchSampler):
         """Make a sampler; arguments as for `BalancedBatchSampler`."""
         super().__init__(
             data,
-            groups={ALL: len(data)},
+            groups={ALL: len(_checked(data))},
             batch_size=batch_size,
             seed=seed,
             steps=steps,
@@ -207,3 +214,9 @@ class ShuffledBatchSampler(StepBatchSampler):
             rank=rank,
             world=world,
         )
+
+
+def _checked(data: CacheDataset) -> CacheDataset:
+    if not isinstance(data, CacheDataset):
+        raise InvalidInput(f"data: expected a CacheDataset, found {shown(data)}")
+    return data

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 import store
+from codistill.torch.arguments import shown
 from store import Cache, Dataset, TeacherInfo
 from store.cache.row_selection import Rows, as_row_numbers
 from store.common.config import near_miss
@@ -83,6 +84,7 @@ def members_of(
 
     Raises:
         InvalidConfig: nothing is selected, something twice, or rows do not exist; every problem is listed.
+        InvalidInput: what is given is no cache.
         MissingCache, MissingName: from the caches.
     """
     opened = [_open(cache) for cache in ([caches] if isinstance(caches, str | os.PathLike) else _several(caches))]
@@ -110,10 +112,19 @@ def members_of(
 def _several(caches: CacheLike | Iterable[CacheLike]) -> list[CacheLike]:
     if isinstance(caches, Cache | Dataset | Rows):
         return [caches]
-    return list(caches)  # type: ignore[arg-type]  # strings and paths were taken before
+    if not isinstance(caches, Iterable):
+        raise _no_cache(caches)
+    return list(caches)  # strings and paths were taken before
+
+
+def _no_cache(found: object) -> InvalidInput:
+    expected = "a location, an opened cache, a dataset or some rows of one, or a list of these"
+    return InvalidInput(f"cache: expected {expected}, found {shown(found)}")
 
 
 def _open(cache: CacheLike) -> Cache | Dataset | Rows:
+    if not isinstance(cache, str | os.PathLike | Cache | Dataset | Rows):
+        raise _no_cache(cache)
     return cache if isinstance(cache, Cache | Dataset | Rows) else store.open(cache)
 
 

@@ -47,7 +47,7 @@ class Target:
     @property
     def map(self) -> Tensor:
         """Patches as a feature map, float32 (B, C, rows, cols)."""
-        return self.patches.transpose(1, 2).reshape(len(self.patches), -1, *self.grid)
+        return self.patches.transpose(1, 2).unflatten(2, self.grid)
 
     @property
     def mask_map(self) -> Tensor:
@@ -104,7 +104,10 @@ class Targets:
     def _target(self, name: str, batch: Batch) -> Target:
         info = self._teachers[name]
         encoded = self._in_codes[name][batch.sources] if name in batch.codes else np.zeros(len(batch), np.bool_)
-        if encoded.all() and len(batch):
+        if not len(batch):
+            tokens = torch.zeros((0, info.prefix_tokens + info.patches, info.channels), device=batch.device)
+            mask = tokens.new_zeros((0, info.patches), dtype=torch.bool)
+        elif encoded.all():
             tokens, mask = self._decoded(name, batch, slice(None))
         elif not encoded.any():
             tokens, mask = self._standardised(name, batch, slice(None))

@@ -155,7 +155,11 @@ def test_teachers_that_an_image_may_learn_from(plain: str) -> None:
         ({"rows": {"faces": [10]}}, r"rows 10 are not in 'faces', which has 0\.\.9"),
         ({"subset": "view > 3"}, "no row is ok in pixels, alpha, beta and meets 'view > 3'"),
         ({"subset": "veiw > 3"}, "did you mean 'view'"),
-        ({"teachers": "alpha"}, r"lists of names"),
+        ({"teachers": "alpha"}, r"teachers: expected a list of names.*found 'alpha'"),
+        ({"teachers": [3]}, r"teachers: expected a list of names.*found 3 among them"),
+        ({"teachers": []}, "teachers: the list is empty"),
+        ({"generic_groups": "people"}, "generic_groups: expected a list of names"),
+        ({"subset": 3}, "subset: expected a text, such as 'view < 4', found 3"),
         ({"sharing": "all"}, "sharing: expected one of full, generic, none, available, found 'all'"),
     ],
 )
@@ -163,6 +167,24 @@ def test_what_does_not_fit_is_refused_in_a_line(plain: str, options: dict[str, A
     with pytest.raises(errors.InvalidInput, match=message) as refused:
         CacheDataset(plain, **options)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("cache", [3, None, [3], b"x"])
+def test_what_is_no_cache_is_refused_in_a_line(cache: Any) -> None:
+    with pytest.raises(errors.InvalidInput, match="cache: expected a location, an opened cache"):
+        CacheDataset(cache)
+
+
+def test_rows_named_twice_are_taken_once_and_no_index_gives_an_empty_batch(plain: str, mixed: str) -> None:
+    repeated = CacheDataset(plain, rows={"faces": [5, 3, 5]}, datasets=["faces"])
+    assert repeated.locate(range(len(repeated)))[1].tolist() == [3, 5]
+    for location in (plain, mixed):
+        data = CacheDataset(location)
+        samples = data.__getitems__([])
+        batch = data.collate(samples)
+        assert (len(batch), list(samples), batch.images.shape[0]) == (0, [], 0)
+        for target in data.targets()(batch).values():
+            assert (target.patches.shape[0], target.map.shape[0], target.mask.shape[0]) == (0, 0, 0)
 
 
 def test_indices_out_of_bounds_end_a_loop(plain: str) -> None:

@@ -72,3 +72,15 @@ def test_a_state_of_other_data_is_refused(data: CacheDataset, tmp_path: Path) ->
         BalancedBatchSampler(fewer, 4).load_state_dict(state)
     with pytest.raises(errors.InvalidInput, match="'seed' is not there"):
         BalancedBatchSampler(data, 4).load_state_dict({"step": 3})
+    for bad in (None, "x"):
+        with pytest.raises(errors.InvalidInput, match="expected what state_dict returned"):
+            BalancedBatchSampler(data, 4).load_state_dict(bad)  # type: ignore[arg-type]
+    with pytest.raises(errors.InvalidInput, match="step of the state: expected a whole number, found 'x'"):
+        BalancedBatchSampler(data, 4).load_state_dict({**state, "step": "x"})
+
+
+def test_what_is_no_dataset_or_no_number_is_refused(data: CacheDataset) -> None:
+    with pytest.raises(errors.InvalidInput, match="data: expected a CacheDataset, found 3"):
+        ShuffledBatchSampler(3, 4)  # type: ignore[arg-type]
+    with pytest.raises(errors.InvalidInput, match="batch_size: expected a whole number, found '4'"):
+        BalancedBatchSampler(data, "4")  # type: ignore[arg-type]

@@ -101,6 +101,9 @@ class BatchLayout:
         """Return the arrays that lie in `memory` (uint8), on its device, without a copy."""
         arrays = {}
         for name, (shape, dtype) in self.shapes.items():
+            if not _bytes(shape, dtype):  # an empty piece of memory may have no strides to view it by
+                arrays[name] = memory.new_empty(shape, dtype=dtype)
+                continue
             begin = self.begins[name]
             arrays[name] = memory[begin : begin + _bytes(shape, dtype)].view(dtype).view(shape)
         return arrays

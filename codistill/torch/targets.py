@@ -47,7 +47,7 @@ class Target:
     @property
     def map(self) -> Tensor:
         """Patches as a feature map, float32 (B, C, rows, cols)."""
-        return self.patches.transpose(1, 2).unflatten(2, self.grid)
+        return self.patches.transpose(1, 2).reshape(len(self.patches), self.patches.shape[2], *self.grid)
 
     @property
     def mask_map(self) -> Tensor:

@@ -18,6 +18,7 @@ from store.common.config import near_miss
 from store.common.constraints import check_arguments
 from store.common.extras import missing_extra
 from store.common.interrupts import INTERRUPTED, MESSAGE
+from store.common.parser_complaint import problems_in
 
 BAD_INPUT = 2
 MACHINE_ERRORS = {
@@ -140,15 +141,7 @@ def _refusal(command: str, arguments: Sequence[str], *, known: set[str], complai
     problems = [
         f"unknown option '{name}'{near_miss(name, known)}" for name in named if name.replace("_", "-") not in known
     ]
-    lines = [line.strip("│╭╮╰╯─|+ ") for line in complaint.splitlines()]
-    if not problems:
-        missing = [
-            line for line in lines if re.match(r"--[a-z]|[A-Z][A-Z|:.,_\[\]]+$", line) and "Missing from" in complaint
-        ]
-        problems += [f"missing {', '.join(missing)}"] if missing else []
-        problems += [re.sub(r"^Error parsing ", "", line) for line in lines if line.startswith("Error parsing ")]
-        problems += [line.lower() for line in lines if re.match(r"Unrecognized options: .", line)]
-    shown = problems or [" ".join(line for line in lines if line)]
+    shown = problems or problems_in(complaint)
     return f"{command}: {'; '.join(shown)}. Run: {command} --help"
 
 

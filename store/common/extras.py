@@ -14,7 +14,7 @@ EXTRAS = {
     "wandb": ("wandb",),
     "trackio": ("trackio",),
     "view": ("PIL", "duckdb", "faiss", "starlette", "uvicorn"),
-    "heads": ("cv2", "h5py", "poselib"),
+    "heads": ("cv2", "h5py", "poselib", "trimesh"),
     "demo": ("skimage",),
     "body": ("anny", "trimesh"),
 }

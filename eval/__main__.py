@@ -6,9 +6,11 @@ if __name__ == "__main__":
     end_in_one_line()  # also while what follows is imported
 
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
+from eval.commands import heads
 from eval.commands.analyses import attention, correlation, pca, variance
 from eval.commands.probes import depth, knn, linear, segmentation
 from eval.commands.report import fidelity, report
@@ -30,13 +32,17 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "human-mesh": human_mesh,
     "multiview-depth": multiview_depth,
     "multiview-pose": multiview_pose,
+    "heads": heads.heads,
 }
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run `codistill eval ...` and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["heads"]:  # a program of its own, with commands in two levels
+        return heads.main(arguments[1:])
     description = "Measure students against their teachers, plot figures, and write all results on one page."
-    return run("codistill eval", description, COMMANDS, argv=argv)
+    return run("codistill eval", description, COMMANDS, argv=arguments)
 
 
 if __name__ == "__main__":

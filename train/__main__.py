@@ -9,12 +9,11 @@ if __name__ == "__main__":
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, field, make_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from pydantic import BaseModel
 from tqdm import tqdm
 
 from store.cache.argument import ExistingCaches
@@ -24,6 +23,7 @@ from store.common.constraints import AtLeast, ExistingFolder, Positive
 from store.errors import CodistillError, InvalidInput
 from train.recipe.config import Recipe, from_mapping
 from train.recipe.named import RECIPES, find
+from train.recipe.options import unvalidated
 from train.run.output import is_run, refuse_used
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".onnx", ".tar", ".zip")
@@ -110,24 +110,6 @@ def refuse_caches(recipe: Recipe, cache: str) -> None:
     from train.data.open_caches import refuse_running_averages_of_codes
 
     refuse_running_averages_of_codes(recipe, names_of(cache) or [])
-
-
-def unvalidated(section: BaseModel) -> Any:
-    """Return a dataclass instance with the fields, values and help of a recipe's section, but no validation.
-
-    All problems of a command line are then found together, in `from_mapping`, with the messages that files get.
-    """
-    fields: list[tuple[str, Any, Any]] = []
-    for name, info in type(section).model_fields.items():
-        value = getattr(section, name)
-        if isinstance(value, BaseModel):
-            inner = unvalidated(value)
-            fields.append((name, type(inner), field(default=inner)))
-        else:
-            fields.append((name, info.annotation, field(default=value)))
-    mirror = make_dataclass(type(section).__name__, fields, frozen=True)
-    mirror.__doc__ = type(section).__doc__
-    return mirror()
 
 
 def sweep(

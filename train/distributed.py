@@ -80,17 +80,18 @@ class Ranks:
 
 
 @contextmanager
-def join_ranks(device: str) -> Iterator[Ranks]:
+def join_ranks(device: str, *, option: str = "machine.device") -> Iterator[Ranks]:
     """Join the ranks that torchrun started, or be the only one; a process group that exists is used and left open.
 
     Args:
         device: "auto", "cpu", "cuda", "cuda:1"...; under torchrun "auto" and "cuda" are the GPU of the local rank.
+        option: name of the device's option in messages.
 
     Raises:
         InvalidInput: this machine has no such device.
     """
     world, rank, local_rank = (int(os.environ.get(name, default)) for name, default in _ENVIRONMENT)
-    chosen = torch.device(resolve_device(device, option="machine.device", local_rank=local_rank))
+    chosen = torch.device(resolve_device(device, option=option, local_rank=local_rank))
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if world == 1:

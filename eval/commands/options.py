@@ -1,13 +1,23 @@
 """Argument types that several commands of `codistill eval` share, with the placeholders that the help shows."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from store.cache.argument import ExistingCaches
 from store.common.arguments import COMMAS
 from store.common.constraints import ExistingFile, ExistingFolder, OutputFile
+
+
+class RunOrWeights:
+    """A student: the directory of a run, or a weight file. A `store.common.constraints.Constraint`."""
+
+    def check(self, subject: str, value: Any) -> None:
+        """See `Constraint.check`."""
+        if not Path(value).is_file():
+            ONE_RUN.check(subject, value)
+
 
 ONE_RUN = ExistingFolder(kind="run", holds="recipe.json", advice="Give the --out of codistill train run")
 RUN_OR_SWEEP = ExistingFolder(kind="run", advice="Give the --out of codistill train run or sweep")
@@ -44,3 +54,10 @@ FolderOrNone = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behav
 FileOrNone = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(optional)")]
 InputFileOrNone = Annotated[Path | None, ExistingFile(), tyro.conf.arg(metavar="FILE", help_behavior_hint="(optional)")]
 OutputFileOrNone = Annotated[Path | None, OutputFile(), tyro.conf.arg(metavar="FILE", help_behavior_hint="(optional)")]
+Student = Annotated[Path, RunOrWeights(), tyro.conf.arg(metavar="RUN|FILE")]
+StudentOrNone = Annotated[
+    Path | None, RunOrWeights(), tyro.conf.arg(metavar="RUN|FILE", help_behavior_hint="(optional)")
+]
+InputFile = Annotated[Path, ExistingFile(), tyro.conf.arg(metavar="FILE")]
+Directory = Annotated[Path, tyro.conf.arg(metavar="DIR")]
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]

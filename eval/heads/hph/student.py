@@ -1,12 +1,14 @@
 """Tokens of a frozen encoder for the perception head. Shapes: B images, S side in px, N patches, C channels."""
 
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from eval.encoders.open_encoder import OpenEncoder
+from eval.encoders.open_encoder import OpenEncoder, of_student
 from eval.heads.hph.camera import CELL_PX
+from eval.heads.mast3r.encoders import open_student
 from extract.teachers.base import DTYPES
 from store.errors import InvalidInput
 
@@ -42,3 +44,20 @@ class FrozenTokens:
             raise InvalidInput(f"encoder '{self.encoder.name}' has no CLS token. Take head.tokens 'patches'")
         # Joined outside of inference mode: the result may take part in a backward pass.
         return torch.cat([prefix if self._with_cls else prefix[:, :0], patches], dim=1).float()
+
+
+def open_frozen(source: Path, *, device: torch.device, blocks: int) -> OpenEncoder:
+    """Open a student for the head.
+
+    Args:
+        source: run directory, or encoder file in DUNE's layout.
+        device: device that it goes to.
+        blocks: blocks of the head; without any the student's own final norm is applied.
+
+    Raises:
+        MissingFile, InvalidInput: no such student.
+    """
+    network = open_student(source).network
+    return of_student(
+        network, name=source.resolve().stem, cell_px=int(network.patch_size), device=device, final_norm=not blocks
+    )

@@ -131,7 +131,7 @@ def _student_variant(
         name = content.get("dune_backbone_name") if isinstance(content, Mapping) else None
         raise InvalidInput(
             f"{source}: it holds decoder and heads alone, made for the student {name or 'of another file'}. Pass "
-            "encoder=FILE_OR_RUN"
+            "encoder=FILE_OR_RUN (--student of a command)"
         )
     check_encoder(student, found, source=source)
     check_told(found, sizes, source=source)

@@ -156,3 +156,18 @@ def numbers(fields: Iterable[Any], *, count: int, where: str) -> np.ndarray:
 def sibling(name: str, *parts: str) -> str:
     """Return the name of a file relative to the folder that `name` is in."""
     return str(PurePosixPath(name).parent.joinpath(*parts))
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """Return a picture that a user names as uint8 (H, W, 3) RGB, upright.
+
+    Raises:
+        MissingFile: it cannot be read.
+        InvalidInput: it cannot be decoded.
+    """
+    try:
+        return decode(path.read_bytes())
+    except OSError as error:
+        raise MissingFile(f"picture '{path}': cannot be read ({error.strerror})") from None
+    except DecodeError as error:
+        raise InvalidInput(f"picture '{path}': {error}. Give a whole JPEG or PNG file") from None

@@ -90,3 +90,9 @@ def cropped_intrinsics(intrinsics: np.ndarray, corner: tuple[float, float]) -> n
     cropped = intrinsics.astype(np.float64).copy()
     cropped[:2, 2] -= corner
     return cropped
+
+
+def camera_matrix(numbers: tuple[float, float, float, float]) -> np.ndarray:
+    """Return the camera matrix (3, 3) of fx, fy, cx, cy in px."""
+    fx, fy, cx, cy = numbers
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=np.float64)

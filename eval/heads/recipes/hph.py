@@ -1,6 +1,6 @@
 """The recipe of a training of the perception head; imports no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -136,6 +136,28 @@ class HphRecipe(HeadRecipe):
         if problems:
             raise ValueError(". ".join(problems))
         return self
+
+
+def dune_672() -> HphRecipe:
+    """DUNE's training: BEDLAM at 672 px, 200,000 steps of 16 images."""
+    return HphRecipe()
+
+
+def laptop() -> HphRecipe:
+    """A narrow head at 224 px and a few thousand steps of four images, in float32."""
+    return HphRecipe(
+        img_size=224,
+        batch=4,
+        steps=4000,
+        lr=3e-4,
+        precision="fp32",
+        head=HeadConfig(blocks=1, block_heads=4, dim=256, heads=4, mlp_dim=256),
+        readers=2,
+    )
+
+
+RECIPES: dict[str, Callable[[], HphRecipe]] = {"dune-672": dune_672, "laptop": laptop}
+DEFAULT = "dune-672"
 
 
 def from_mapping(data: Mapping[str, Any], *, subject: str) -> HphRecipe:

@@ -116,6 +116,9 @@ class Mast3rRecipe(HeadRecipe):
 
     Attributes:
         kind: tells such a run from others.
+        seed: seed of the first weights, of the order of pairs and of all that is drawn for them.
+        steps: optimizer steps.
+        checkpoint: saving.
         resolutions: (width, height) in px, one of which is drawn for each step; multiples of the student's patch.
         batch: pairs of a step.
         part: pairs that are computed at once, a divisor of `batch`.

@@ -21,6 +21,7 @@ from eval.heads.body.base import BodyModel
 from eval.heads.hph.head import PerceptionHead, meshes
 from eval.heads.hph.outputs import scored_arrays
 from eval.heads.hph.samples import Sample, SampleSet
+from eval.heads.scoring.settings import DetectionSettings
 from eval.heads.scoring.units import SCORES, Outcome, ResultFolder, Unit, run_units
 from eval.tasks.prediction_files import score_human_meshes
 from store.common import atomic
@@ -45,19 +46,6 @@ class PeopleModel:
     tokens: Callable[[Tensor], Tensor]
     body: BodyModel
     identity: Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DetectionSettings:
-    """Which cells of the score map are people.
-
-    Args:
-        threshold: least score.
-        nms_kernel: window in which only the best score counts, cells.
-    """
-
-    threshold: float = 0.3
-    nms_kernel: int = 3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,8 @@ from scipy.spatial.transform import RigidTransform
 from eval.heads.pairs.files import Tree, numbers
 from eval.heads.scoring.images import camera_of_image
 from eval.heads.scoring.predictor import Predictor
-from eval.heads.scoring.relative_poses import EncodedView, PoseSettings, encoded, relative_pose
+from eval.heads.scoring.relative_poses import EncodedView, encoded, relative_pose
+from eval.heads.scoring.settings import PoseSettings
 from eval.heads.scoring.units import SCORES, Outcome, ResultFolder, Unit, run_units
 from eval.tasks import relocalisation_files as files
 from eval.tasks.pose_lines import frame_number

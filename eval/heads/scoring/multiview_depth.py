@@ -10,7 +10,7 @@ so that the depth covers the whole view. Neither poses nor intrinsics are used.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -19,30 +19,14 @@ from eval.heads.pairs.files import Tree
 from eval.heads.scoring.depth_samples import DepthSample, list_samples, read_depth
 from eval.heads.scoring.images import stretched
 from eval.heads.scoring.predictor import Predictor
+from eval.heads.scoring.settings import Alignment, DepthSettings
 from eval.heads.scoring.units import SCORES, Outcome, ResultFolder, Unit, run_units
 from eval.tasks import multiview
-from eval.tasks.multiview import Alignment, DepthScore
+from eval.tasks.multiview import DepthScore
 from store.common import atomic
 from store.errors import InvalidInput
 
-Order = Literal["quasi-optimal", "given", "all"]
 PREDICTIONS = "predictions"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DepthSettings:
-    """How depth is predicted and scored.
-
-    Args:
-        order: quasi-optimal, the benchmark's, adds views from the best one on; given adds them in the order of their
-            names; all takes all at once.
-        align: median scales to the median of the true depth, none takes predictions as metres.
-        keep: write predicted depths as predictions/SET/SAMPLE.npz.
-    """
-
-    order: Order = "quasi-optimal"
-    align: Alignment = "median"
-    keep: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,8 @@ import numpy as np
 from eval.heads.pairs.files import Tree
 from eval.heads.scoring.pose_sequences import PosedImage, PosedSequence, co3d_sequences, realestate_sequences
 from eval.heads.scoring.predictor import Predictor
-from eval.heads.scoring.relative_poses import EncodedView, PoseSettings, encoded, relative_pose
+from eval.heads.scoring.relative_poses import EncodedView, encoded, relative_pose
+from eval.heads.scoring.settings import ESSENTIAL, PoseSettings
 from eval.heads.scoring.units import SCORES, Outcome, ResultFolder, Unit, run_units
 from eval.tasks import multiview
 from eval.tasks.multiview import PairErrors
@@ -30,7 +31,6 @@ LAYOUTS: dict[Dataset, Callable[[Tree], list[PosedSequence]]] = {
     "co3d": co3d_sequences,
     "realestate10k": realestate_sequences,
 }
-ESSENTIAL = PoseSettings(method="essential")
 WORST_ROTATION_DEG, WORST_DIRECTION_DEG = 180.0, 90.0
 
 

@@ -1,18 +1,15 @@
-"""Relative pose of two images by a pair model, with the choices that nobody published as options."""
+"""Relative pose of two images by a pair model; what nobody published is an option, see `PoseSettings`."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from eval.heads.geometry.poses import PoseEstimate, no_pose
-from eval.heads.geometry.solvers import SolverName
 from eval.heads.geometry.two_views import Outputs, intrinsics_from_points, match_views, two_view_pose
 from eval.heads.scoring.predictor import Predictor
+from eval.heads.scoring.settings import PoseSettings
 from store.errors import InvalidInput
-
-Method = Literal["pnp", "essential"]
-Camera = Literal["given", "predicted"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,26 +23,6 @@ class EncodedView:
 
     tokens: Any
     intrinsics: np.ndarray | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class PoseSettings:
-    """How a pose is made from a pair.
-
-    Args:
-        method: pnp takes pixels of the second view and points of the first one, in metres; essential takes the
-            essential matrix of the matches, and its length from both depths where the benchmark wants one.
-        library: whose solvers are used, opencv or poselib.
-        camera: intrinsics as given with the data, or predicted from the points.
-        subsample: distance of the pixels that matching starts from, px.
-        least_confidence: matches of less confidence are left out; the authors' localisation takes 1.001.
-    """
-
-    method: Method = "pnp"
-    library: SolverName = "opencv"
-    camera: Camera = "given"
-    subsample: int = 8
-    least_confidence: float = 0.0
 
 
 def encoded(predictor: Predictor, pixels: np.ndarray, intrinsics: np.ndarray | None) -> EncodedView:

@@ -116,8 +116,8 @@ class ResultFolder:
         return result if isinstance(result, dict) else None
 
     def write(self, unit: Unit, result: Mapping[str, Any]) -> None:
-        """Store the result of a unit, whole or not at all."""
-        content = json.dumps({"inputs": digest(unit.inputs), "result": result}, allow_nan=False)
+        """Store the result of a unit, whole or not at all; NaN becomes null."""
+        content = json.dumps({"inputs": digest(unit.inputs), "result": _plain(result)}, allow_nan=False)
         atomic.write_text(self.path(unit.name), content + "\n")
 
     def write_json(self, name: str, value: Any) -> None:

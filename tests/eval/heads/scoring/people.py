@@ -12,7 +12,7 @@ from eval.heads.body import rotations
 from eval.heads.body.base import BodyModel
 from eval.heads.hph.head import meshes
 from eval.heads.hph.people import People
-from eval.heads.hph.samples import Sample
+from eval.heads.hph.samples import Sample, SampleSet
 from eval.heads.hph.sizes import HeadSizes
 
 SIZES = HeadSizes(embed_dim=8, img_size=56)
@@ -49,7 +49,7 @@ class ExactHead(nn.Module):
     """Predicts the people of `Pictures`, changed by `spoil`."""
 
     def __init__(
-        self, pictures: Pictures, spoil: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
+        self, pictures: SampleSet, spoil: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
     ) -> None:
         super().__init__()
         self.sizes, self.pictures, self.spoil = SIZES, pictures, spoil

@@ -11,7 +11,8 @@ from eval.heads import hph
 from eval.heads.body.smplx import SmplX
 from eval.heads.hph.bedlam import Bedlam
 from eval.heads.scoring import human_mesh
-from eval.heads.scoring.human_mesh import DetectionSettings, PeopleModel
+from eval.heads.scoring.human_mesh import PeopleModel
+from eval.heads.scoring.settings import DetectionSettings
 from store.errors import Conflict, InvalidInput
 from tests.eval.heads.body import tiny_smplx
 from tests.eval.heads.hph import golden

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from eval.heads.scoring import mapfree
-from eval.heads.scoring.relative_poses import PoseSettings
+from eval.heads.scoring.settings import PoseSettings
 from store.errors import Conflict, InvalidInput, MissingFile, OutputExists
 from tests.eval.heads.mast3r.goldens import tiny_pair
 from tests.eval.heads.pairs import trees

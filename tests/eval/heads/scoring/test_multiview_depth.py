@@ -10,8 +10,8 @@ import torch
 from eval.heads.pairs.files import Tree
 from eval.heads.scoring import multiview_depth
 from eval.heads.scoring.depth_samples import list_samples, write_sample
-from eval.heads.scoring.multiview_depth import DepthSettings
 from eval.heads.scoring.predictor import Outputs
+from eval.heads.scoring.settings import DepthSettings
 from eval.tasks.prediction_files import score_depths
 from store.errors import Conflict, InvalidInput, MissingFile
 from tests.eval.heads.mast3r.goldens import tiny_pair

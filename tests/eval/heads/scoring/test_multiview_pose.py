@@ -12,7 +12,7 @@ import torch
 from eval.heads.pairs.files import Tree
 from eval.heads.scoring import multiview_pose
 from eval.heads.scoring.pose_sequences import realestate_sequences
-from eval.heads.scoring.relative_poses import PoseSettings
+from eval.heads.scoring.settings import ESSENTIAL, PoseSettings
 from store.errors import Conflict, InvalidInput, MissingFile
 from tests.eval.heads.mast3r.goldens import tiny_pair
 from tests.eval.heads.pairs import trees
@@ -88,7 +88,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path], exa
 
 
 @pytest.mark.parametrize("dataset", ["co3d", "realestate10k"])
-@pytest.mark.parametrize("settings", [multiview_pose.ESSENTIAL, PREDICTED])
+@pytest.mark.parametrize("settings", [ESSENTIAL, PREDICTED])
 def test_exact_predictions_score_nearly_perfectly(
     data: tuple[dict[str, Path], exact.ExactPairs], tmp_path: Path, dataset: Any, settings: PoseSettings
 ) -> None:

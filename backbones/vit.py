@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from timm.layers import Mlp, PatchEmbed, SwiGLUPacked
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from backbones.position import PositionRule, resample_pos_embed
+from backbones.timm_library import Block, Mlp, PatchEmbed, SwiGLUPacked
 from store.errors import InvalidInput
 
 NORM_EPS = 1e-6

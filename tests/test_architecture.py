@@ -129,7 +129,8 @@ def test_each_kind_of_wrong_import_is_found(tmp_path: Path) -> None:
     ("modules", "forbidden"),
     [
         ("store, store.__main__", "torch timm torchvision dask matplotlib obstore extract train eval"),
-        ("train, train.loop, train.__main__", "extract dask distributed eval"),
+        ("train, train.loop, train.__main__", "extract dask distributed eval wandb"),
+        ("extract.job.worker, extract.teachers.timm_model", "wandb"),
         ("eval, eval.__main__", "torch timm dask matplotlib sklearn scipy train"),
         ("codistill, codistill.__main__", "store extract train eval torch numpy"),
         ("codistill; codistill.open", "torch extract train eval"),

@@ -6,9 +6,10 @@ Shapes: B batch, N tokens, D channels, h heads, d channels of a head.
 from functools import partial
 
 import torch
-from timm.layers import Mlp, PatchEmbed
 from torch import Tensor, nn
 from torch.nn import functional
+
+from backbones.timm_library import Mlp, PatchEmbed
 
 NORM_EPS = 1e-6
 ROPE_BASE = 100.0

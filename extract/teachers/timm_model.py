@@ -6,11 +6,11 @@ Shapes: B batch, N patches, C channels.
 from typing import Any
 
 import torch
-from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional
 
 from backbones.images import normalise, standardise_
+from backbones.timm_library import resolve_model_data_config
 from extract.teachers import timm_weights
 from extract.teachers.base import Teacher
 from extract.teachers.options import Request

@@ -4,11 +4,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import timm
-from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
 from backbones import state_dicts, weight_files
+from backbones.timm_library import EfficientNet, timm
 from extract.teachers import efficientnet_lite, random_weights
 from extract.teachers.options import Request
 from store.common.config import near_miss

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from backbones.timm_library import timm
 from extract.__main__ import main
 
 

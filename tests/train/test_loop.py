@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train.loop
 import train.step
+from backbones.timm_library import timm
 from store.common.interrupts import INTERRUPTED
 from store.errors import Conflict, Damaged, Diverged, OutputExists
 from tests.children import context

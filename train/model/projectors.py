@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import partial, reduce
 
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from backbones.timm_library import Block
 from backbones.vit import INIT_STD, NORM_EPS
 from store.errors import InvalidInput
 from train.recipe.config import Projector

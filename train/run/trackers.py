@@ -7,8 +7,8 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -25,6 +25,7 @@ FILE = "trackers.json"
 INIT_TIMEOUT_S = 60.0  # of Weights & Biases, to reach its server
 FINISH_TIMEOUT_S = 600.0  # of the same, to send what is left; it stays on disk for `wandb sync`
 WANDB, TRACKIO = "wandb", "trackio"
+WANDB_FOLDERS = ("WANDB_CACHE_DIR", "WANDB_DATA_DIR")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +100,17 @@ class WandbTracker:
     def _init(self, run: TrackedRun, *, mode: str) -> Any:
         import wandb
 
+        with _folders_in(run.directory / WANDB):
+            return self._init_there(wandb, run, mode=mode)
+
+    def _init_there(self, wandb: Any, run: TrackedRun, *, mode: str) -> Any:
         return wandb.init(
             dir=str(run.directory),
             project=run.project,
             name=run.name,
             id=run.id,
             config=dict(run.config),
-            mode=mode,  # type: ignore[arg-type]  # from the environment
+            mode=mode,
             resume="allow" if mode == "online" else None,  # offline the same id is enough, and resume= a warning
             allow_val_change=True,
             reinit="create_new",
@@ -272,6 +277,21 @@ def missing(settings: Log) -> list[str]:
         for name in KINDS
         if getattr(settings, name) and not _installed(name)
     ]
+
+
+@contextmanager
+def _folders_in(folder: Path) -> Iterator[None]:
+    """Let wandb's service, which starts here, keep logs and files to send in a folder, not in the user's home.
+
+    Variables that are set stay as they are.
+    """
+    unset = [variable for variable in WANDB_FOLDERS if not os.environ.get(variable)]
+    os.environ |= {variable: str((folder / "service").absolute()) for variable in unset}
+    try:
+        yield
+    finally:
+        for variable in unset:
+            del os.environ[variable]
 
 
 def _installed(name: str) -> bool:

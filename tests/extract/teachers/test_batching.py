@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
 from safetensors.torch import save_file
 
 import store
+from backbones.timm_library import timm
 from extract import teachers
 from extract.teachers.batching import Batching, recompute
 from extract.teachers.runner import TeacherRunner

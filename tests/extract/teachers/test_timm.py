@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import skimage.data
-import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
 from backbones import state_dicts, weight_files
+from backbones.timm_library import timm
 from extract.teachers import efficientnet_lite
 from extract.teachers.loading import load
 from store.errors import InvalidInput

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 from safetensors.torch import load_file, save_file
 
 from backbones import weight_files
 from backbones.images import IMAGENET_MEAN, IMAGENET_STD
+from backbones.timm_library import timm
 from backbones.vit import DinoVisionTransformer
 from store.errors import Damaged, InvalidInput, OutputExists, StorageFailed
 from tests.train import golden

@@ -157,8 +157,9 @@ def test_a_tracker_that_is_not_installed_is_told_before_anything_is_written(
 
 def stopped_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **values: Any) -> tuple[Path, dict[str, Any]]:
     """Train a run in two parts, nothing of which leaves the folder; returns it and its `trackers.json`."""
-    for variable in ("HOME", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "home"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for variable in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
     build_cache(tmp_path / "cache")
     whole, out = recipe(**values), tmp_path / "run"
     with pytest.MonkeyPatch.context() as patched:
@@ -226,6 +227,7 @@ def test_weights_and_biases_without_a_login_is_written_offline(tmp_path: Path, m
     wandb.teardown()
     parts = sorted((out / "wandb").glob(f"offline-run-*-{stored['id']}/*.wandb"), key=lambda path: path.stat().st_mtime)
     assert len(parts) == 2
+    assert not list(tmp_path.glob("home/.cache/wandb"))  # beside the run, with all else
     values: dict[int, dict[str, Any]] = {}
     for part in parts:
         for record in offline_records(part):

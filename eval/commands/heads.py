@@ -1,4 +1,4 @@
-"""`codistill eval heads`: train task heads on a frozen student, and look at what they predict."""
+"""`codistill eval heads`: train task heads on a frozen student, look at what they predict, and score them."""
 
 import importlib
 from collections.abc import Callable
@@ -13,7 +13,7 @@ def heads(*words: str) -> None:
     """Task heads on a frozen student: MASt3R's decoder, people. example: codistill eval heads train mast3r --help
 
     Args:
-        words: train or predict, the head, and its options.
+        words: train, predict, score or table, then the head, benchmark or number, and its options.
     """
     raise SystemExit(main(list(words)))
 
@@ -26,8 +26,21 @@ def predict() -> None:
     """Predict pictures. example: codistill eval heads predict mast3r A.jpg B.jpg --weights W --student S --out DIR"""
 
 
-GROUPS: dict[str, Callable[..., Any]] = {"train": train, "predict": predict}
-MODULES = {"train": "eval.commands.heads_train", "predict": "eval.commands.heads_predict"}
+def score() -> None:
+    """Run a benchmark. example: codistill eval heads score map-free --data D --weights W --student S --out DIR"""
+
+
+def table() -> None:
+    """Write a table of the paper. example: codistill eval heads table 4 --data D --mast3r W --student S --out DIR"""
+
+
+GROUPS: dict[str, Callable[..., Any]] = {"train": train, "predict": predict, "score": score, "table": table}
+MODULES = {
+    "train": "eval.commands.heads_train",
+    "predict": "eval.commands.heads_predict",
+    "score": "eval.commands.heads_scoring",
+    "table": "eval.commands.heads_tables",
+}
 """Modules with the commands of a group, imported when one is used: `commands(arguments)` returns them by name."""
 
 

@@ -171,6 +171,7 @@ def export(
     image_size: Annotated[int | None, AtLeast(1)] = None,
     onnx: Flag = False,
     licences: Annotated[str, COMMAS, tyro.conf.arg(metavar="NAME=LICENCE,...")] = "",
+    hub_datasets: Annotated[str, COMMAS, tyro.conf.arg(metavar="NAME=OWNER/DATASET,...")] = "",
 ) -> None:
     """Export a trained student for other programs. example: codistill train export runs/a --out students/a
 
@@ -184,20 +185,30 @@ def export(
         image_size: side in px of the images that timm's model takes; None takes the size of the training.
         onnx: write model.onnx too, once its output has been compared with PyTorch's.
         licences: licences of datasets, and of teachers that the card does not know, such as faces=CC-BY-4.0.
+        hub_datasets: training datasets that are on the Hugging Face hub, for the card.
     """
     if format == "timm" and out.suffix.lower() in WEIGHT_SUFFIXES:
         raise InvalidInput(
             f"--out '{out}' is the name of a file, and timm's format is a directory. Give --out {out.with_suffix('')}, "
             "or --format dune for one .pth file"
         )
-    if format == "dune" and (onnx or licences or image_size):
-        raise InvalidInput("--onnx, --licences and --image-size go with --format timm. Leave them out, or export twice")
-    from train.export.licences import parse_given
+    if format == "dune" and (onnx or licences or hub_datasets or image_size):
+        options = "--onnx, --licences, --hub-datasets and --image-size"
+        raise InvalidInput(f"{options} go with --format timm. Leave them out, or export twice")
+    from train.export.given import parse_hub_datasets, parse_licences
     from train.export.run import export_run
     from train.run.load import load
 
-    given = parse_given(names_of(licences) or [])
-    export_run(load(run, step=step), out, kind=format, image_size=image_size, onnx=onnx, given_licences=given)
+    given, on_hub = parse_licences(names_of(licences) or []), parse_hub_datasets(names_of(hub_datasets) or [])
+    export_run(
+        load(run, step=step),
+        out,
+        kind=format,
+        image_size=image_size,
+        onnx=onnx,
+        given_licences=given,
+        hub_datasets=on_hub,
+    )
     use = f'timm.create_model("local-dir:{out}", pretrained=True)' if format == "timm" else "naver/dune's loader"
     print(f"exported to '{out}'. Use: {use}")
 

@@ -49,12 +49,14 @@ class DatasetFacts:
         group: its group.
         rows: rows trained on.
         licence: licence of its images.
+        hub_id: dataset on the Hugging Face hub that it is, as the user said; empty if it is not known to be one.
     """
 
     name: str
     group: str
     rows: int
     licence: Licence = NOT_KNOWN
+    hub_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +147,7 @@ def front_matter(facts: CardFacts) -> str:
         "library_name": "timm",
         "pipeline_tag": "image-feature-extraction",
         "tags": [*TAGS, *([RANDOM_TAG] if facts.random_teachers else [])],
-        "datasets": [dataset.name for dataset in facts.datasets],
+        "datasets": sorted({dataset.hub_id for dataset in facts.datasets if dataset.hub_id}),
         "base_model": sorted({model for teacher in facts.teachers for model in teacher.hub_models}),
     }
     return "\n".join(["---", *_yaml(fields), "---"])
@@ -230,10 +232,15 @@ def _origin(facts: CardFacts) -> str:
         random = f"**{teacher.random.upper()}**, " if teacher.random else ""
         lines.append(f"| {_cell(teacher.name)} | {random}{_cell(teacher.text)} |")
     lines += ["", "| training data | group | rows |", "|---|---|---|"]
-    lines += [f"| {_cell(data.name)} | {_cell(data.group)} | {data.rows:,} |" for data in facts.datasets]
+    lines += [f"| {_dataset(data)} | {_cell(data.group)} | {data.rows:,} |" for data in facts.datasets]
     if facts.starts:
         lines += ["", f"It began with the weights of {_text(', '.join(facts.starts))}."]
     return "\n".join([*lines, ""])
+
+
+def _dataset(data: DatasetFacts) -> str:
+    on_hub = f" ([{_cell(data.hub_id)}](https://huggingface.co/datasets/{data.hub_id}))" if data.hub_id else ""
+    return _cell(data.name) + on_hub
 
 
 def _licences(facts: CardFacts) -> str:

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from store import TeacherInfo
-from store.errors import InvalidInput
 
 PERMISSIVE = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "unlicense")
 ATTRIBUTION = ("cc-by-3.0", "cc-by-4.0")
@@ -87,19 +86,6 @@ class HubLicence:
 
     license: str
     license_name: str = ""
-
-
-def parse_given(texts: Sequence[str]) -> dict[str, Licence]:
-    """Return name of a teacher or dataset -> licence of `NAME=LICENCE` texts.
-
-    Raises:
-        InvalidInput: a text has another form; all are listed.
-    """
-    wrong = [text for text in texts if not all(part.strip() for part in (*text.partition("=")[::2], "="))]
-    if wrong:
-        raise InvalidInput(f"--licences: expected NAME=LICENCE such as faces=CC-BY-4.0, found {', '.join(wrong)}")
-    pairs = (text.partition("=")[::2] for text in texts)
-    return {name.strip(): Licence(title=title.strip()) for name, title in pairs}
 
 
 def of_teacher(teacher: TeacherInfo) -> Licence:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from store import TeacherInfo
@@ -28,6 +29,7 @@ def export_run(
     image_size: int | None = None,
     onnx: bool = False,
     given_licences: Mapping[str, Licence] | None = None,
+    hub_datasets: Mapping[str, str] | None = None,
 ) -> None:
     """Write the student of a run for other programs.
 
@@ -39,10 +41,11 @@ def export_run(
         image_size: side of the images that timm's model takes, px; None takes the size that the encoder was trained on.
         onnx: write `model.onnx` into the directory too.
         given_licences: licences of teachers and datasets by name, where the card does not know them or is wrong.
+        hub_datasets: training dataset -> dataset on the Hugging Face hub that it is, for the card's front matter.
 
     Raises:
         OutputExists: the directory is not empty, or the file exists.
-        InvalidInput: the format cannot hold this student, or no teacher or dataset has a name that a licence is for.
+        InvalidInput: the format cannot hold this student, or no teacher or dataset has a name that was given.
     """
     if kind == "dune":
         dune_checkpoint.save(out, run.distiller, run.target_norms)
@@ -51,15 +54,22 @@ def export_run(
         raise OutputExists(f"output '{out}' is a file. Choose a directory")
     encoder = run.distiller.encoder
     size = image_size or encoder.pos_grid[0] * encoder.patch_size  # not the views' size if the patch sizes differ
-    facts = card_facts(run, given_licences or {})
+    facts = card_facts(run, given_licences or {}, hub_datasets=hub_datasets or {})
     export_encoder(encoder, out, image_size=size, card=facts, onnx=onnx)
 
 
-def card_facts(run: Run, given: Mapping[str, Licence]) -> CardFacts:
+def card_facts(
+    run: Run, given: Mapping[str, Licence], *, hub_datasets: Mapping[str, str] = MappingProxyType({})
+) -> CardFacts:
     """Collect the facts of a run; its fidelity is the last one measured before these weights.
 
+    Args:
+        run: run from `train.run.load.load`.
+        given: licences by the name of a teacher, dataset or start.
+        hub_datasets: datasets on the Hugging Face hub by the name of a training dataset.
+
     Raises:
-        InvalidInput: `given` names what is neither a teacher nor a training dataset.
+        InvalidInput: there is nothing of a name that was given.
     """
     descriptions, starts = _ancestry(run)
     teachers: dict[str, TeacherFacts] = {}
@@ -71,17 +81,16 @@ def card_facts(run: Run, given: Mapping[str, Licence]) -> CardFacts:
             for name, entry in cache["datasets"].items():
                 if entry["split"] == "train":
                     rows = int(entry.get("used_rows", entry["rows"]))
-                    licence = given.get(name, NOT_KNOWN)
-                    facts = DatasetFacts(name=name, group=entry["group"], rows=rows, licence=licence)
+                    facts = DatasetFacts(
+                        name=name,
+                        group=entry["group"],
+                        rows=rows,
+                        licence=given.get(name, NOT_KNOWN),
+                        hub_id=hub_datasets.get(name, ""),
+                    )
                     datasets.setdefault(name, facts)
-    known = {*teachers, *datasets, *starts}
-    for name in given:
-        if name not in known:
-            hint = near_miss(name, sorted(known))
-            available = ", ".join(sorted(known))
-            raise InvalidInput(
-                f"--licences: '{name}' is no teacher or dataset of this run{hint}; available: {available}"
-            )
+    _refuse_unknown(given, {*teachers, *datasets, *starts}, option="--licences", what="teacher or dataset")
+    _refuse_unknown(hub_datasets, set(datasets), option="--hub-datasets", what="training dataset")
     measured = [record for record in log.read(run.directory, log.FIDELITY) if record["step"] <= run.step]
     return CardFacts(
         name=run.directory.resolve().name,
@@ -94,6 +103,13 @@ def card_facts(run: Run, given: Mapping[str, Licence]) -> CardFacts:
         fidelity=_patch_cosines(measured[-1]["datasets"]) if measured else {},
         recipe_json=run.recipe.to_json(),
     )
+
+
+def _refuse_unknown(given: Mapping[str, object], known: set[str], *, option: str, what: str) -> None:
+    for name in given:
+        if name not in known:
+            hint, available = near_miss(name, sorted(known)), ", ".join(sorted(known))
+            raise InvalidInput(f"{option}: '{name}' is no {what} of this run{hint}; available: {available}")
 
 
 def _ancestry(run: Run) -> tuple[list[Description], list[str]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.images import IMAGENET_MEAN, IMAGENET_STD, normalise
+from eval.heads.mast3r.feature_cache import FeatureCache
 from extract.teachers.croco import CrocoEncoder
 from store.errors import InvalidInput, MissingFile
 from train.model.encoder import Encoder as StudentNetwork
@@ -53,9 +54,11 @@ class StudentPairEncoder(PairEncoder):
 
     Attributes:
         dtype: of autocast, for example bfloat16; float32 means none.
+        cache: tokens on disk; None encodes every time.
     """
 
     dtype = torch.float32
+    cache: FeatureCache | None = None
 
     def __init__(self, network: StudentNetwork) -> None:
         super().__init__()
@@ -71,6 +74,9 @@ class StudentPairEncoder(PairEncoder):
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode uint8 (B, H, W, 3) into patch tokens (B, N, E), without gradient."""
+        return self._encode(pixels) if self.cache is None else self.cache.tokens(pixels, self._encode)
+
+    def _encode(self, pixels: Tensor) -> Tensor:
         normalised = normalise(pixels, mean=IMAGENET_MEAN, std=IMAGENET_STD)
         with torch.autocast(pixels.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             tokens, _ = self.network.forward_tokens(normalised)

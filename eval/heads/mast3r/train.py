@@ -16,6 +16,7 @@ from backbones import state_dicts
 from eval.heads.mast3r import write
 from eval.heads.mast3r.dpt import HeadSizes
 from eval.heads.mast3r.encoders import StudentPairEncoder
+from eval.heads.mast3r.feature_cache import FeatureCache
 from eval.heads.mast3r.initialise import from_mast3r, from_scratch
 from eval.heads.mast3r.losses import Criterion, Matching, Regression
 from eval.heads.mast3r.model import PairModel
@@ -79,6 +80,12 @@ def train_mast3r(
         torch.set_float32_matmul_precision("high" if recipe.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = recipe.tf32
     stepper = Stepper(recipe, model=model, ranks=ranks)
+    description = {**stepper.description(), "pairs": [dict(entry) for entry in data]}
+    if recipe.features and isinstance(model.encoder, StudentPairEncoder):
+        student = f"{description['student']} {recipe.encoder_precision} {ranks.device.type}"
+        model.encoder.cache = FeatureCache(
+            Path(recipe.features), student=student, most_bytes=int(recipe.features_gb * 1e9)
+        )
     pairs = PairBatches(
         mixture=mixture,
         batch=recipe.batch,
@@ -92,7 +99,7 @@ def train_mast3r(
     longest = max(width for width, _ in recipe.resolutions)
     training = loop.Training(
         recipe=recipe,
-        description={**stepper.description(), "pairs": [dict(entry) for entry in data]},
+        description=description,
         stepper=stepper,
         batches=lambda steps: batches(pairs, steps=steps, own=own, parts=recipe.parts, workers=recipe.workers),
         images=2 * recipe.batch,

@@ -129,10 +129,13 @@ class Mast3rRecipe(HeadRecipe):
         optim: optimizer and learning rates.
         augment: what is random in a pair.
         workers: processes that read pairs; 0 reads them in the process that trains.
+        features: folder that keeps the student's tokens for other trainings on the same images; needs pairs without
+            random crops and colours. Empty encodes every image in every step.
+        features_gb: GB at which that folder stops growing.
     """
 
     TITLE: ClassVar[str] = "training of MASt3R's decoder"
-    FREE: ClassVar[tuple[str, ...]] = ("checkpoint", "workers")
+    FREE: ClassVar[tuple[str, ...]] = ("checkpoint", "workers", "features", "features_gb")
 
     kind: Literal["mast3r"] = "mast3r"
     steps: Steps = DUNE_PAIRS // PUBLISHED_BATCH
@@ -148,6 +151,8 @@ class Mast3rRecipe(HeadRecipe):
     optim: OptimConfig = OptimConfig()
     augment: AugmentConfig = AugmentConfig()
     workers: Annotated[FewOrNone, Field(le=256)] = 8
+    features: str = ""
+    features_gb: NotNegativeFloat = 50.0
 
     @property
     def parts(self) -> int:
@@ -172,6 +177,8 @@ class Mast3rRecipe(HeadRecipe):
             problems.append(f"loss.matches: expected at most {smallest}, the pixels of the smallest resolution")
         if self.decoder.dim % (4 * self.decoder.heads):
             problems.append(f"decoder.dim: expected a multiple of 4 x {self.decoder.heads} heads")
+        if self.features and (self.augment.crops or self.augment.colours):
+            problems.append("features: with random crops or colours no image comes twice. Turn both off")
         if problems:
             raise ValueError(". ".join(problems))
         return self

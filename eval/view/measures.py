@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from eval.view import selection, tokens
-from eval.view.jobs import Progress
+from eval.view.jobs import READY, Progress
 from eval.view.opened import Opened
 from eval.view.selection import Selected
 from store import errors
@@ -93,8 +93,10 @@ def sorted_rows(
     if job.error:
         raise errors.InvalidInput(job.error)
     known = sorted(job.partial.rows, key=lambda entry: (-entry[2] if descending else entry[2], entry[0], entry[1]))
-    part = "" if len(places) >= len(chosen) else f"a sample of {len(places):,} of {len(chosen):,} rows"
-    facts = {"state": job.state, "progress": job.progress, "note": part or None, "of": len(chosen)}
+    parts = [f"a sample of {len(places):,} of {len(chosen):,} rows"] if len(places) < len(chosen) else []
+    without = len(places) - len(known) if job.state == READY else 0
+    parts += [f"{without:,} more have no such tokens (failed, missing or damaged)"] if without else []
+    facts = {"state": job.state, "progress": job.progress, "note": ", ".join(parts) or None, "of": len(chosen)}
     return Measured(rows=known, facts=facts)
 
 

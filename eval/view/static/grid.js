@@ -107,7 +107,12 @@ export function open(main) {
     const total = answer.total ?? first * PAGE_ROWS + answer.rows.length;
     status.replaceChildren(sentence(state, total, answer), " ", measureAll(state, answer));
     if (answer.state === "building") measuring(state, rows, total);
-    else if (total === 0) nothing.replaceChildren(empty("No row matches.", "Take a condition away, or choose another dataset or status."));
+    else if (total === 0) {
+      const [what, todo] = answer.of > 0
+        ? ["No row has a value in this order.", "Choose another order, dataset or array."]
+        : ["No row matches.", "Take a condition away, or choose another dataset or status."];
+      nothing.replaceChildren(empty(what, todo));
+    }
     return total;
   }
 

@@ -254,3 +254,22 @@ def test_a_large_cache_is_told_from_its_seals_at_once_and_counted_later(
     counts = {(f["dataset"], f["array"], f["reason"]): f["count"] for f in quick["failures"]}
     assert counts == {(f["dataset"], f["array"], f["reason"]): f["count"] for f in whole["failures"]}
     assert page.finished("/api/overview") == whole
+
+
+def test_rows_that_have_no_value_in_a_measured_order_are_told(
+    tmp_path: Path, page_of: Callable[[store.Cache], Page]
+) -> None:
+    """A cache whose rows all failed: every page answers, and says so."""
+    failed = caches.DatasetSpec("flowers", "generic", images=3, views=2, failed=set(range(6)))
+    page = page_of(caches.make_cache(tmp_path / "cache", (failed,), caches.TEACHERS[:1]))
+    assert "6 rows failed in flowers/pixels" in page.get("/api/overview")["sentence"]
+    assert page.get("/api/rows", sort="crop_top")["total"] == 6
+    answer = page.finished("/api/rows", sort="norm:dino")
+    assert (answer["total"], answer["of"]) == (0, 6)
+    assert answer["note"] == "6 more have no such tokens (failed, missing or damaged)"
+    assert page.get("/api/row", dataset="flowers", row=0)["status"] == {"pixels": "failed", "dino": "failed"}
+    assert "rows 0 are not ok" in page.refused("/api/map", 404, dataset="flowers", row=0, array="dino")
+    for path, query in (("/api/find", {"row": 0, "array": "dino"}), ("/api/statistics", {"teacher": "dino"})):
+        page.get(path, dataset="flowers", **query)
+        page.opened.jobs.wait()
+        assert "is ok: all failed, or it is not extracted yet" in page.refused(path, dataset="flowers", **query)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from eval.fidelity import bootstrap, linear_map
+from eval.heads.recipes import hph, mast3r
 from extract import __main__ as extract_program
 from extract.catalogue import Catalogue, ViewRecipe, load_catalogue, narrowed
 from extract.job import failure_limit, progress
@@ -160,6 +161,23 @@ def test_recipes_of_training() -> None:
     ):
         assert sentence in page
     assert second.schedule.epochs == epochs / 2
+
+
+def test_recipes_of_heads() -> None:
+    page = pages("docs/heads.md")
+    pairs, people = mast3r.dune_448(), hph.dune_672()
+    longest = max(width for width, _ in pairs.resolutions)
+    for sentence in (
+        f"`dune-448` ({pairs.steps * pairs.batch / 1e6:.1f} M pairs at a long side of {longest} px)",
+        f"`laptop` (four narrow blocks, {mast3r.laptop().resolutions[0][0]} px, {mast3r.laptop().steps} steps)",
+        f"decay {pairs.optim.weight_decay}, rates from 1e-4 to 1e-6 set every step, {pairs.batch} pairs a step",
+        f"{100 * pairs.optim.warmup:.0f} % of the steps rise",
+        f"A step's parts (`--part`, {pairs.part} pairs)",
+        f"up to `--features-gb {pairs.features_gb:.0f}`",
+        f"(the paper's {people.steps:,} steps of {people.batch} images at {people.img_size} px, rate 4e-5)",
+    ):
+        assert sentence in page
+    assert (pairs.optim.lr, pairs.optim.minimum_lr, people.lr) == (1e-4, 1e-6, 4e-5)
 
 
 def test_methods_of_evaluation_and_storage() -> None:

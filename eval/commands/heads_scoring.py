@@ -78,7 +78,7 @@ def multiview_depth(
     example: codistill eval heads score multiview-depth --data robustmvd --weights W.pth --student S.pth --out scores/d
 
     Args:
-        data: folder of SET/SAMPLE.npz and SET/SAMPLE/key.png; docs/heads.md has the layout.
+        data: folder of SET/SAMPLE.npz and SET/SAMPLE/key.png; docs/scoring.md has the layout.
         weights: trained head, a released file of DUNE-MASt3R, or one of MASt3R.
         out: folder for scores.json and the results by sample; a run that was stopped goes on there.
         student: run or encoder file that the head was trained on; MASt3R's own files have their encoder.
@@ -113,7 +113,7 @@ def multiview_pose(
     example: codistill eval heads score multiview-pose --data co3d --dataset co3d --weights W.pth --out scores/p
 
     Args:
-        data: root of the dataset; docs/heads.md has the layouts.
+        data: root of the dataset; docs/scoring.md has the layouts.
         dataset: its layout.
         weights: trained head, a released file of DUNE-MASt3R, or one of MASt3R.
         out: folder for scores.json and the results by sequence; a run that was stopped goes on there.

@@ -27,6 +27,7 @@ from store.common import atomic
 from store.errors import InvalidInput
 
 PREDICTIONS = "predictions"
+ASPECT_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +110,12 @@ def _result(
 ) -> dict[str, Any]:
     """Return the scores of a sample, the views behind them, and those left out with the reason."""
     true = read_depth(tree, sample)
+    key = tree.image(sample.key)
+    if abs(key.shape[1] * true.shape[0] / (key.shape[0] * true.shape[1]) - 1) > ASPECT_TOLERANCE:
+        raise InvalidInput(
+            f"{tree.where(sample.key)}: {key.shape[1]}x{key.shape[0]} px, its depth has {true.shape[1]}x"
+            f"{true.shape[0]}, another aspect"
+        )
     pairs, left_out = _pairwise(predictor, tree, sample, true, align=settings.align)
     if not pairs:
         raise InvalidInput(f"no pair gives a depth; {next(iter(left_out.values()))}")

@@ -83,7 +83,7 @@ def _table4(models: Models) -> list[Part]:
     given = models.pairs is not None
     return [
         Part(name="mapfree-val", data=("mapfree/val",), needs="--mast3r", run=val if given else None),
-        Part(name="mapfree-test", data=("mapfree/test",), needs="--mast3r", run=test if given else None),
+        Part(name="mapfree-test", data=("mapfree/test",), needs="--mast3r", run=test if given else None, optional=True),
     ]
 
 

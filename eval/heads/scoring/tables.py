@@ -32,12 +32,14 @@ class Part:
         needs: what the protocol needs besides data, for the note, such as `--mast3r`.
         run: given DATA and the folder for its results, returns figures by column and lines to tell; None if what it
             needs was not given.
+        optional: the table is complete without it.
     """
 
     name: str
     data: tuple[str, ...]
     needs: str
     run: "Callable[[Path, Path], PartResult] | None"
+    optional: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +75,9 @@ class _Gathered:
     complete: bool = True
     ran: bool = False
 
-    def leave_out(self, note: str) -> None:
+    def leave_out(self, note: str, *, wanted: bool = True) -> None:
         self.notes.append(note)
-        self.complete = False
+        self.complete = self.complete and not wanted
 
 
 def write_table(
@@ -102,7 +104,7 @@ def write_table(
     for part in parts:
         missing = _missing(part, data)
         if missing or part.run is None:
-            gathered.leave_out(f"{part.name}: not run; {missing or f'it needs {part.needs}'}")
+            gathered.leave_out(f"{part.name}: not run; {missing or f'it needs {part.needs}'}", wanted=not part.optional)
             continue
         try:
             result = part.run(data, out / part.name)

@@ -102,6 +102,9 @@ def test_a_sample_that_fails_is_told(tmp_path: Path) -> None:
     assert "pixels are NaN or infinite" in found.outcome.failures["dtu/0000"]
     assert list(found.table) == ["eth3d", "average"]
     assert found.notes[0].startswith("1 of 2 samples failed")
+    np.savez(tmp_path / "data/dtu/0000.npz", depth=np.ones(exact.SIZE))
+    found = multiview_depth.score(exact.predictor(pairs), tmp_path / "data", tmp_path / "turned")
+    assert "112x84 px, its depth has 84x112, another aspect" in found.outcome.failures["dtu/0000"]
     spoilt = exact.ExactPairs(known=pairs.known, spoil=lambda out: exact.moved(out, pts3d=lambda p: p * float("nan")))
     with pytest.raises(InvalidInput, match="all 2 samples failed"):
         multiview_depth.score(exact.predictor(spoilt), tmp_path / "data", tmp_path / "none")

@@ -24,6 +24,13 @@ def table_damage(part: Dataset, array: str) -> list[str]:
         array: `pixels`, or a teacher whose shards codistill wrote.
     """
     try:
+        return _found(part, array)
+    except PermissionError as error:
+        return [f"'{error.filename}' cannot be read: permission denied. Give this user the right to read it"]
+
+
+def _found(part: Dataset, array: str) -> list[str]:
+    try:
         record = seal_record.load_record(part.storage, dataset=part.name, array=array)
         found = []
     except errors.Damaged as error:

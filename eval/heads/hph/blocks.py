@@ -7,9 +7,9 @@ student or its patches alone, then a LayerNorm, since the encoder's own final no
 
 from functools import partial
 
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from backbones.timm_library import Block
 from backbones.vit import INIT_STD, NORM_EPS
 
 LAYER_SCALE = 1e-4

@@ -5,10 +5,10 @@ Source: MASt3R, DUSt3R, CroCo (naver).
 """
 
 import torch
-from timm.layers import Mlp
 from torch import Tensor, nn
 from torch.nn import functional
 
+from backbones.timm_library import Mlp
 from extract.teachers.croco import NORM_EPS, RotaryAttention, pair_channels, rotate
 from store.errors import InvalidInput
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from timm.layers import Mlp
 from torch import Tensor, nn
 from torch.nn import functional
 
+from backbones.timm_library import Mlp
 from store.errors import InvalidInput
 
 COARSE = 8  # pixels of the fused map per cell of the patch grid

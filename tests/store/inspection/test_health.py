@@ -1,14 +1,18 @@
 """`codistill store info` opens with one sentence that says whether all is well."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 import store
 from store.__main__ import main
+from store.format.schema import manifest_key
 from store.inspection.health import is_well, sentence
 from store.inspection.info import inspect
+from store.storage.local import LocalStorage
 from tests.store import caches, damage
 from tests.store.damage import FLOWERS
 from tests.train.builders import build_cache
@@ -85,3 +89,21 @@ def test_a_sealed_table_that_is_cut_or_gone_is_told(tmp_path: Path, table: str, 
         damage.overwrite(file, file.read_bytes()[:kept_bytes])
     array = "dino" if "dino" in table else "pixels"
     assert said(root).startswith(f"Not all is well: 1 shards or tables damaged or gone in flowers/{array} (")
+
+
+def test_a_table_that_may_not_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "cache"
+    caches.make_cache(root)
+    before = LocalStorage.read_last
+
+    def read_last(storage: LocalStorage, key: str, *arguments: int) -> bytes:
+        if key == manifest_key("flowers"):  # modes do not keep root out
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), key)
+        return before(storage, key, *arguments)
+
+    monkeypatch.setattr(LocalStorage, "read_last", read_last)
+    assert said(root).startswith("Not all is well: 1 shards or tables damaged or gone in flowers/pixels (")
+    assert main(["info", str(root)]) == 0
+    assert "cannot be read: permission denied" in " ".join(capsys.readouterr().out.split())
